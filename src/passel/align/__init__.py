@@ -1,0 +1,1 @@
+"""Submodels into one frame: joint similarities, merge, and one adjustment with GPS terms."""

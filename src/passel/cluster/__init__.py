@@ -1,0 +1,1 @@
+"""Executors that use Dask: the only room that imports it."""

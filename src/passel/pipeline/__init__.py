@@ -1,0 +1,1 @@
+"""The stage graph, the steps, the store with its manifests, and the run."""

@@ -1,0 +1,1 @@
+"""One ground tile: coarse surface, object-space matching, DSM, colour, orthophoto, points. Knows views and grids, not jobs."""
