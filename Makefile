@@ -1,0 +1,69 @@
+# Everything here needs git, make and Python 3.11 or newer with venv; 'make setup' brings the rest into .venv.
+
+PYTHONS = python3 python3.13 python3.12 python3.11 python3.14
+BIN = .venv/bin
+PASSEL = $(BIN)/passel
+STAMP = .venv/.installed
+OUT ?= $(if $(filter demo,$(MAKECMDGOALS)),demo,out)
+ARGS ?=
+
+.PHONY: help setup demo map test check format bench clean
+
+help:
+	@echo "make demo                           set up, map the built-in synthetic survey, say where the map is"
+	@echo "make map PHOTOS=dir [OUT=dir]       map your own photos; ARGS='--split 200' passes options on"
+	@echo "make test                           set up, run the tests;  ARGS='-k split' passes options on"
+	@echo "make check                          format, lint, types and tests, as continuous integration does"
+	@echo "make bench                          measure speed, memory and accuracy"
+	@echo "make setup                          only set up .venv"
+	@echo "make clean                          remove .venv, caches and the demo's map"
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	@set -e; \
+	for p in $(PYTHONS); do \
+	  if "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
+	    found="$$p"; \
+	    if "$$p" -c 'import ensurepip, venv' 2>/dev/null; then python="$$p"; break; fi; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  if [ -n "$$found" ]; then echo "make: $$found lacks venv. Install it: sudo apt install python3-venv" >&2; \
+	  else echo "make: no Python 3.11 to 3.14 found. Install one: sudo apt install python3 python3-venv" >&2; fi; \
+	  exit 1; \
+	fi; \
+	echo "Setting up .venv with $$("$$python" --version): about 1 GB, a few minutes, once."; \
+	rm -rf .venv; \
+	"$$python" -m venv .venv; \
+	pip="$(BIN)/python -m pip install --disable-pip-version-check --quiet --only-binary=:all: --constraint constraints.txt"; \
+	$$pip setuptools; \
+	$$pip --no-build-isolation --editable '.[dev]'; \
+	touch $(STAMP); \
+	echo "Done: $$($(PASSEL) --version) in .venv"
+
+demo: setup
+	$(PASSEL) demo --output "$(OUT)" $(ARGS)
+
+map: setup
+	@if [ -z "$(PHOTOS)" ]; then echo "make: say where the photos are: make map PHOTOS=folder [OUT=folder]" >&2; exit 2; fi
+	$(PASSEL) run "$(PHOTOS)" --output "$(OUT)" $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo build dist
