@@ -14,6 +14,7 @@ from passel.geo.similarity import Similarity
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
+_ARRAYS = ("camera_of", "cam_from_world", "centres", "points", "obs_point", "obs_photo", "obs_xy", "obs_feature")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Scene:
     cameras: intrinsics. photos: names, sorted. camera_of: (n,) int32 index into cameras.
     cam_from_world: (n, 3, 3) float64 rotations; x right, y down, z forward in the camera. centres: (n, 3) metres in world.
     points: (m, 3) float64 metres in world. obs_point, obs_photo: (k,) int32 indices; obs_xy: (k, 2) float32 pixels at full size,
-    centres at .5. Every point has at least two observations. No NaN anywhere.
+    centres at .5; obs_feature: (k,) int32 index of the photo's feature, the same in every scene of a survey. Every point has at
+    least two observations. No NaN anywhere.
     """
 
     cameras: tuple[Intrinsics, ...]
@@ -57,6 +59,7 @@ class Scene:
     obs_point: I32
     obs_photo: I32
     obs_xy: NDArray[np.float32]
+    obs_feature: I32
 
     def transformed(self, b_from_a: Similarity) -> Scene:
         """The same scene in another frame."""
@@ -70,22 +73,14 @@ class Scene:
             self.obs_point,
             self.obs_photo,
             self.obs_xy,
+            self.obs_feature,
         )
 
     def save(self, folder: Path) -> None:
         """Write scene.json and scene.npz into a folder."""
         head = {"cameras": [asdict(c) for c in self.cameras], "photos": list(self.photos)}
         (folder / "scene.json").write_text(json.dumps(head, indent=1, ensure_ascii=False), encoding="utf-8")
-        np.savez(
-            folder / "scene.npz",
-            camera_of=self.camera_of,
-            cam_from_world=self.cam_from_world,
-            centres=self.centres,
-            points=self.points,
-            obs_point=self.obs_point,
-            obs_photo=self.obs_photo,
-            obs_xy=self.obs_xy,
-        )
+        np.savez(folder / "scene.npz", **{key: getattr(self, key) for key in _ARRAYS})
 
     @staticmethod
     def load(folder: Path) -> Scene:
@@ -94,7 +89,7 @@ class Scene:
             return Scene(
                 tuple(Intrinsics(**c) for c in head["cameras"]),
                 tuple(head["photos"]),
-                *(d[k] for k in ("camera_of", "cam_from_world", "centres", "points", "obs_point", "obs_photo", "obs_xy")),
+                *(d[key] for key in _ARRAYS),
             )
 
 

@@ -1,0 +1,52 @@
+"""Verified matches between pairs of photos, as data. `matching.py` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairMatches:
+    """The geometrically verified matches of one pair.
+
+    first, second: indices of the photos in the survey. features: (k, 2) int32 feature indices. config: COLMAP's two-view
+    configuration code. E, F, H: (3, 3) essential, fundamental and homography matrices (identity where not estimated).
+    """
+
+    first: int
+    second: int
+    features: NDArray[np.int32]
+    config: int
+    E: F64
+    F: F64
+    H: F64
+
+
+def save_matches(path: Path, matches: Sequence[PairMatches]) -> None:
+    """All pairs of a step in one npz."""
+    np.savez(
+        path,
+        pairs=np.array([(m.first, m.second) for m in matches], np.int32).reshape(-1, 2),
+        config=np.array([m.config for m in matches], np.int32),
+        geometry=np.array([(m.E, m.F, m.H) for m in matches], np.float64).reshape(-1, 3, 3, 3),
+        counts=np.array([len(m.features) for m in matches], np.int64),
+        features=np.concatenate([m.features for m in matches]) if matches else np.zeros((0, 2), np.int32),
+    )
+
+
+def load_matches(path: Path) -> list[PairMatches]:
+    with np.load(path) as d:
+        pairs, config, geometry, features = d["pairs"], d["config"], d["geometry"], d["features"]
+        ends = np.cumsum(d["counts"])
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return [
+        PairMatches(int(p[0]), int(p[1]), features[a:b], int(c), g[0], g[1], g[2])
+        for p, a, b, c, g in zip(pairs, starts, ends, config, geometry)
+    ]
