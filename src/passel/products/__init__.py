@@ -1,1 +1,1 @@
-"""Tiles into files: COG rasters (only room that imports rasterio), LAZ/COPC, report, in OpenDroneMap's folder layout."""
+"""Tiles into files: COG rasters (only room that imports rasterio), COPC, report, in OpenDroneMap's layout."""

@@ -9,7 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Submodel:
-    """Photos mapped together: `core` (each photo of the survey is in exactly one core) and `halo` (neighbours within the overlap)."""
+    """Photos mapped together.
+
+    `core` (each photo of the survey is in exactly one core) and `halo` (neighbours within the overlap).
+    """
 
     name: str
     core: tuple[str, ...]
@@ -22,9 +25,13 @@ class Submodel:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The submodels of a survey, in a stable order."""
+    """The submodels of a survey, in a stable order.
+
+    notes: sentences for the user (islands joined, photos without GPS, …).
+    """
 
     submodels: tuple[Submodel, ...]
+    notes: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -34,4 +41,5 @@ class SplitPlan:
         d = json.loads(path.read_text(encoding="utf-8"))
         return SplitPlan(
             tuple(Submodel(s["name"], tuple(s["core"]), tuple(s["halo"])) for s in d["submodels"]),
+            tuple(d.get("notes", ())),
         )
