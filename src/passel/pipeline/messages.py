@@ -1,0 +1,55 @@
+"""What an executor and its host say to each other. Both are ours and on one machine, so the wire is pickle over a pipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from passel.pipeline.manifest import Manifest
+from passel.pipeline.step import Step
+
+Kind = str
+"""Why a step has no artifact:
+'error'   a PasselError: known, the same at every try
+'crash'   any other exception: a bug
+'died'    the process ended (signal, out of memory)
+'timeout' it ran past its limit
+'storage' the disk refused: no further step can succeed
+'skipped' an input is missing because another step failed
+'stopped' the run was interrupted
+"""
+RETRIED_KINDS = ("died", "timeout")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One step to run. paths: its inputs' local paths by role. log: file for what it prints. attempt: 1 for the first try."""
+
+    step: Step
+    paths: tuple[tuple[str, Path], ...]
+    store: Path
+    log: Path
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Done:
+    """The artifact is in the store. recycle: the host used much or had children, so the next step wants a fresh one."""
+
+    manifest: Manifest
+    recycle: bool = False
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The step has no artifact. what, where, todo: for the user. detail: traceback, for the log."""
+
+    kind: Kind
+    what: str
+    where: str = ""
+    todo: str = ""
+    detail: str = ""
+    recycle: bool = True
+
+
+Answer = Done | Failed

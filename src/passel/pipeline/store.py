@@ -1,0 +1,288 @@
+"""The store: finished artifacts, each in a folder named by its step's digest, made aside and put in place by one rename.
+
+<root>/ab/abcd…/files/…        what the step left in its folder
+<root>/ab/abcd…/manifest.json
+<root>/tmp/<digest>-<pid>-<n>/ being written; locked by its writer, so leftovers of dead writers can be told apart
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from passel.errors import PasselError, StepError, StorageError
+from passel.pipeline.manifest import ArtifactFile, Cost, Manifest, manifest_from_json, manifest_to_json
+from passel.pipeline.step import Fact, Step
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_serial = itertools.count()
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A place to make an artifact. files: the empty folder for the step. scratch: for temporary files, thrown away."""
+
+    folder: Path
+    files: Path
+    scratch: Path
+
+
+def storage_error(error: OSError, folder: Path) -> StorageError:
+    """The user's words for an OSError met while writing under `folder`."""
+    if error.errno in DISK_FULL:
+        return StorageError(
+            "The disk is full",
+            str(folder),
+            "free some space and start again: what is finished is kept and not made again",
+        )
+    if error.errno in _NOT_WRITABLE:
+        reason = "The folder is on a read-only disk" if error.errno == errno.EROFS else "The folder may not be written"
+        return StorageError(reason, str(folder), "make it writable or choose another output folder")
+    return StorageError(f"The folder cannot be used: {error.strerror or error}", str(folder), "check the disk")
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turns an OSError inside the block into a StorageError that names `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+class Store:
+    """Artifacts under one folder. Safe for several processes at once; see `run_lock` for whole runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._tmp = root / "tmp"
+
+    def create(self) -> None:
+        """Makes the folders, proves that they can be written and sweeps leftovers. Raises StorageError."""
+        with storage_errors(self.root):
+            self._tmp.mkdir(parents=True, exist_ok=True)
+            probe = self._tmp / f"probe-{socket.gethostname()}-{os.getpid()}"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        self.sweep()
+
+    def path(self, digest: str) -> Path:
+        """The folder with the artifact's files, whether it exists or not."""
+        return self._home(digest) / "files"
+
+    def has(self, digest: str) -> bool:
+        """True when the manifest is intact and every file has its size. A damaged artifact counts as missing."""
+        return self.find(digest) is not None
+
+    def manifest(self, digest: str) -> Manifest:
+        """The manifest of a finished artifact. Raises StorageError when it is missing or damaged."""
+        found = self.find(digest)
+        if found is None:
+            raise StorageError("An artifact is missing or damaged", str(self._home(digest)), "start the run again")
+        return found
+
+    def find(self, digest: str) -> Manifest | None:
+        """The manifest if the artifact is complete, else None."""
+        try:
+            manifest = manifest_from_json((self._home(digest) / "manifest.json").read_text("utf-8"))
+            folder = self.path(digest)
+            whole = all(_size(folder / f.name) == f.size_bytes for f in manifest.files)
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        except OSError as error:
+            raise storage_error(error, self._home(digest)) from error
+        return manifest if whole and manifest.digest == digest else None
+
+    def verify(self, digest: str) -> list[str]:
+        """Reads every file again. Returns the names whose content is not what the manifest says (empty: all well)."""
+        with storage_errors(self.path(digest)):
+            return [f.name for f in self.manifest(digest).files if _sha256(self.path(digest) / f.name) != f.sha256]
+
+    @contextmanager
+    def aside(self, digest: str) -> Iterator[Aside]:
+        """A fresh folder on the store's own disk; whatever is left of it after the block is removed."""
+        with storage_errors(self.root):
+            folder, lock = self._locked_folder(digest)
+            aside = Aside(folder, folder / "files", folder / "scratch")
+            aside.files.mkdir()
+            aside.scratch.mkdir()
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            _unlock(_lock_of(folder), lock)
+
+    def commit(self, aside: Aside, step: Step, facts: dict[str, Fact], cost: Cost) -> Manifest:
+        """Makes `aside` the artifact of `step`; if another was first, ours is dropped and the first one's manifest returned.
+
+        Raises StorageError when the disk refuses, StepError when the step left something that is not a plain file.
+        """
+        with storage_errors(self.root):
+            files = _record_files(aside.files)
+            manifest = Manifest(
+                step.digest,
+                step.stage,
+                step.name,
+                step.function,
+                step.version,
+                files,
+                tuple(sorted(facts.items())),
+                cost,
+            )
+            shutil.rmtree(aside.scratch, ignore_errors=True)
+            _write_synced(aside.folder / "manifest.json", manifest_to_json(manifest))
+            _sync_folder(aside.folder)
+            home = self._home(step.digest)
+            home.parent.mkdir(exist_ok=True)
+            with _locked_file(self.root / "commit.lock"):
+                first = self.find(step.digest)
+                if first is not None:
+                    return first
+                damaged = self._tmp / f"damaged-{home.name}-{os.getpid()}-{next(_serial)}"
+                if home.exists():
+                    os.rename(home, damaged)
+                os.rename(aside.folder, home)
+            shutil.rmtree(damaged, ignore_errors=True)
+            _sync_folder(home.parent)
+            return manifest
+
+    def sweep(self) -> int:
+        """Removes half-written folders whose writer is gone; returns how many. Those still being written stay."""
+        removed = 0
+        with storage_errors(self._tmp):
+            for folder in sorted(p for p in self._tmp.iterdir() if p.is_dir()):
+                lock = _try_lock(_lock_of(folder))
+                if lock is None:
+                    continue
+                shutil.rmtree(folder, ignore_errors=True)
+                _unlock(_lock_of(folder), lock)
+                removed += 1
+        return removed
+
+    @contextmanager
+    def run_lock(self) -> Iterator[None]:
+        """Held while a run works on this store; the kernel drops it when the process dies. Raises StorageError if taken."""
+        path = self.root / "run.lock"
+        with storage_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                owner = path.read_text("utf-8", errors="replace").strip() or "another process"
+                raise StorageError(
+                    f"Another run is working on this project ({owner})", str(self.root), "wait for it or stop it"
+                ) from error
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            yield
+        finally:
+            os.close(handle)
+
+    def _home(self, digest: str) -> Path:
+        return self.root / digest[:2] / digest
+
+    def _locked_folder(self, digest: str) -> tuple[Path, int]:
+        """A new folder under tmp whose lock file, made first, this process holds."""
+        self._tmp.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = self._tmp / f"{digest[:16]}-{os.getpid()}-{next(_serial)}"
+            lock = _try_lock(_lock_of(folder))
+            if lock is None:
+                continue  # the same pid on another machine of a shared disk
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # a dead writer had our pid
+            folder.mkdir()
+            return folder, lock
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".lock")
+
+
+def _try_lock(path: Path) -> int | None:
+    """An open, locked file, or None when another holds it or swept it away between our two calls."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_ino == os.fstat(handle).st_ino:
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(handle)
+    return None
+
+
+def _unlock(path: Path, handle: int) -> None:
+    path.unlink(missing_ok=True)
+    os.close(handle)
+
+
+@contextmanager
+def _locked_file(path: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record_files(folder: Path) -> tuple[ArtifactFile, ...]:
+    """Every file under `folder`, sorted by name and written through to the disk."""
+    records = []
+    for where, subfolders, names in os.walk(folder):
+        for name in names + subfolders:
+            path = Path(where, name)
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise StepError("The step left something that is not a plain file", str(path), "report this as a bug")
+            if path.is_file():
+                _sync(path)
+                records.append(ArtifactFile(path.relative_to(folder).as_posix(), _size(path), _sha256(path)))
+        _sync_folder(Path(where))
+    return tuple(sorted(records, key=lambda f: f.name))
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_sync_folder = _sync  # a folder is synced like a file, to make its names last
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """True when the disk itself refuses (full or read-only), so that every further step would fail in the same way."""
+    if isinstance(error, PasselError):
+        return error.__cause__ is not None and is_disk_trouble(error.__cause__)
+    return isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EROFS)
