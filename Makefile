@@ -39,8 +39,8 @@ $(STAMP): constraints.txt pyproject.toml
 	pip="$(BIN)/python -m pip install --disable-pip-version-check --quiet --only-binary=:all: --constraint constraints.txt"; \
 	$$pip setuptools; \
 	$$pip --no-build-isolation --editable '.[dev]'; \
-	touch $(STAMP); \
-	echo "Done: $$($(PASSEL) --version) in .venv"
+	$(PASSEL) --version; \
+	touch $(STAMP)
 
 demo: setup
 	$(PASSEL) demo --output "$(OUT)" $(ARGS)

@@ -1,8 +1,8 @@
 """The table of options, under OpenDroneMap's names. The command line, its help, the HTTP API's list of options and all
 checks are made from it.
 
-Each option is *supported*, or comes *later* (a run that is asked for it says so at its start and goes on without it), or
-is *harmless*: it tunes a part of OpenDroneMap that Passel does not have, or asks for what is always done.
+Each option is *supported*, or comes *later* (a run that is asked for it says so at its start and goes on without it),
+or is *harmless*: it tunes a part of OpenDroneMap that Passel does not have, or asks for what is always done.
 """
 
 from __future__ import annotations

@@ -61,13 +61,14 @@ class Parsed:
     """A command line, read.
 
     options: for the job. output, project_path: folders given, or None. arguments: what was not an option, in order.
-    later, harmless: names of the unsupported options that were given, in table order.
+    given: names of the options given. later, harmless: of the unsupported ones among them, in table order.
     """
 
     options: Options
     output: Path | None
     project_path: Path | None
     arguments: tuple[str, ...]
+    given: tuple[str, ...]
     later: tuple[str, ...]
     harmless: tuple[str, ...]
 
@@ -107,6 +108,7 @@ def parse_options(arguments: Sequence[str]) -> Parsed:
         _path(values.get("output")),
         _path(values.get("project-path")),
         tuple(rest),
+        tuple(values),
         tuple(o.name for o in unsupported if o.status == "later"),
         tuple(o.name for o in unsupported if o.status == "harmless"),
     )
@@ -132,9 +134,14 @@ def parse_value(option: Option, text: str) -> Value:
         raise UsageError(f"--{option.name} {text!r} is not one of: {', '.join(option.domain)}", todo=todo)
     if option.name == "camera-lens" and value in LENSES_LATER:
         raise UsageError(f"--camera-lens {text} is not supported yet", todo=f"use one of: {', '.join(LENSES)}")
-    if option.name == "cameras" and text.lstrip().startswith("{"):
+    if option.name == "cameras" and has_json_text(text):
         _check_json(text)
     return value
+
+
+def has_json_text(cameras: str) -> bool:
+    """Whether the value of --cameras is the JSON itself rather than the path of a file that holds it."""
+    return cameras.lstrip().startswith("{")
 
 
 def _typed(option: Option, text: str) -> Value:

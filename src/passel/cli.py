@@ -1,0 +1,248 @@
+"""The command line: `passel run`, `passel demo`, `passel options`. The only file that knows everybody.
+
+Expected failures end with one line `passel: error: …` and the error's exit code, never with a traceback; an interrupted
+run says how to go on and exits with 130.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import passel
+from passel.errors import InputError, PasselError, StorageError, UsageError
+from passel.option_table import HARMLESS, LATER, SUPPORTED, Option, Range
+from passel.options import Options, Parsed, has_json_text, parse_options, parse_value, usage_line
+
+if TYPE_CHECKING:
+    from passel.pipeline.run import RunResult
+
+OVERVIEW = f"""passel {passel.__version__}: thousands of drone photos into one seamless map
+
+  passel run PHOTOS [--output OUT]                 map the photos of a folder
+  passel run --project-path DIR NAME               OpenDroneMap's form: photos in DIR/NAME/images, map in DIR/NAME
+  passel demo [--output DIR] [--photos N]          map a synthetic survey and compare with its truth
+  passel options                                   all options, also those of OpenDroneMap that have no effect yet
+  passel help | passel --version
+
+A run that was stopped goes on where it was when the same command is given again.
+"""
+
+DEMO_PHOTOS, DEMO_SPLIT = 70, 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (default: this process's) and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold bytes that the terminal's encoding does not know: show them escaped rather than fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if arguments is None:
+        _stop_like_ctrl_c()
+    words = tuple(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _command(words)
+        sys.stdout.flush()
+        return code
+    except PasselError as e:
+        _complain(str(e))
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("\npassel: stopped. What is finished is kept: give the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it flushes
+        return 1
+    except OSError as e:
+        # A full disk, a folder taken away, a missing permission: the system's own words are the clearest.
+        _complain(
+            str(StorageError(e.strerror or str(e), str(e.filename or ""), "repair it and give the command again"))
+        )
+        return 1
+
+
+def _command(words: tuple[str, ...]) -> int:
+    if not words or words[0] in ("help", "--help", "-h"):
+        print(OVERVIEW, end="")
+        return 0 if words else UsageError.exit_code
+    first, rest = words[0], words[1:]
+    if first in ("--version", "-V", "version"):
+        print(f"passel {passel.__version__}")
+        return 0
+    commands = {"run": _run, "demo": _demo, "options": _list_options}
+    if first not in commands:
+        raise UsageError(f"unknown command {first!r}", todo="`passel help` lists the commands")
+    if {"--help", "-h"} & set(rest):
+        print(OVERVIEW + "\nOptions:\n" + "\n".join("  " + usage_line(o) for o in SUPPORTED))
+        return 0
+    return commands[first](rest)
+
+
+def _run(words: tuple[str, ...]) -> int:
+    parsed = parse_options(words)
+    photos, output = _folders(parsed)
+    options = _with_side_files(parsed.options, photos, output)
+    for notice in (*parsed.notices, *_control_point_notice(parsed, photos, output)):
+        print(f"passel: {notice}", file=sys.stderr)
+    _check_files_named(options)
+    _check_writable(output)
+    print(f"passel {passel.__version__}: photos in {photos}, map to {output}", flush=True)
+    _tell(_run_job(photos, output, options, ("passel", "run", *words)))
+    return 0
+
+
+def _run_job(photos: Path, output: Path, options: Options, command_line: tuple[str, ...]) -> RunResult:
+    from passel.pipeline.run import (  # here, so that usage errors and help do not wait for the engine
+        RunRequest,
+        run_job,
+    )
+
+    return run_job(RunRequest(photos, output, options, command_line))
+
+
+def _demo(words: tuple[str, ...]) -> int:
+    """Write the synthetic survey, map it as any other, and compare the map with the truth."""
+    count, rest = _demo_photos(words)
+    parsed = parse_options(rest)
+    if parsed.arguments or parsed.project_path is not None:
+        raise UsageError("passel demo takes no photos: it makes its own", todo="passel demo --output DIR [--photos N]")
+    folder = (parsed.output or Path("passel-demo")).absolute()
+    _check_writable(folder)
+    for notice in parsed.notices:
+        print(f"passel: {notice}", file=sys.stderr)
+    options = parsed.options if "split" in parsed.given else replace(parsed.options, split=DEMO_SPLIT)
+
+    from passel.demo.accuracy import measure  # here, so that usage errors and help do not wait for the engine
+    from passel.demo.flight import DemoSettings
+    from passel.demo.write import write_demo
+
+    strips = max(2, round(math.sqrt(0.7 * count)))  # the flight's proportions: 7 strips of 10
+    settings = DemoSettings(strips=strips, photos_per_strip=math.ceil(count / strips))
+    photos, output = folder / "photos", folder / "map"
+    print(
+        f"passel {passel.__version__}: writing {strips * settings.photos_per_strip} synthetic photos to {photos}",
+        flush=True,
+    )
+    truth = write_demo(photos, settings)
+    _tell(_run_job(photos, output, options, ("passel", "demo", *words)))
+    print(measure(truth, output).text)
+    return 0
+
+
+def _demo_photos(words: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+    """The value of --photos, which only the demo has, and the other words."""
+    option = Option("photos", "int", DEMO_PHOTOS, "synthetic photos to make", Range(6, 100_000), "photos")
+    count, rest, queue = DEMO_PHOTOS, [], list(words)
+    while queue:
+        name, equals, text = queue.pop(0).partition("=")
+        if name != "--photos":
+            rest.append(name + equals + text)
+            continue
+        if not equals and not queue:
+            raise UsageError("--photos needs a value (whole number of photos)")
+        value = parse_value(option, text if equals else queue.pop(0))
+        assert isinstance(value, int)
+        count = value
+    return count, tuple(rest)
+
+
+def _tell(result: RunResult) -> None:
+    print(result.exit_message)
+    for hole in result.holes:
+        if hole not in result.exit_message:
+            print(f"passel: warning: hole in the map: {hole}", file=sys.stderr)
+
+
+def _folders(parsed: Parsed) -> tuple[Path, Path]:
+    """(photos, output) of a run, from either form of the command line; checked, absolute."""
+    if len(parsed.arguments) != 1:
+        what = f"too many folders: {' '.join(parsed.arguments)}" if parsed.arguments else "no folder of photos given"
+        raise UsageError(what, todo="passel run PHOTOS --output OUT, or passel run --project-path DIR NAME")
+    name = parsed.arguments[0]
+    if parsed.project_path is not None:
+        if parsed.output is not None:
+            raise UsageError("--output and --project-path contradict each other", todo="give one of them")
+        output = (parsed.project_path / name).absolute()
+        photos = output / "images"
+    else:
+        photos = Path(name).absolute()
+        output = (parsed.output or photos.with_name(photos.name + "_map")).absolute()
+    if not photos.is_dir():
+        problem = "not a folder" if photos.exists() else "no such folder"
+        raise InputError(f"photos cannot be read: {problem}", str(photos), "give the folder that holds the photos")
+    real_photos, real_output = photos.resolve(), output.resolve()
+    if real_output == real_photos or real_photos in real_output.parents:
+        raise UsageError("the map would lie among the photos", str(output), "choose an --output outside the photos")
+    return photos, output
+
+
+def _with_side_files(options: Options, photos: Path, output: Path) -> Options:
+    """ODM's geo.txt and image_groups.txt count when they lie with the photos or the project, as they do there."""
+    geo = options.geo or _found("geo.txt", photos, output)
+    groups = options.split_image_groups or _found("image_groups.txt", photos, output)
+    return replace(options, geo=geo, split_image_groups=groups)
+
+
+def _control_point_notice(parsed: Parsed, photos: Path, output: Path) -> tuple[str, ...]:
+    found = None if "gcp" in parsed.later else _found("gcp_list.txt", photos, output)
+    if found is None:
+        return ()
+    return (f"warning: control points are not supported yet: {found} is not used, the map is placed by GPS alone",)
+
+
+def _found(name: str, *folders: Path) -> Path | None:
+    return next((f / name for f in folders if (f / name).is_file()), None)
+
+
+def _check_files_named(options: Options) -> None:
+    files = [("geo", options.geo), ("split-image-groups", options.split_image_groups)]
+    if options.cameras and not has_json_text(options.cameras):
+        files.append(("cameras", Path(options.cameras)))
+    for name, path in files:
+        if path is not None and not path.is_file():
+            raise UsageError(f"--{name}: no such file", str(path))
+
+
+def _check_writable(output: Path) -> None:
+    """The output folder exists (made if need be) and a file can be written there; StorageError otherwise."""
+    if output.exists() and not output.is_dir():
+        raise StorageError("the output is a file, not a folder", str(output), "choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output) as probe:
+            probe.write(b"\0" * 4096)
+    except OSError as e:
+        raise StorageError(f"the output cannot be written: {e.strerror}", str(output), "choose another --output") from e
+
+
+def _list_options(words: tuple[str, ...]) -> int:
+    if words:
+        raise UsageError(f"passel options takes no arguments: {' '.join(words)}")
+    print("Supported:\n" + "\n".join("  " + usage_line(o) for o in SUPPORTED))
+    print("\nNot supported yet; a run that is asked for them says so and goes on:")
+    print("\n".join(f"  --{o.name}: {o.help}" for o in LATER))
+    print("\nAccepted, without effect here:")
+    print("\n".join(f"  --{o.name}: {o.help}" for o in HARMLESS))
+    return 0
+
+
+def _complain(message: str) -> None:
+    print(f"passel: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _stop_like_ctrl_c() -> None:
+    """SIGTERM and a closed terminal end a run as Ctrl-C does: children stopped, finished work kept. `nohup` counts."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, interrupt)
