@@ -1,0 +1,244 @@
+"""Numba kernels of the synthetic world: hashed noise, the ground spline, and rays against buildings and trees.
+
+All positions are metres in the truth's world frame (east, north, up). Everything is a pure function of position and seed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+
+GROUND, ROOF_LEFT, ROOF_RIGHT, CROWN, NOTHING = 0, 5, 6, 7, -1  # faces; 1..4 are a box's walls
+BOX, BLOB = 0, 1
+
+# columns of the object table
+KIND, CX, CY, COS, SIN, HX, HY, LOW, EAVE, RIDGE, HUE, STYLE = range(12)
+
+_M1 = np.uint64(0x9E3779B97F4A7C15)
+_M2 = np.uint64(0xC2B2AE3D27D4EB4F)
+_M3 = np.uint64(0xBF58476D1CE4E5B9)
+_S29, _S32, _S40 = np.uint64(29), np.uint64(32), np.uint64(40)
+
+
+class WorldArrays(NamedTuple):
+    """The world as flat arrays for the kernels.
+
+    coef: cubic B-spline coefficients of the ground (m), knot (0, 0) at (coef_west, coef_south), coef_step apart.
+    objects: (n, 12) table; start, items: objects that meet each `cell`-sized square (row by row from the south-west corner
+    west, south); top: (rows, cols) highest object of each square, absolute metres. marks: (rows, cols, 2) checkpoint mark of
+    each mark_cell-sized square, NaN if none; mark_size: side of a mark.
+    """
+
+    seed: int
+    coef: F64
+    coef_west: float
+    coef_south: float
+    coef_step: float
+    objects: F64
+    start: I32
+    items: I32
+    top: F64
+    west: float
+    south: float
+    cell: float
+    marks: F64
+    mark_cell: float
+    mark_size: float
+
+
+@njit(cache=True, nogil=True)
+def hash01(seed: int, ix: int, iy: int) -> float:
+    """A number in [0, 1) for an integer lattice point."""
+    h = np.uint64(ix) * _M1 + np.uint64(iy) * _M2 + np.uint64(seed) * _M3
+    h ^= h >> _S29
+    h *= _M3
+    h ^= h >> _S32
+    h *= _M1
+    return float(h >> _S40) * (1.0 / 16777216.0)
+
+
+@njit(cache=True, nogil=True)
+def noise(seed: int, x: float, y: float) -> float:
+    """Value noise in [0, 1) with lattice spacing 1 and smooth interpolation."""
+    fx, fy = math.floor(x), math.floor(y)
+    ix, iy = int(fx), int(fy)
+    u, v = x - fx, y - fy
+    u = u * u * (3.0 - 2.0 * u)
+    v = v * v * (3.0 - 2.0 * v)
+    a, b = hash01(seed, ix, iy), hash01(seed, ix + 1, iy)
+    c, d = hash01(seed, ix, iy + 1), hash01(seed, ix + 1, iy + 1)
+    return (a + (b - a) * u) * (1.0 - v) + (c + (d - c) * u) * v
+
+
+@njit(cache=True, nogil=True)
+def ground(w: WorldArrays, x: float, y: float) -> tuple[float, float, float]:
+    """Ground height and its slopes to east and north. Beyond the world's edge the last patch is clamped."""
+    rows, cols = w.coef.shape
+    sx = min(max((x - w.coef_west) / w.coef_step, 1.0), cols - 3.001)
+    sy = min(max((y - w.coef_south) / w.coef_step, 1.0), rows - 3.001)
+    i, j = int(sx), int(sy)
+    u, v = sx - i, sy - j
+    u1, v1 = 1.0 - u, 1.0 - v
+    bx = (u1 * u1 * u1, 3 * u * u * u - 6 * u * u + 4, -3 * u * u * u + 3 * u * u + 3 * u + 1, u * u * u)
+    by = (v1 * v1 * v1, 3 * v * v * v - 6 * v * v + 4, -3 * v * v * v + 3 * v * v + 3 * v + 1, v * v * v)
+    dx = (-3 * u1 * u1, 9 * u * u - 12 * u, -9 * u * u + 6 * u + 3, 3 * u * u)
+    dy = (-3 * v1 * v1, 9 * v * v - 12 * v, -9 * v * v + 6 * v + 3, 3 * v * v)
+    h = gx = gy = 0.0
+    for r in range(4):
+        s = ds = 0.0
+        for c in range(4):
+            k = w.coef[j - 1 + r, i - 1 + c]
+            s += bx[c] * k
+            ds += dx[c] * k
+        h += by[r] * s
+        gx += by[r] * ds
+        gy += dy[r] * s
+    return h / 36.0, gx / 36.0 / w.coef_step, gy / 36.0 / w.coef_step
+
+
+@njit(cache=True, nogil=True)
+def roof(o: F64, x: float, y: float) -> float:
+    """Top of one object over (x, y); -inf outside its plan."""
+    px, py = x - o[CX], y - o[CY]
+    lx, ly = o[COS] * px + o[SIN] * py, -o[SIN] * px + o[COS] * py
+    if o[KIND] == BLOB:
+        q = 1.0 - (lx * lx + ly * ly) / (o[HX] * o[HX])
+        return o[LOW] + o[HY] * math.sqrt(q) if q > 0 else -np.inf
+    if abs(lx) > o[HX] or abs(ly) > o[HY]:
+        return -np.inf
+    return o[RIDGE] - (o[RIDGE] - o[EAVE]) * abs(ly) / o[HY]
+
+
+@njit(cache=True, nogil=True)
+def surface(w: WorldArrays, x: float, y: float) -> tuple[float, int]:
+    """Height of the top surface, and the object it belongs to (-1: ground)."""
+    best, which = ground(w, x, y)[0], -1
+    c, r = int(math.floor((x - w.west) / w.cell)), int(math.floor((y - w.south) / w.cell))
+    rows, cols = w.top.shape
+    if 0 <= c < cols and 0 <= r < rows:
+        for n in range(w.start[r * cols + c], w.start[r * cols + c + 1]):
+            z = roof(w.objects[w.items[n]], x, y)
+            if z > best:
+                best, which = z, w.items[n]
+    return best, which
+
+
+@njit(cache=True, nogil=True)
+def hit_blob(o: F64, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
+    """Distance along the ray at which it enters an ellipsoid; inf if it misses."""
+    ex, ey, ez = (ox - o[CX]) / o[HX], (oy - o[CY]) / o[HX], (oz - o[LOW]) / o[HY]
+    fx, fy, fz = dx / o[HX], dy / o[HX], dz / o[HY]
+    a, b, c = fx * fx + fy * fy + fz * fz, ex * fx + ey * fy + ez * fz, ex * ex + ey * ey + ez * ez - 1.0
+    q = b * b - a * c
+    return (-b - math.sqrt(q)) / a if q > 0 else np.inf
+
+
+@njit(cache=True, nogil=True)
+def hit_box(o: F64, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple[float, int]:
+    """Distance and face at which the ray enters a gabled box (a convex body of six planes, open below); inf if it misses."""
+    px, py = ox - o[CX], oy - o[CY]
+    lx, ly = o[COS] * px + o[SIN] * py, -o[SIN] * px + o[COS] * py
+    ux, uy = o[COS] * dx + o[SIN] * dy, -o[SIN] * dx + o[COS] * dy
+    pitch = (o[RIDGE] - o[EAVE]) / o[HY]
+    near, far, face = -np.inf, np.inf, NOTHING
+    for k in range(1, 7):
+        if k == 1:
+            e, f = lx - o[HX], ux
+        elif k == 2:
+            e, f = -lx - o[HX], -ux
+        elif k == 3:
+            e, f = ly - o[HY], uy
+        elif k == 4:
+            e, f = -ly - o[HY], -uy
+        elif k == 5:
+            e, f = oz - o[RIDGE] + pitch * ly, dz + pitch * uy
+        else:
+            e, f = oz - o[RIDGE] - pitch * ly, dz - pitch * uy
+        if f < 0:
+            t = -e / f
+            if t > near:
+                near, face = t, k
+        elif f > 0:
+            far = min(far, -e / f)
+        elif e > 0:
+            return np.inf, NOTHING
+    return (near, face) if near < far else (np.inf, NOTHING)
+
+
+@njit(cache=True, nogil=True)
+def trace(
+    w: WorldArrays, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, t0: float, t1: float
+) -> tuple[float, int, int]:
+    """First object hit by the ray between t0 and t1: distance, object (-1: none), face. Walks the squares of the index."""
+    rows, cols = w.top.shape
+    x, y = ox + t0 * dx, oy + t0 * dy
+    c, r = int(math.floor((x - w.west) / w.cell)), int(math.floor((y - w.south) / w.cell))
+    sc, sr = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
+    tx = (w.west + (c + (dx > 0)) * w.cell - ox) / dx if dx != 0 else np.inf
+    ty = (w.south + (r + (dy > 0)) * w.cell - oy) / dy if dy != 0 else np.inf
+    step_x = abs(w.cell / dx) if dx != 0 else np.inf
+    step_y = abs(w.cell / dy) if dy != 0 else np.inf
+    best, which, face = np.inf, -1, NOTHING
+    t = t0
+    while t < t1:
+        leave = min(tx, ty, t1)
+        if 0 <= c < cols and 0 <= r < rows and min(oz + t * dz, oz + leave * dz) <= w.top[r, c]:
+            for n in range(w.start[r * cols + c], w.start[r * cols + c + 1]):
+                o = w.objects[w.items[n]]
+                if o[KIND] == BLOB:
+                    d, f = hit_blob(o, ox, oy, oz, dx, dy, dz), CROWN
+                else:
+                    d, f = hit_box(o, ox, oy, oz, dx, dy, dz)
+                if t0 <= d < best and d <= t1:
+                    best, which, face = d, w.items[n], f
+            if best <= leave:
+                break
+        t = leave
+        if tx < ty:
+            c += sc
+            tx += step_x
+        else:
+            r += sr
+            ty += step_y
+    return best, which, face
+
+
+@njit(cache=True, nogil=True)
+def surfaces(w: WorldArrays, x: F64, y: F64, with_objects: bool) -> F64:
+    """(n,) heights of the top surface, or of the bare ground, at (n,) positions."""
+    out = np.empty(len(x))
+    for i in range(len(x)):
+        out[i] = surface(w, x[i], y[i])[0] if with_objects else ground(w, x[i], y[i])[0]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def clearances(w: WorldArrays, x: F64, y: F64, reach: float) -> F64:
+    """(n,) plan distance (m) from each position to the nearest object, at most `reach`."""
+    rows, cols = w.top.shape
+    out = np.full(len(x), reach)
+    for i in range(len(x)):
+        c0 = max(0, int(math.floor((x[i] - reach - w.west) / w.cell)))
+        c1 = min(cols - 1, int(math.floor((x[i] + reach - w.west) / w.cell)))
+        r0 = max(0, int(math.floor((y[i] - reach - w.south) / w.cell)))
+        r1 = min(rows - 1, int(math.floor((y[i] + reach - w.south) / w.cell)))
+        for r in range(r0, r1 + 1):
+            for c in range(c0, c1 + 1):
+                for n in range(w.start[r * cols + c], w.start[r * cols + c + 1]):
+                    o = w.objects[w.items[n]]
+                    px, py = x[i] - o[CX], y[i] - o[CY]
+                    if o[KIND] == BLOB:
+                        d = math.sqrt(px * px + py * py) - o[HX]
+                    else:
+                        ex = max(0.0, abs(o[COS] * px + o[SIN] * py) - o[HX])
+                        ey = max(0.0, abs(-o[SIN] * px + o[COS] * py) - o[HY])
+                        d = math.sqrt(ex * ex + ey * ey)
+                    out[i] = min(out[i], max(d, 0.0))
+    return out

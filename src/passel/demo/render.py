@@ -1,0 +1,214 @@
+"""Pictures of the synthetic world: one photo by ray casting, and true orthophoto and surface rasters."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from passel.demo.kernels import CROWN, F64, GROUND, WorldArrays, ground, noise, surface, trace
+from passel.demo.terrain import World
+from passel.demo.texture import albedo
+from passel.reconstruct.scene import Intrinsics
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+SUN = (-0.52, 0.38, 0.765)  # towards the sun: north-west, 50° high, as maps are shaded
+_SUN_LIGHT = (1.42, 1.33, 1.16)
+_SKY_LIGHT = (0.33, 0.38, 0.47)
+_NEWTON = 3
+
+
+@njit(cache=True, nogil=True)
+def _normal(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Outward unit normal of the surface at a point."""
+    if face == GROUND:
+        _, gx, gy = ground(w, x, y)
+        k = 1.0 / math.sqrt(1.0 + gx * gx + gy * gy)
+        return -gx * k, -gy * k, k
+    o = w.objects[which]
+    if face == CROWN:
+        nx, ny, nz = (x - o[1]) / (o[5] * o[5]), (y - o[2]) / (o[5] * o[5]), (z - o[7]) / (o[6] * o[6])
+        k = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
+        rough = noise(w.seed + 301, 2.2 * x + z, 2.2 * y - z) - 0.5
+        rough2 = noise(w.seed + 302, 2.2 * x - z, 2.2 * y + z) - 0.5
+        nx, ny, nz = nx * k + 0.9 * rough, ny * k + 0.9 * rough2, nz * k + 0.25
+        k = 1.0 / math.sqrt(nx * nx + ny * ny + nz * nz)
+        return nx * k, ny * k, nz * k
+    if face <= 2:
+        lx, ly, nz = (1.0 if face == 1 else -1.0), 0.0, 0.0
+    elif face <= 4:
+        lx, ly, nz = 0.0, (1.0 if face == 3 else -1.0), 0.0
+    else:
+        pitch = (o[9] - o[8]) / o[6] * (1.0 if face == 5 else -1.0)
+        nz = 1.0 / math.sqrt(1.0 + pitch * pitch)
+        lx, ly = 0.0, pitch * nz
+    return o[3] * lx - o[4] * ly, o[4] * lx + o[3] * ly, nz
+
+
+@njit(cache=True, nogil=True)
+def _shade(
+    w: WorldArrays, ceiling: float, which: int, face: int, x: float, y: float, z: float
+) -> tuple[float, float, float]:
+    """Light leaving a surface point: sun with cast shadow, and sky."""
+    r, g, b = albedo(w, which, face, x, y, z)
+    nx, ny, nz = _normal(w, which, face, x, y, z)
+    sun = nx * SUN[0] + ny * SUN[1] + nz * SUN[2]
+    if sun > 0:
+        reach = (ceiling - z) / SUN[2]
+        if reach > 0.05 and trace(w, x, y, z, SUN[0], SUN[1], SUN[2], 0.05, reach)[1] >= 0:
+            sun = 0.0
+    sun = max(sun, 0.0)
+    sky = 0.55 + 0.45 * nz
+    return (
+        r * (sun * _SUN_LIGHT[0] + sky * _SKY_LIGHT[0]),
+        g * (sun * _SUN_LIGHT[1] + sky * _SKY_LIGHT[1]),
+        b * (sun * _SUN_LIGHT[2] + sky * _SKY_LIGHT[2]),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _undistort(c: F64, u: float, v: float) -> tuple[float, float]:
+    """Normalised image coordinates of a pixel, by iteration. c: fx fy cx cy k1 k2 p1 p2 k3."""
+    xd, yd = (u - c[2]) / c[0], (v - c[3]) / c[1]
+    x, y = xd, yd
+    for _ in range(12):
+        r2 = x * x + y * y
+        radial = 1.0 + r2 * (c[4] + r2 * (c[5] + r2 * c[8]))
+        nx = (xd - 2 * c[6] * x * y - c[7] * (r2 + 2 * x * x)) / radial
+        ny = (yd - c[6] * (r2 + 2 * y * y) - 2 * c[7] * x * y) / radial
+        moved = abs(nx - x) + abs(ny - y)
+        x, y = nx, ny
+        if moved < 1e-8:
+            break
+    return x, y
+
+
+@njit(cache=True, nogil=True)
+def _cast(
+    w: WorldArrays, ceiling: float, o: F64, dx: float, dy: float, dz: float, guess: float
+) -> tuple[float, int, int]:
+    """First surface along a downward ray: distance, object, face. `guess` is a distance to begin the ground search with."""
+    t = guess
+    for _ in range(_NEWTON):
+        h, gx, gy = ground(w, o[0] + t * dx, o[1] + t * dy)
+        t -= (o[2] + t * dz - h) / (dz - gx * dx - gy * dy)
+    begin = max(0.0, (ceiling - o[2]) / dz)
+    hit, which, face = trace(w, o[0], o[1], o[2], dx, dy, dz, begin, t)
+    return (hit, which, face) if which >= 0 else (t, -1, GROUND)
+
+
+@njit(cache=True, nogil=True)
+def _photo(
+    w: WorldArrays, ceiling: float, c: F64, width: int, height: int, world_from_cam: F64, centre: F64, samples: int
+) -> F32:
+    """(height, width, 3) linear light, `samples` x `samples` rays averaged in each pixel."""
+    out = np.zeros((height, width, 3), np.float32)
+    k = 1.0 / (samples * samples)
+    m = world_from_cam
+    for row in range(height):
+        guess = centre[2] - ground(w, centre[0], centre[1])[0]
+        for col in range(width):
+            r = g = b = 0.0
+            for s in range(samples * samples):
+                u, v = col + (s % samples + 0.5) / samples, row + (s // samples + 0.5) / samples
+                x, y = _undistort(c, u, v)
+                dx, dy, dz = (
+                    m[0, 0] * x + m[0, 1] * y + m[0, 2],
+                    m[1, 0] * x + m[1, 1] * y + m[1, 2],
+                    m[2, 0] * x + m[2, 1] * y + m[2, 2],
+                )
+                t, which, face = _cast(w, ceiling, centre, dx, dy, dz, guess)
+                guess = t
+                shade = _shade(w, ceiling, which, face, centre[0] + t * dx, centre[1] + t * dy, centre[2] + t * dz)
+                r, g, b = r + shade[0], g + shade[1], b + shade[2]
+            out[row, col, 0], out[row, col, 1], out[row, col, 2] = r * k, g * k, b * k
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _ortho(w: WorldArrays, ceiling: float, x: F64, y: F64, spread: F64, samples: int) -> F32:
+    """(n, 3) linear light seen from straight above, averaged over cells with half sides `spread` (2, 2) east/north of col/row."""
+    out = np.zeros((len(x), 3), np.float32)
+    k = 1.0 / (samples * samples)
+    for i in range(len(x)):
+        r = g = b = 0.0
+        for s in range(samples * samples):
+            a, e = (s % samples + 0.5) / samples * 2 - 1, (s // samples + 0.5) / samples * 2 - 1
+            px, py = x[i] + a * spread[0, 0] + e * spread[0, 1], y[i] + a * spread[1, 0] + e * spread[1, 1]
+            z, which = surface(w, px, py)
+            face = GROUND if which < 0 else CROWN
+            if which >= 0 and w.objects[which, 0] == 0:
+                o = w.objects[which]
+                face = 5 if -o[4] * (px - o[1]) + o[3] * (py - o[2]) > 0 else 6
+            shade = _shade(w, ceiling, which, face, px, py, z)
+            r, g, b = r + shade[0], g + shade[1], b + shade[2]
+        out[i, 0], out[i, 1], out[i, 2] = r * k, g * k, b * k
+    return out
+
+
+_TONE = (255.0 * np.linspace(0.0, 1.0, 4097) ** (1 / 2.2)).astype(np.float32)
+
+
+def developed(linear: F32, gain: float | F32, noise_sigma: float = 0.0, seed: tuple[int, ...] = ()) -> U8:
+    """Linear light (..., 3) → 8-bit picture: gain (broadcast over the last axis), a shoulder instead of clipping, gamma, sensor noise (DN)."""
+    light = linear * np.asarray(gain, np.float32)[..., None]
+    light = light * (1.0 + light / 2.2) / (1.0 + light)  # white at 2.2/… keeps roofs and roads from burning out
+    out = _TONE[np.clip(light * 4096.0 + 0.5, 0, 4096).astype(np.int32)]
+    if noise_sigma > 0:
+        grain = np.random.default_rng(seed).standard_normal(out.shape, np.float32)
+        grain = 0.6 * grain + 0.8 * grain.mean(axis=-1, keepdims=True) * math.sqrt(3.0)
+        out = out + np.float32(noise_sigma) * grain
+    return np.asarray(np.clip(out + 0.5, 0, 255), np.uint8)
+
+
+EXPOSURE = 1.25
+
+
+def render_photo(
+    world: World,
+    camera: Intrinsics,
+    cam_from_world: F64,
+    centre: F64,
+    exposure: float = 1.0,
+    vignetting: float = 0.22,
+    noise_seed: tuple[int, ...] = (0,),
+    samples: int = 2,
+) -> U8:
+    """(height, width, 3) uint8 RGB photo of the world.
+
+    cam_from_world (3, 3), centre (3,) metres. vignetting: light lost in the corners, 0..1. samples²: rays a pixel.
+    """
+    c = np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.k1, camera.k2, camera.p1, camera.p2, camera.k3])
+    linear = _photo(
+        world.arrays,
+        _ceiling(world),
+        c,
+        camera.width_px,
+        camera.height_px,
+        np.ascontiguousarray(cam_from_world.T),
+        np.ascontiguousarray(centre, dtype=float),
+        samples,
+    )
+    u = (np.arange(camera.width_px, dtype=np.float32) + 0.5) / camera.width_px * 2 - 1
+    v = (np.arange(camera.height_px, dtype=np.float32) + 0.5) / camera.height_px * 2 - 1
+    r2 = (u[None] ** 2 + v[:, None] ** 2) / 2
+    gain = np.float32(EXPOSURE * exposure) * (1 - np.float32(vignetting) * r2 * (0.6 + 0.4 * r2))
+    return developed(linear, gain.astype(np.float32), 1.2, noise_seed)
+
+
+def true_ortho(world: World, x: F64, y: F64, cell_vectors_m: F64, samples: int = 2) -> U8:
+    """(rows, cols, 3) uint8 true orthophoto at cell centres x, y (rows, cols) in the truth's world frame.
+
+    cell_vectors_m (2, 2): east and north (rows) of one step along a column number and a row number (columns).
+    """
+    flat = _ortho(world.arrays, _ceiling(world), x.ravel().copy(), y.ravel().copy(), 0.5 * cell_vectors_m, samples)
+    return developed(flat, EXPOSURE).reshape(*x.shape, 3)
+
+
+def _ceiling(world: World) -> float:
+    """A height (m) nothing reaches."""
+    return float(max(world.arrays.top.max(), world.arrays.coef.max())) + 0.1
