@@ -78,7 +78,7 @@ class HostPool:
 class LocalDaskExecutor:
     """Up to `workers` steps at a time, as far as their declared memory and threads fit into `memory_mb` and `workers`.
 
-    A step that declares more than there is runs alone. Dask holds a short window of ready steps; the order is the schedule's.
+    A step that declares more than there is runs alone. Dask holds a short window of ready steps.
     """
 
     def __init__(self, workplace: Workplace, workers: int, memory_mb: int) -> None:

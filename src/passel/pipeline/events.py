@@ -22,7 +22,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class StepFailure:
-    """A step without artifact. kind: see `messages.Kind`. attempts: how often it was tried. where, todo: for the user."""
+    """A step without artifact. kind: see `messages.Kind`. attempts: tries made. where, todo: for the user."""
 
     step: Step
     message: str

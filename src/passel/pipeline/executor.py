@@ -16,7 +16,7 @@ from typing import Protocol
 from passel.errors import Interrupted, StorageError
 from passel.pipeline.events import Artifact, Event, OnEvent, Outcome, StepFailure, StepStarted
 from passel.pipeline.host import run_step
-from passel.pipeline.messages import RETRIED_KINDS, Answer, Done, Failed, Request
+from passel.pipeline.messages import RETRIED_KINDS, Answer, Done, Request
 from passel.pipeline.schedule import Schedule
 from passel.pipeline.step import Step
 from passel.pipeline.step_host import HostOptions, StepHost
@@ -32,7 +32,7 @@ class Executor(Protocol):
         """Runs the steps, which depend on each other and on the store through their ArtifactInputs.
 
         Returns the outcome of every step by digest. A failed step fails those that need it; all others still run.
-        Raises Interrupted after `stop`, Ctrl-C or SIGTERM; StorageError when the disk refuses. What is finished is kept.
+        Raises Interrupted after `stop`, Ctrl-C or SIGTERM; StorageError when the disk refuses. Finished steps are kept.
         """
 
     def stop(self) -> None:
@@ -86,14 +86,11 @@ def run_with_retries(runner: Runner, request: Request, workplace: Workplace, on_
         answer = runner.run(Request(step, request.paths, request.store, request.log, attempt))
         if isinstance(answer, Done):
             return Artifact(answer.manifest, workplace.store.path(step.digest))
+        failure = StepFailure(step, answer.what, answer.kind, attempt, answer.where, answer.todo)
         if answer.kind not in RETRIED_KINDS:
             break
         workplace.store.sweep()  # what the dead process had begun
-    return _failure(step, answer, attempt)
-
-
-def _failure(step: Step, answer: Failed, attempts: int) -> StepFailure:
-    return StepFailure(step, answer.what, answer.kind, attempts, answer.where, answer.todo)
+    return failure
 
 
 def raise_if_run_ends(outcome: Outcome) -> None:

@@ -1,7 +1,7 @@
-"""The host: a warm child process that runs steps one after another, so that native code may crash, hang or leak without harm.
+"""The host: a warm child process that runs steps one by one, so that native code may crash, hang or leak without harm.
 
-Started by `step_host.StepHost` as `python -m passel.pipeline.host REQUESTS LIFELINE` in its own process group. REQUESTS is a
-socket with pickled requests and answers; LIFELINE is a pipe that nobody writes to: it ends when the parent dies.
+Started by `step_host.StepHost` as `python -m passel.pipeline.host REQUESTS LIFELINE` in its own process group. REQUESTS
+is a socket with pickled requests and answers; LIFELINE is a pipe that nobody writes to: it ends when the parent dies.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Meter:
         )
 
     def had_children(self) -> bool:
-        """True when child processes of the step ended meanwhile; their peak memory cannot be reset for the next step."""
+        """True when child processes of the step ended meanwhile; their peak memory cannot be reset."""
         return _children_cpu_s() > self.children_cpu_s
 
     def cost(self, attempt: int) -> Cost:

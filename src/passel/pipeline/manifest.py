@@ -1,4 +1,4 @@
-"""The manifest: what an artifact is made of, how it was made and at what cost. Progress, resume and forecast all read it."""
+"""The manifest: what an artifact is made of, how and at what cost. Progress, resume and forecast read it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ArtifactFile:
 class Cost:
     """What making an artifact took.
 
-    machine: name of the machine. started: ISO 8601 with the UTC offset. seconds: wall clock. cpu_seconds: user + system, with
-    child processes that ended. peak_rss_mb: of the largest process. attempt: 1 for the first try.
+    machine: its name. started: ISO 8601 with the UTC offset. seconds: wall clock. cpu_seconds: user + system,
+    with child processes that ended. peak_rss_mb: of the largest process. attempt: 1 for the first try.
     """
 
     machine: str

@@ -1,4 +1,4 @@
-"""What an executor and its host say to each other. Both are ours and on one machine, so the wire is pickle over a pipe."""
+"""What an executor and its host say to each other. Both are on one machine, so the wire is pickle over a pipe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RETRIED_KINDS = ("died", "timeout")
 
 @dataclass(frozen=True)
 class Request:
-    """One step to run. paths: its inputs' local paths by role. log: file for what it prints. attempt: 1 for the first try."""
+    """One step to run. paths: its inputs' local paths by role. log: for its prints. attempt: 1 for the first try."""
 
     step: Step
     paths: tuple[tuple[str, Path], ...]

@@ -15,8 +15,8 @@ from passel.pipeline.store import Store
 class Schedule:
     """The state of one `Executor.run`. Steps become ready when all their inputs are in the store.
 
-    Earlier stages go first (in the order in which stages first appear), then steps with the longest chain of steps behind
-    them, then the order given. Linear in the number of steps and inputs.
+    Earlier stages go first (in the order in which stages first appear), then steps with the longest chain of steps
+    behind them, then the order given. Linear in the number of steps and inputs.
     """
 
     def __init__(self, steps: Sequence[Step], store: Store, on_event: OnEvent) -> None:

@@ -85,7 +85,7 @@ class StepHost:
         return answer
 
     def close(self) -> None:
-        """Ends the host and everything in its group; a later `run` starts a new one. Not while another thread runs a step."""
+        """Ends the host and everything in its group; a later `run` starts a new one. Not while a thread runs a step."""
         with self._guard:
             self._end()
 
@@ -131,7 +131,7 @@ class StepHost:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _end(self) -> int:
-        """Kills and reaps the host, closes the handles; returns its exit code (negative: a signal), 0 without a host."""
+        """Kills and reaps the host, closes the handles; returns its exit code (negative: a signal)."""
         code = 0
         if self._process is not None:
             self._kill_group()

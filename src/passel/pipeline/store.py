@@ -1,4 +1,4 @@
-"""The store: finished artifacts, each in a folder named by its step's digest, made aside and put in place by one rename.
+"""The store: finished artifacts, each in a folder named by its step's digest, made aside and put in place by a rename.
 
 <root>/ab/abcd…/files/…        what the step left in its folder
 <root>/ab/abcd…/manifest.json
@@ -123,7 +123,7 @@ class Store:
             _unlock(_lock_of(folder), lock)
 
     def commit(self, aside: Aside, step: Step, facts: dict[str, Fact], cost: Cost) -> Manifest:
-        """Makes `aside` the artifact of `step`; if another was first, ours is dropped and the first one's manifest returned.
+        """Makes `aside` the artifact of `step`; if another was first, ours goes and the first's manifest is returned.
 
         Raises StorageError when the disk refuses, StepError when the step left something that is not a plain file.
         """
@@ -171,7 +171,7 @@ class Store:
 
     @contextmanager
     def run_lock(self) -> Iterator[None]:
-        """Held while a run works on this store; the kernel drops it when the process dies. Raises StorageError if taken."""
+        """Held while a run works on this store; the kernel drops it when the process dies. Raises StorageError."""
         path = self.root / "run.lock"
         with storage_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
