@@ -67,7 +67,9 @@ def _map_global(database: Path, folder: Path, work: MappingInput) -> dict[int, p
     adjustment.refine_focal_length = False
     adjustment.refine_extra_params = work.refine_cameras
     adjustment.ceres.solver_options.num_threads = 1
-    found: dict[int, pycolmap.Reconstruction] = pycolmap.global_mapping(str(database), str(folder), str(folder), options)
+    found: dict[int, pycolmap.Reconstruction] = pycolmap.global_mapping(
+        str(database), str(folder), str(folder), options
+    )
     return found
 
 

@@ -1,0 +1,195 @@
+"""Bundle adjustment of a whole block: reprojection, GPS and camera priors together, by Levenberg-Marquardt on the reduced system.
+
+Ours rather than Ceres: camera priors and GPS with a robust weight in one solve, the same bits whatever the machine, memory of one
+band matrix (photos ordered by reverse Cuthill-McKee), and no conversion of millions of observations into another library's objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solveh_banded
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+from passel.align import normal_equations as kernels
+from passel.align.block import Cameras, Tracks
+
+F64 = NDArray[np.float64]
+GPS_SCALE = 3.0  # sigmas at which the Cauchy weight of a GPS position has halved
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What is known besides the photos.
+
+    gps, gps_sigma: (n, 3) world metres; NaN rows for photos without. rows, row_sigma: (c, 8) intrinsics and how far they may go.
+    """
+
+    gps: F64
+    gps_sigma: F64
+    rows: F64
+    row_sigma: F64
+
+
+@dataclass(frozen=True)
+class Adjusted:
+    """Cameras (n photos) and points (m, 3) after the adjustment, its iterations, and the cost (px²) before and after."""
+
+    cameras: Cameras
+    points: F64
+    iterations: int
+    cost_before: float
+    cost_after: float
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """Which photos share points, and the order that keeps the band narrow."""
+
+    block_start: NDArray[np.int64]
+    block_column: NDArray[np.int64]
+    place: NDArray[np.int64]
+    bandwidth: int
+    longest: int
+
+
+def adjust(
+    cameras: Cameras, points: F64, tracks: Tracks, priors: Priors, scale_px: float, max_iterations: int = 30
+) -> Adjusted:
+    """Minimise Cauchy(reprojection / scale_px) + Cauchy(GPS) + camera priors. Deterministic; one thread."""
+    structure = _structure(tracks, len(cameras.centres))
+    cost = before = _cost(cameras, points, tracks, priors, scale_px)
+    damping, iteration, quiet = 1e-4, 0, 0
+    while iteration < max_iterations:
+        iteration += 1
+        tried, moved = _step(cameras, points, tracks, priors, scale_px, damping, structure)
+        trial = _cost(tried, moved, tracks, priors, scale_px)
+        if not np.isfinite(trial) or trial > cost:
+            damping = min(damping * 10.0, 1e6)
+            if damping >= 1e6:
+                break
+            continue
+        quiet = quiet + 1 if cost - trial < 2e-6 * cost else 0
+        cameras, points, cost = tried, moved, trial
+        damping = max(damping * 0.2, 1e-9)
+        if quiet >= 2:
+            break
+    return Adjusted(cameras, points, iteration, before, cost)
+
+
+def _structure(tracks: Tracks, n: int) -> _Structure:
+    bits = np.zeros((n, (n + 63) // 64), np.uint64)
+    bits[np.arange(n), np.arange(n) >> 6] |= np.uint64(1) << (np.arange(n) & 63).astype(np.uint64)
+    kernels.mark_shared(tracks.start, tracks.photo, bits)
+    columns = [np.flatnonzero(np.unpackbits(bits[i].view(np.uint8), bitorder="little"))[:n] for i in range(n)]
+    columns = [c[c < n].astype(np.int64) for c in columns]
+    start = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
+    column = np.concatenate(columns)
+    row = np.repeat(np.arange(n), np.diff(start))
+    graph = csr_matrix((np.ones(len(column)), (row, column)), shape=(n, n))
+    order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
+    place = np.empty(n, np.int64)
+    place[order] = np.arange(n)
+    bandwidth = int(np.abs(place[row] - place[column]).max(initial=0))
+    return _Structure(start, column, place, bandwidth, int(np.diff(tracks.start).max(initial=1)))
+
+
+def _cost(cameras: Cameras, points: F64, tracks: Tracks, priors: Priors, scale_px: float) -> float:
+    c = cameras
+    total = kernels.robust_cost(
+        c.rows, c.aspect, c.of_photo, c.rotations, c.centres, points, tracks.start, tracks.photo, tracks.xy, scale_px
+    )
+    squared, _ = _gps_miss(cameras, priors)
+    total += 0.5 * GPS_SCALE**2 * np.log1p(squared / GPS_SCALE**2).sum()
+    total += 0.5 * (((c.rows - priors.rows) / priors.row_sigma) ** 2).sum()
+    return float(total)
+
+
+def _gps_miss(cameras: Cameras, priors: Priors) -> tuple[F64, F64]:
+    """Squared miss in sigmas (n, 2): horizontal and vertical apart, so that a wrong altitude does not cost a good position; and (n, 3)
+    miss in metres. Zero without GPS."""
+    miss = np.nan_to_num(cameras.centres - priors.gps)
+    scaled = np.nan_to_num(miss / priors.gps_sigma) ** 2
+    return np.column_stack([scaled[:, :2].sum(axis=1), scaled[:, 2]]), miss
+
+
+def _step(
+    cameras: Cameras, points: F64, tracks: Tracks, priors: Priors, scale_px: float, damping: float, s: _Structure
+) -> tuple[Cameras, F64]:
+    n, c = len(cameras.centres), len(cameras.rows)
+    blocks = np.zeros((len(s.block_column), 6, 6))
+    border, corner = np.zeros((n, c, 6, 8)), np.zeros((c, c, 8, 8))
+    g_pose, g_camera = np.zeros((n, 6)), np.zeros((c, 8))
+    now = (cameras.rows, cameras.aspect, cameras.of_photo, cameras.rotations, cameras.centres, points)
+    seen = (tracks.start, tracks.photo, tracks.xy, scale_px, damping)
+    kernels.reduce(
+        *now, *seen, s.block_start, s.block_column, blocks, border, corner, g_pose, g_camera, s.longest
+    )  # fmt: skip
+    _add_priors(cameras, priors, s, blocks, g_pose, corner, g_camera)
+    d_pose, d_camera = _solve(blocks, border, corner, g_pose, g_camera, s, damping)
+    moved = np.empty_like(points)
+    kernels.move_points(*now, *seen, d_pose, d_camera, s.longest, moved)
+    return (
+        replace(
+            cameras,
+            rows=cameras.rows + d_camera,
+            rotations=_rotated(cameras.rotations, d_pose[:, :3]),
+            centres=cameras.centres + d_pose[:, 3:],
+        ),
+        moved,
+    )
+
+
+def _add_priors(
+    cameras: Cameras, priors: Priors, s: _Structure, blocks: F64, g_pose: F64, corner: F64, g_camera: F64
+) -> None:
+    squared, miss = _gps_miss(cameras, priors)
+    robust = 1.0 / (1.0 + squared / GPS_SCALE**2)
+    weight = np.nan_to_num(robust[:, [0, 0, 1]] / priors.gps_sigma**2)
+    diagonal = s.block_start[:-1]
+    for a in range(3):
+        blocks[diagonal, 3 + a, 3 + a] += weight[:, a]
+    g_pose[:, 3:] += weight * miss
+    information = 1.0 / priors.row_sigma**2
+    for k in range(len(corner)):
+        corner[k, k] += np.diag(information[k])
+    g_camera += information * (cameras.rows - priors.rows)
+
+
+def _solve(
+    blocks: F64, border: F64, corner: F64, g_pose: F64, g_camera: F64, s: _Structure, damping: float
+) -> tuple[F64, F64]:
+    """Banded Cholesky for the poses, a small dense Schur complement for the cameras."""
+    n, c = len(g_pose), len(g_camera)
+    band = np.zeros((6 * (s.bandwidth + 1), 6 * n))
+    kernels.fill_band(s.block_start, s.block_column, blocks, s.place, band)
+    band[0] += damping * band[0] + 1e-9
+    sides = np.empty((n, 6, 1 + 8 * c))
+    sides[s.place, :, 0] = g_pose
+    sides[s.place, :, 1:] = border.transpose(0, 2, 1, 3).reshape(n, 6, 8 * c)
+    sides = sides.reshape(6 * n, -1)
+    solved = solveh_banded(band, sides, overwrite_ab=True, lower=True, check_finite=False)
+    flat = corner.transpose(0, 2, 1, 3).reshape(8 * c, 8 * c).copy()
+    flat[np.diag_indices(8 * c)] *= 1.0 + damping
+    small = flat - sides[:, 1:].T @ solved[:, 1:]
+    right = g_camera.ravel() - sides[:, 1:].T @ solved[:, 0]
+    # Scaled, for focal lengths (10³) and distortion terms (10⁻³) share the matrix.
+    size = np.sqrt(np.maximum(np.diag(small), 1e-30))
+    d_camera = -cho_solve(cho_factor(small / np.outer(size, size) + 1e-13 * np.eye(8 * c)), right / size) / size
+    d_pose = -(solved[:, 0] + solved[:, 1:] @ d_camera)
+    return d_pose.reshape(n, 6)[s.place], d_camera.reshape(c, 8)
+
+
+def _rotated(rotations: F64, omega: F64) -> F64:
+    """exp(ω) R for each photo (Rodrigues)."""
+    angle = np.linalg.norm(omega, axis=1)
+    axis = omega / np.maximum(angle, 1e-300)[:, None]
+    k = np.zeros((len(omega), 3, 3))
+    k[:, 0, 1], k[:, 0, 2] = -axis[:, 2], axis[:, 1]
+    k[:, 1, 0], k[:, 1, 2] = axis[:, 2], -axis[:, 0]
+    k[:, 2, 0], k[:, 2, 1] = -axis[:, 1], axis[:, 0]
+    turn = np.eye(3) + np.sin(angle)[:, None, None] * k + (1 - np.cos(angle))[:, None, None] * (k @ k)
+    return np.asarray(turn @ rotations)

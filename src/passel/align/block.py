@@ -1,0 +1,90 @@
+"""A block of photos being adjusted: plain arrays, the shape the numba kernels want."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passel.align.projection import pack, unpack
+from passel.reconstruct.scene import Intrinsics, Scene
+
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Observations grouped by point: those of point p are start[p]:start[p + 1].
+
+    start: (m + 1,) int64. photo: (k,) int32 index into the block's photos. feature: (k,) int32. xy: (k, 2) float64 px.
+    """
+
+    start: I64
+    photo: I32
+    feature: I32
+    xy: F64
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    def point_of_observation(self) -> I64:
+        """(k,) index of each observation's point."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
+    def kept(self, keep_observation: NDArray[np.bool_], minimum: int = 2) -> tuple[Tracks, NDArray[np.bool_]]:
+        """The tracks with only the observations marked, and which points are left with at least `minimum` of them."""
+        point = self.point_of_observation()
+        count = np.bincount(point[keep_observation], minlength=len(self))
+        alive = count >= minimum
+        chosen = keep_observation & alive[point]
+        start = np.concatenate([[0], np.cumsum(count[alive])]).astype(np.int64)
+        return Tracks(start, self.photo[chosen], self.feature[chosen], self.xy[chosen]), alive
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Intrinsics and poses. rows: (c, 8); aspect: (c,); of_photo: (n,) int32; rotations: (n, 3, 3) cam_from_world; centres: (n, 3) m."""
+
+    models: tuple[Intrinsics, ...]
+    rows: F64
+    aspect: F64
+    of_photo: I32
+    rotations: F64
+    centres: F64
+
+    @staticmethod
+    def of_scene(scene: Scene) -> Cameras:
+        return Cameras(
+            scene.cameras,
+            np.array([pack(c) for c in scene.cameras]),
+            np.array([c.fy / c.fx for c in scene.cameras]),
+            np.ascontiguousarray(scene.camera_of, np.int32),
+            np.ascontiguousarray(scene.cam_from_world, np.float64),
+            np.ascontiguousarray(scene.centres, np.float64),
+        )
+
+    def scene(self, photos: tuple[str, ...], points: F64, tracks: Tracks) -> Scene:
+        """These cameras with their points as a Scene."""
+        return Scene(
+            tuple(unpack(m, r) for m, r in zip(self.models, self.rows)),
+            photos,
+            self.of_photo,
+            self.rotations,
+            self.centres,
+            points,
+            tracks.point_of_observation().astype(np.int32),
+            tracks.photo,
+            tracks.xy.astype(np.float32),
+            tracks.feature,
+        )
+
+
+def tracks_of_scene(scene: Scene) -> Tracks:
+    """The scene's own observations as Tracks (by point, then photo)."""
+    order = np.lexsort((scene.obs_photo, scene.obs_point))
+    counts = np.bincount(scene.obs_point, minlength=len(scene.points))
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Tracks(start, scene.obs_photo[order], scene.obs_feature[order], scene.obs_xy[order].astype(np.float64))

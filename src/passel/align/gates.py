@@ -1,0 +1,83 @@
+"""Gates: is a mapped submodel to be believed? A mapper can return every photo and be sixty metres off (research/peers-measured.md §2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passel.align.whole import Evidence, reprojection_errors
+from passel.reconstruct.matches import PairMatches
+from passel.reconstruct.scene import Scene
+
+F64 = NDArray[np.float64]
+
+MIN_PHOTO_SHARE = 0.7
+MIN_MATCH_SHARE = 0.75  # a right model explains ≥ 90 % of the verified matches, the wrong one measured 57 %
+MAX_REPROJECTION = 1.6  # noise units, mean
+MAX_GPS_SIGMAS = 4.0  # median horizontal miss, in the GPS's own sigmas …
+MAX_GPS_SHARE = 0.02  # … or this share of the submodel's extent, whichever is more
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One test of a submodel: what was measured, the limit, and whether it passed."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All gates of one submodel."""
+
+    gates: tuple[Gate, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(g.passed for g in self.gates)
+
+    @property
+    def failures(self) -> str:
+        """The failed gates in words, '' when none."""
+        return "; ".join(f"{g.name} {g.value:.3g} (limit {g.limit:.3g})" for g in self.gates if not g.passed)
+
+
+def judge(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches], photos_wanted: int) -> Verdict:
+    """Gates of an adjusted submodel. evidence: in the scene's order. photos_wanted: photos of the submodel that match any other."""
+    noise = float(np.median(evidence.noise_px))
+    share = len(scene.photos) / max(photos_wanted, 1)
+    gates = [
+        Gate("share of photos placed", share, MIN_PHOTO_SHARE, share >= MIN_PHOTO_SHARE),
+    ]
+    error = float(reprojection_errors(scene).mean()) / noise if len(scene.obs_xy) else float("inf")
+    gates.append(Gate("reprojection error (feature pixels)", error, MAX_REPROJECTION, error <= MAX_REPROJECTION))
+    explained = _explained(scene, evidence, matches)
+    gates.append(Gate("share of matches explained", explained, MIN_MATCH_SHARE, explained >= MIN_MATCH_SHARE))
+    miss = np.linalg.norm((scene.centres - evidence.gps)[:, :2], axis=1)
+    have = np.isfinite(miss)
+    if have.sum() >= 4:
+        extent = float(np.linalg.norm(np.ptp(scene.centres[have, :2], axis=0)))
+        limit = max(MAX_GPS_SIGMAS * float(np.median(evidence.gps_sigma[have, 0])), MAX_GPS_SHARE * extent)
+        median = float(np.median(miss[have]))
+        gates.append(Gate("GPS residual, median horizontal (m)", median, limit, median <= limit))
+    return Verdict(tuple(gates))
+
+
+def _explained(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches]) -> float:
+    """Share of the verified matches between placed photos whose two features ended in one point."""
+    place = {s: k for k, s in enumerate(evidence.survey_index)}
+    point_of: list[dict[int, int]] = [{} for _ in scene.photos]
+    for photo, feature, point in zip(scene.obs_photo.tolist(), scene.obs_feature.tolist(), scene.obs_point.tolist()):
+        point_of[photo][feature] = point
+    total = good = 0
+    for m in matches:
+        if m.first in place and m.second in place:
+            a, b = point_of[place[m.first]], point_of[place[m.second]]
+            total += len(m.features)
+            good += sum(1 for f, g in m.features.tolist() if f in a and g in b and a[f] == b[g])
+    return good / total if total else 0.0

@@ -1,0 +1,104 @@
+"""Tracks of the whole survey from its verified matches, once cameras are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from passel.align.block import Cameras, Tracks
+from passel.align.projection import to_ray
+from passel.reconstruct.matches import PairMatches
+
+F64 = NDArray[np.float64]
+
+
+def build_tracks(
+    cameras: Cameras, matches: Iterable[PairMatches], place: Mapping[int, int], xy: Sequence[F64], reach_px: float
+) -> Tracks:
+    """Join matches into tracks (a feature belongs to one track; a track may hold two features of a photo: triangulation decides).
+
+    place: survey index of a photo → its index in the block. xy: per photo of the block its features' pixels. A match farther than
+    `reach_px` from the epipolar line that the cameras give is a wrong one and joins nothing.
+    """
+    offset = np.concatenate([[0], np.cumsum([len(f) for f in xy])]).astype(np.int64)
+    parent = np.arange(offset[-1], dtype=np.int64)
+    for m in matches:
+        if m.first not in place or m.second not in place:
+            continue
+        i, j = place[m.first], place[m.second]
+        a, b = m.features[:, 0].astype(np.int64), m.features[:, 1].astype(np.int64)
+        miss = np.empty(len(a))
+        c = cameras
+        ci, cj = c.of_photo[i], c.of_photo[j]
+        relative = c.rotations[j] @ c.rotations[i].T
+        baseline = c.rotations[j] @ (c.centres[i] - c.centres[j])
+        _epipolar_miss(c.rows[ci], c.aspect[ci], c.rows[cj], c.aspect[cj], relative, baseline, xy[i][a], xy[j][b], miss)
+        good = miss <= reach_px
+        _join(parent, a[good] + offset[i], b[good] + offset[j])
+    return _grouped(parent, offset, xy)
+
+
+@njit(cache=True, nogil=True)
+def _root(parent, a):
+    while parent[a] != a:
+        parent[a] = parent[parent[a]]
+        a = parent[a]
+    return a
+
+
+@njit(cache=True, nogil=True)
+def _join(parent, a, b):
+    for k in range(len(a)):
+        ra = _root(parent, a[k])
+        rb = _root(parent, b[k])
+        if ra < rb:
+            parent[rb] = ra
+        elif rb < ra:
+            parent[ra] = rb
+
+
+@njit(cache=True, nogil=True)
+def _roots(parent):
+    out = np.empty_like(parent)
+    for a in range(len(parent)):
+        out[a] = _root(parent, a)
+    return out
+
+
+def _grouped(parent: NDArray[np.int64], offset: NDArray[np.int64], xy: Sequence[F64]) -> Tracks:
+    root = _roots(parent)
+    size = np.bincount(root, minlength=len(root))
+    member = np.flatnonzero(size[root] >= 2)
+    order = np.lexsort((member, root[member]))
+    member = member[order]
+    heads, counts = np.unique(root[member], return_counts=True)
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    photo = (np.searchsorted(offset, member, side="right") - 1).astype(np.int32)
+    feature = (member - offset[photo]).astype(np.int32)
+    everything = np.concatenate([np.asarray(f, np.float64).reshape(-1, 2) for f in xy]) if len(xy) else np.zeros((0, 2))
+    assert len(heads) == len(start) - 1
+    return Tracks(start, photo, feature, everything[member])
+
+
+@njit(cache=True, nogil=True)
+def _epipolar_miss(row_i, aspect_i, row_j, aspect_j, relative, baseline, xy_i, xy_j, miss):
+    """Distance (px, the larger camera's focal) of each match from its epipolar plane."""
+    e = np.empty((3, 3))
+    for c in range(3):
+        e[0, c] = -baseline[2] * relative[1, c] + baseline[1] * relative[2, c]
+        e[1, c] = baseline[2] * relative[0, c] - baseline[0] * relative[2, c]
+        e[2, c] = -baseline[1] * relative[0, c] + baseline[0] * relative[1, c]
+    f = max(row_i[0], row_j[0])
+    for k in range(len(miss)):
+        x0, y0 = to_ray(row_i, aspect_i, xy_i[k, 0], xy_i[k, 1])
+        x1, y1 = to_ray(row_j, aspect_j, xy_j[k, 0], xy_j[k, 1])
+        l0 = e[0, 0] * x0 + e[0, 1] * y0 + e[0, 2]
+        l1 = e[1, 0] * x0 + e[1, 1] * y0 + e[1, 2]
+        l2 = e[2, 0] * x0 + e[2, 1] * y0 + e[2, 2]
+        m0 = e[0, 0] * x1 + e[1, 0] * y1 + e[2, 0]
+        m1 = e[0, 1] * x1 + e[1, 1] * y1 + e[2, 1]
+        value = l0 * x1 + l1 * y1 + l2
+        miss[k] = f * abs(value) / np.sqrt(l0 * l0 + l1 * l1 + m0 * m0 + m1 * m1 + 1e-30)

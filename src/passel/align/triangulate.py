@@ -1,0 +1,201 @@
+"""Points from tracks and cameras: linear start, Gauss-Newton, and removal of the observations that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from passel.align.block import Cameras, Tracks
+from passel.align.projection import to_pixel, to_pixel_with_derivatives, to_ray
+
+F64 = NDArray[np.float64]
+MIN_ANGLE_DEG = 1.5
+
+
+@dataclass(frozen=True)
+class Triangulation:
+    """points: (m, 3) world metres. tracks: what is left of the tracks. error: (k,) px of each observation left."""
+
+    points: F64
+    tracks: Tracks
+    error: F64
+
+
+def triangulate(cameras: Cameras, tracks: Tracks, max_error_px: float, start: F64 | None = None) -> Triangulation:
+    """Every track as a point; observations beyond `max_error_px` leave it (worst first), one observation a photo at most.
+
+    Points with fewer than two observations left, with rays closer than 1.5°, or behind a camera are dropped.
+    """
+    points = np.full((len(tracks), 3), np.nan) if start is None else start.copy()
+    error = np.full(len(tracks.photo), np.inf)
+    keep = np.zeros(len(tracks.photo), np.bool_)
+    c = cameras
+    _triangulate(
+        c.rows, c.aspect, c.of_photo, c.rotations, c.centres, tracks.start, tracks.photo, tracks.xy,
+        max_error_px, np.cos(np.deg2rad(MIN_ANGLE_DEG)), points, error, keep,
+    )  # fmt: skip
+    left, alive = tracks.kept(keep)
+    chosen = keep & alive[tracks.point_of_observation()]
+    return Triangulation(points[alive], left, error[chosen])
+
+
+def reprojection(cameras: Cameras, tracks: Tracks, points: F64) -> F64:
+    """(k,) px: how far each observation is from its point as the cameras see it; infinite behind a camera."""
+    error = np.empty(len(tracks.photo))
+    c = cameras
+    for p in range(len(tracks)):
+        lo, hi = tracks.start[p], tracks.start[p + 1]
+        _measure(
+            c.rows, c.aspect, c.of_photo, c.rotations, c.centres, tracks.photo, tracks.xy, lo, hi, points[p], error
+        )
+    return error
+
+
+@njit(cache=True, nogil=True)
+def _ray(row, aspect, rotation, u, v, out):
+    """Unit direction in the world of a pixel."""
+    x, y = to_ray(row, aspect, u, v)
+    n = 1.0 / np.sqrt(x * x + y * y + 1.0)
+    for a in range(3):
+        out[a] = (rotation[0, a] * x + rotation[1, a] * y + rotation[2, a]) * n
+
+
+@njit(cache=True, nogil=True)
+def _midpoint(rays, photo, centres, used, lo, hi, point):
+    """The point nearest to all used rays (least squares); False if they are parallel."""
+    a = np.zeros((3, 3))
+    b = np.zeros(3)
+    for o in range(lo, hi):
+        if not used[o]:
+            continue
+        d = rays[o - lo]
+        c = centres[photo[o]]
+        for i in range(3):
+            for j in range(3):
+                m = (1.0 if i == j else 0.0) - d[i] * d[j]
+                a[i, j] += m
+                b[i] += m * c[j]
+    if abs(np.linalg.det(a)) < 1e-12:
+        return False
+    point[:] = np.linalg.solve(a, b)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _refine(rows, aspect, of_photo, rotations, centres, photo, xy, used, lo, hi, point):
+    """Gauss-Newton on the reprojection error of one point."""
+    jq = np.empty((2, 3))
+    ji = np.empty((2, 8))
+    for _ in range(6):
+        h = np.zeros((3, 3))
+        g = np.zeros(3)
+        for o in range(lo, hi):
+            if not used[o]:
+                continue
+            k = photo[o]
+            q = rotations[k] @ (point - centres[k])
+            if q[2] <= 1e-6:
+                continue
+            u, v = to_pixel_with_derivatives(rows[of_photo[k]], aspect[of_photo[k]], q, jq, ji)
+            j = jq @ rotations[k]
+            r0, r1 = u - xy[o, 0], v - xy[o, 1]
+            w = 1.0 / (1.0 + (r0 * r0 + r1 * r1) / 4.0)
+            for a in range(3):
+                g[a] += w * (j[0, a] * r0 + j[1, a] * r1)
+                for b in range(3):
+                    h[a, b] += w * (j[0, a] * j[0, b] + j[1, a] * j[1, b])
+        if abs(np.linalg.det(h)) < 1e-18:
+            return
+        step = np.linalg.solve(h, g)
+        for a in range(3):
+            point[a] -= step[a]
+        if abs(step[0]) + abs(step[1]) + abs(step[2]) < 1e-5:
+            return
+
+
+@njit(cache=True, nogil=True)
+def _measure(rows, aspect, of_photo, rotations, centres, photo, xy, lo, hi, point, error):
+    """Reprojection errors of all observations of one point; infinite behind a camera."""
+    for o in range(lo, hi):
+        k = photo[o]
+        q = rotations[k] @ (point - centres[k])
+        if q[2] <= 1e-6 or not np.isfinite(q[2]):
+            error[o] = np.inf
+            continue
+        u, v = to_pixel(rows[of_photo[k]], aspect[of_photo[k]], q[0], q[1], q[2])
+        e = np.sqrt((u - xy[o, 0]) ** 2 + (v - xy[o, 1]) ** 2)
+        error[o] = e if np.isfinite(e) else np.inf
+
+
+@njit(cache=True, nogil=True)
+def _triangulate(
+    rows, aspect, of_photo, rotations, centres, start, photo, xy, max_error, min_cos, points, error, keep
+):  # fmt: skip
+    point = np.empty(3)
+    for p in range(len(start) - 1):
+        lo, hi = start[p], start[p + 1]
+        rays = np.empty((hi - lo, 3))
+        for o in range(lo, hi):
+            k = photo[o]
+            _ray(rows[of_photo[k]], aspect[of_photo[k]], rotations[k], xy[o, 0], xy[o, 1], rays[o - lo])
+            keep[o] = True
+        left = hi - lo
+        first = not np.isfinite(points[p, 0])
+        if not first:
+            point[:] = points[p]
+        while left >= 2:
+            if first and not _midpoint(rays, photo, centres, keep, lo, hi, point):
+                left = 0
+                break
+            first = True
+            _refine(rows, aspect, of_photo, rotations, centres, photo, xy, keep, lo, hi, point)
+            _measure(rows, aspect, of_photo, rotations, centres, photo, xy, lo, hi, point, error)
+            worst = -1
+            for o in range(lo, hi):
+                if keep[o] and error[o] > max_error and (worst < 0 or error[o] > error[worst]):
+                    worst = o
+            if worst < 0:
+                break
+            keep[worst] = False
+            left -= 1
+        left = _one_a_photo(photo, error, keep, lo, hi, max_error) if left >= 2 else 0
+        if left < 2 or not _wide_enough(rays, keep, lo, hi, min_cos):
+            keep[lo:hi] = False
+            continue
+        points[p] = point
+
+
+@njit(cache=True, nogil=True)
+def _one_a_photo(photo, error, keep, lo, hi, max_error):
+    """Of two features of one photo in a track the better one stays; returns how many observations are left."""
+    left = 0
+    for o in range(lo, hi):
+        if not keep[o]:
+            continue
+        for other in range(lo, o):
+            if keep[other] and photo[other] == photo[o]:
+                if error[o] < error[other]:
+                    keep[other] = False
+                    left -= 1
+                else:
+                    keep[o] = False
+                    break
+        if keep[o]:
+            left += 1
+    return left
+
+
+@njit(cache=True, nogil=True)
+def _wide_enough(rays, keep, lo, hi, min_cos):
+    for o in range(lo, hi):
+        if not keep[o]:
+            continue
+        for other in range(lo, o):
+            if keep[other]:
+                a, b = rays[o - lo], rays[other - lo]
+                if a[0] * b[0] + a[1] * b[1] + a[2] * b[2] < min_cos:
+                    return True
+    return False
