@@ -1,6 +1,6 @@
-# Everything here needs git, make and Python 3.11 or newer with venv; 'make setup' brings the rest into .venv.
+# Everything here needs git, make and Python 3.11, 3.12 or 3.13 with venv; 'make setup' brings the rest into .venv.
 
-PYTHONS = python3 python3.13 python3.12 python3.11 python3.14
+PYTHONS = python3 python3.13 python3.12 python3.11
 BIN = .venv/bin
 PASSEL = $(BIN)/passel
 STAMP = .venv/.installed
@@ -23,14 +23,14 @@ setup: $(STAMP)
 $(STAMP): constraints.txt pyproject.toml
 	@set -e; \
 	for p in $(PYTHONS); do \
-	  if "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
+	  if "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
 	    found="$$p"; \
 	    if "$$p" -c 'import ensurepip, venv' 2>/dev/null; then python="$$p"; break; fi; \
 	  fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  if [ -n "$$found" ]; then echo "make: $$found lacks venv. Install it: sudo apt install python3-venv" >&2; \
-	  else echo "make: no Python 3.11 to 3.14 found. Install one: sudo apt install python3 python3-venv" >&2; fi; \
+	  if [ -n "$$found" ]; then echo "make: $$found lacks venv. Install it: sudo apt install $$found-venv" >&2; \
+	  else echo "make: no Python 3.11, 3.12 or 3.13 found (libraries in constraints.txt are not made for others). Install one: sudo apt install python3 python3-venv" >&2; fi; \
 	  exit 1; \
 	fi; \
 	echo "Setting up .venv with $$("$$python" --version): about 1 GB, a few minutes, once."; \

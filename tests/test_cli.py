@@ -8,7 +8,7 @@ import pytest
 
 import passel
 from passel import cli
-from passel.errors import ReconstructionError
+from passel.errors import Interrupted, ReconstructionError
 
 
 def run_passel(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -131,6 +131,7 @@ def test_odm_form_and_its_side_files(tmp_path, requests, capsys):
             1,
             "no cameras found [submodel 1] → add photos",
         ),
+        (Interrupted("Stopped.", "", "go on"), 130, "passel: Stopped. → go on"),
         (KeyboardInterrupt(), 130, "give the same command again to go on"),
         (OSError(28, "No space left on device", "/data/map"), 1, "No space left on device [/data/map]"),
     ],

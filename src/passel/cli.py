@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import passel
-from passel.errors import InputError, PasselError, StorageError, UsageError
+from passel.errors import InputError, Interrupted, PasselError, StorageError, UsageError
 from passel.option_table import HARMLESS, LATER, SUPPORTED, Option, Range
 from passel.options import Options, Parsed, has_json_text, parse_options, parse_value, usage_line
 
@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _command(words)
         sys.stdout.flush()
         return code
+    except Interrupted as e:
+        print(f"\npassel: {e}", file=sys.stderr)
+        return e.exit_code
     except PasselError as e:
         _complain(str(e))
         return e.exit_code
@@ -125,14 +128,11 @@ def _demo(words: tuple[str, ...]) -> int:
 
     strips = max(2, round(math.sqrt(0.7 * count)))  # the flight's proportions: 7 strips of 10
     settings = DemoSettings(strips=strips, photos_per_strip=math.ceil(count / strips))
-    photos, output = folder / "photos", folder / "map"
-    print(
-        f"passel {passel.__version__}: writing {strips * settings.photos_per_strip} synthetic photos to {photos}",
-        flush=True,
-    )
-    truth = write_demo(photos, settings)
-    _tell(_run_job(photos, output, options, ("passel", "demo", *words)))
-    print(measure(truth, output).text)
+    made = strips * settings.photos_per_strip
+    print(f"passel {passel.__version__}: {made} synthetic photos in {folder / 'images'}, map to {folder}", flush=True)
+    truth = write_demo(folder, settings, options.max_concurrency)
+    _tell(_run_job(folder / "images", folder, options, ("passel", "demo", *words)))
+    print(measure(truth, folder).text)
     return 0
 
 
