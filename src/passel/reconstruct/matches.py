@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ F64 = NDArray[np.float64]
 class PairMatches:
     """The geometrically verified matches of one pair.
 
-    first, second: indices of the photos in the survey. features: (k, 2) int32 feature indices. config: COLMAP's two-view
+    first, second: numbers of the photos, as the caller counts them. features: (k, 2) int32 feature indices. config: COLMAP's two-view
     configuration code. E, F, H: (3, 3) essential, fundamental and homography matrices (identity where not estimated).
     """
 
@@ -29,10 +29,11 @@ class PairMatches:
     H: F64
 
 
-def save_matches(path: Path, matches: Sequence[PairMatches]) -> None:
-    """All pairs of a step in one npz."""
+def save_matches(path: Path, photos: Sequence[str], matches: Sequence[PairMatches]) -> None:
+    """All pairs of a step in one npz. photos: the names that `first` and `second` index, so that the file stands for itself."""
     np.savez(
         path,
+        photos=np.array(photos, np.str_),
         pairs=np.array([(m.first, m.second) for m in matches], np.int32).reshape(-1, 2),
         config=np.array([m.config for m in matches], np.int32),
         geometry=np.array([(m.E, m.F, m.H) for m in matches], np.float64).reshape(-1, 3, 3, 3),
@@ -41,12 +42,16 @@ def save_matches(path: Path, matches: Sequence[PairMatches]) -> None:
     )
 
 
-def load_matches(path: Path) -> list[PairMatches]:
+def load_matches(path: Path, index_of: Mapping[str, int]) -> list[PairMatches]:
+    """The pairs whose two photos are in `index_of`, with `first` and `second` as it numbers them."""
     with np.load(path) as d:
+        number = [index_of.get(str(name)) for name in d["photos"]]
         pairs, config, geometry, features = d["pairs"], d["config"], d["geometry"], d["features"]
         ends = np.cumsum(d["counts"])
     starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    return [
-        PairMatches(int(p[0]), int(p[1]), features[a:b], int(c), g[0], g[1], g[2])
-        for p, a, b, c, g in zip(pairs, starts, ends, config, geometry)
-    ]
+    found = []
+    for (i, j), a, b, c, g in zip(pairs, starts, ends, config, geometry):
+        first, second = number[i], number[j]
+        if first is not None and second is not None:
+            found.append(PairMatches(first, second, features[a:b], int(c), g[0], g[1], g[2]))
+    return found

@@ -1,0 +1,123 @@
+"""Steps that bring all cameras into one frame: alignment of the submodels, and the one adjustment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from passel.align.level import levelled
+from passel.align.merge import merge_scenes
+from passel.align.resect import Unplaced, resect
+from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between
+from passel.align.whole import adjust_whole
+from passel.geo.similarity import Similarity
+from passel.pipeline.step import Fact, StepInputs
+from passel.pipeline.steps.cameras import evidence_for
+from passel.reconstruct.features import Features
+from passel.reconstruct.matches import load_matches
+from passel.reconstruct.scene import Scene
+from passel.survey.model import Survey
+
+RESECT_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class AlignParams:
+    """submodels: names, in the order of the 'scene' inputs. cores: their core photos. align: False leaves each where its GPS puts it."""
+
+    submodels: tuple[str, ...]
+    cores: tuple[tuple[str, ...], ...]
+    align: bool
+
+
+def align(inputs: StepInputs, params: AlignParams, out: Path) -> dict[str, Fact]:
+    """Joint similarities of the submodels (role 'scene', many; 'survey' file) → one scene without points, and alignment.json."""
+    survey = Survey.load(inputs.one("survey"))
+    scenes = [Scene.load(p) for p in inputs.many("scene")]
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    gps, sigma = survey.positions_in_world(), survey.position_sigmas()
+    rows = [[index[n] for n in s.photos] for s in scenes]
+    shared = shared_between(scenes)
+    placed = [Similarity.identity()] * len(scenes)
+    before = disagreement(shared, placed)
+    if params.align and len(scenes) > 1:
+        placed = align_jointly(scenes, shared, [gps[r] for r in rows], [sigma[r] for r in rows])
+    after = disagreement(shared, placed)
+    merged = merge_scenes([s.transformed(t) for s, t in zip(scenes, placed)], [frozenset(c) for c in params.cores])
+    merged.save(out)
+    steps = {"by GPS alone": asdict(before), "joint similarities": asdict(after)}
+    (out / "alignment.json").write_text(json.dumps(steps, indent=1), encoding="utf-8")
+    return {"photos": len(merged.photos), "shared_cameras": after.cameras}
+
+
+@dataclass(frozen=True)
+class AdjustParams:
+    """photos: names, in the order of the 'features' inputs (all photos of the survey). quality: of the features."""
+
+    photos: tuple[str, ...]
+    quality: str
+
+
+def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fact]:
+    """The one adjustment. Roles: 'survey' file, 'aligned' scene, 'features' (all photos), 'matches', 'scene' (the submodels, to
+    tell how far the adjustment moved them) → the final scene, and alignment.json with the step added."""
+    survey = Survey.load(inputs.one("survey"))
+    aligned = Scene.load(inputs.one("aligned"))
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    loaded = {
+        n: Features.load(p / "features.npz", with_descriptors=False)
+        for n, p in zip(params.photos, inputs.many("features"), strict=True)
+    }
+    found = [m for p in inputs.many("matches") for m in load_matches(p / "matches.npz", index)]
+    focal = np.array([c.focal_prior_px for c in survey.cameras])
+    held = np.array([c.focal_prior_sigma for c in survey.cameras])
+    scene = aligned
+    for number in range(RESECT_ROUNDS):
+        scene, facts = adjust_whole(
+            scene, evidence_for(survey, scene.photos, loaded, params.quality, focal, held), found
+        )
+        missing = _unplaced(survey, scene, loaded)
+        if not missing or number == RESECT_ROUNDS - 1:
+            break
+        grown = resect(scene, [index[n] for n in scene.photos], missing, found)
+        if len(grown.photos) == len(scene.photos):
+            break
+        scene = grown
+    if not survey.frame.is_georeferenced:
+        scene = levelled(scene)
+    scene.save(out)
+    steps = json.loads((inputs.one("aligned") / "alignment.json").read_text(encoding="utf-8"))
+    steps["adjustment"] = asdict(_after(aligned, scene))
+    (out / "alignment.json").write_text(json.dumps(steps, indent=1), encoding="utf-8")
+    return {
+        "photos": len(scene.photos), "points": facts.points, "observations": facts.observations,
+        "reprojection_px": facts.reprojection_px, "gps_sigma_horizontal_m": facts.gps_sigma_used_m[0],
+        "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations,
+    }  # fmt: skip
+
+
+def _unplaced(survey: Survey, scene: Scene, loaded: dict[str, Features]) -> list[Unplaced]:
+    placed, camera = set(scene.photos), survey.camera_index()
+    return [
+        Unplaced(p.name, i, int(camera[i]), loaded[p.name].xy.astype(np.float64))
+        for i, p in enumerate(survey.photos)
+        if p.name not in placed
+    ]
+
+
+def _after(aligned: Scene, final: Scene) -> Disagreement:
+    """In the adjusted frame submodels agree by construction; what is told is how far the adjustment moved the aligned photos."""
+    place = {n: i for i, n in enumerate(aligned.photos)}
+    both = [(place[n], i) for i, n in enumerate(final.photos) if n in place]
+    a, b = (np.array(v, int) for v in zip(*both, strict=True))
+    moved = np.linalg.norm(aligned.centres[a] - final.centres[b], axis=1)
+    turn = aligned.cam_from_world[a] @ final.cam_from_world[b].transpose(0, 2, 1)
+    angle = np.degrees(np.arccos(np.clip((np.trace(turn, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    m50, m95, a50, a95 = (
+        *np.percentile(moved, [50, 95]).tolist(),
+        *np.percentile(angle, [50, 95]).tolist(),
+    )
+    return Disagreement(len(a), m50, m95, a50, a95, float("nan"), float("nan"))

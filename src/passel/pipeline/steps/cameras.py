@@ -1,0 +1,200 @@
+"""Steps that find the cameras: features, pairs by looks, matches, calibration, submodels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from passel.align.gates import Gate, Verdict, judge
+from passel.align.whole import Evidence, adjust_whole
+from passel.errors import ReconstructionError
+from passel.pipeline.step import Fact, StepInputs
+from passel.reconstruct.colmap_db import DbPhoto
+from passel.reconstruct.features import SIZE_PX, Features, find_features
+from passel.reconstruct.mapping import Mapper, MappingInput, map_photos, placed_by_gps
+from passel.reconstruct.matches import PairMatches, load_matches, save_matches
+from passel.reconstruct.matching import match_pairs
+from passel.reconstruct.pairs import pairs_by_looks
+from passel.reconstruct.scene import Intrinsics, Scene
+from passel.survey.model import Survey
+
+LOOKS_FEATURES = 400
+CALIBRATED_SIGMA = 0.003  # how far a submodel's focal length may leave the survey's calibration (relative)
+
+
+@dataclass(frozen=True)
+class FeatureParams:
+    """width_px, height_px: the photo's stored size. quality: a word of SIZE_PX."""
+
+    width_px: int
+    height_px: int
+    quality: str
+
+
+def features(inputs: StepInputs, params: FeatureParams, out: Path) -> dict[str, Fact]:
+    """The features of one photo (role 'photo') → features.npz."""
+    found = find_features(inputs.one("photo"), params.width_px, params.height_px, params.quality)
+    found.save(out / "features.npz")
+    return {"features": len(found.xy)}
+
+
+@dataclass(frozen=True)
+class LooksParams:
+    """neighbours: look-alikes a photo is paired with. following: photos after it, by name, that it is paired with as well."""
+
+    neighbours: int
+    following: int
+
+
+def looks(inputs: StepInputs, params: LooksParams, out: Path) -> dict[str, Fact]:
+    """Pairs of photos that look alike (role 'features', in survey order) → pairs.npy, (p, 2) int64 survey indices."""
+    words = [Features.load(p / "features.npz").descriptors[:LOOKS_FEATURES] for p in inputs.many("features")]
+    pairs = pairs_by_looks(words, params.neighbours, params.following)
+    np.save(out / "pairs.npy", pairs)
+    return {"pairs": len(pairs)}
+
+
+@dataclass(frozen=True)
+class MatchParams:
+    """photos: names, in the order of the inputs. pairs: to match, indices into photos. cameras, camera_of: prior intrinsics."""
+
+    photos: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...]
+    cameras: tuple[Intrinsics, ...]
+    camera_of: tuple[int, ...]
+
+
+def matches(inputs: StepInputs, params: MatchParams, out: Path) -> dict[str, Fact]:
+    """Verified matches of a chunk of pairs (role 'features', one a photo) → matches.npz."""
+    loaded = {i: Features.load(p / "features.npz") for i, p in enumerate(inputs.many("features"))}
+    pairs = np.array(params.pairs, np.int64).reshape(-1, 2)
+    found = match_pairs(pairs, loaded, params.cameras, dict(enumerate(params.camera_of)), out)
+    save_matches(out / "matches.npz", params.photos, found)
+    return {"pairs": len(pairs), "verified": len(found), "matches": sum(len(m.features) for m in found)}
+
+
+@dataclass(frozen=True)
+class SubmodelParams:
+    """name: of the submodel. photos: names, in the order of the inputs. mapper: 'global' or 'incremental'.
+    quality: of the features. calibrate: this is the calibration sample, so the cameras are free."""
+
+    name: str
+    photos: tuple[str, ...]
+    mapper: str
+    quality: str
+    calibrate: bool = False
+
+
+def submodel(inputs: StepInputs, params: SubmodelParams, out: Path) -> dict[str, Fact]:
+    """Map some photos and judge the result.
+
+    Roles: 'survey' file; 'features', one a photo; 'matches', many; 'calibration', at most one. Leaves the scene in the world frame
+    (if it has GPS) and verdict.json. A model that fails a gate is an artifact too, with the fact passed = False: making it again with
+    the same settings would fail in the same way.
+    """
+    survey = Survey.load(inputs.one("survey"))
+    known = [load_cameras(p) for p in inputs.many("calibration")]
+    cameras = known[0] if known else prior_cameras(survey)
+    xy = _features_of(inputs, params.photos)
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    found = [m for p in inputs.many("matches") for m in load_matches(p / "matches.npz", index)]
+    wanted = {index[n] for n in params.photos}
+    found = [m for m in found if m.first in wanted and m.second in wanted]
+    scene, verdict = _mapped(survey, params, cameras, xy, found, out, calibrated=bool(known))
+    (out / "verdict.json").write_text(json.dumps(asdict(verdict), indent=1), encoding="utf-8")
+    if scene is not None:
+        scene.save(out)
+        save_cameras(out / "cameras.json", scene.cameras)
+    placed = len(scene.photos) if scene else 0
+    return {"passed": verdict.passed, "why": verdict.failures, "photos": placed, "mapper": params.mapper}
+
+
+def _mapped(
+    survey: Survey,
+    params: SubmodelParams,
+    cameras: tuple[Intrinsics, ...],
+    loaded: Mapping[str, Features],
+    found: Sequence[PairMatches],
+    scratch: Path,
+    calibrated: bool,
+) -> tuple[Scene | None, Verdict]:
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    place = {index[n]: k for k, n in enumerate(params.photos)}
+    gps, sigma, camera_of = survey.positions_in_world(), survey.position_sigmas(), survey.camera_index()
+    photos = tuple(
+        DbPhoto(n, loaded[n], int(camera_of[index[n]]), *_known(gps[index[n]], sigma[index[n]])) for n in params.photos
+    )
+    local = tuple(replace(m, first=place[m.first], second=place[m.second]) for m in found)
+    scene = map_photos(MappingInput(cameras, photos, local, not calibrated), Mapper(params.mapper), scratch)
+    if scene is None:
+        return None, Verdict((Gate("photos placed", 0, 2, False),))
+    rows = [index[n] for n in scene.photos]
+    scene = placed_by_gps(scene, gps[rows], sigma[rows])
+    focal = np.array([c.fx for c in cameras])
+    held = (
+        np.full(len(cameras), CALIBRATED_SIGMA)
+        if calibrated
+        else np.array([c.focal_prior_sigma for c in survey.cameras])
+    )
+    evidence = evidence_for(survey, scene.photos, loaded, params.quality, focal, held)
+    try:
+        scene, _ = adjust_whole(scene, evidence, found)
+    except ReconstructionError as e:
+        return None, Verdict((Gate(e.what, 0, 1, False),))
+    evidence = evidence_for(survey, scene.photos, loaded, params.quality, focal, held)
+    matched = {n for m in found if len(m.features) >= 30 for n in (m.first, m.second)}
+    return scene, judge(scene, evidence, found, len(matched))
+
+
+def _known(gps: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    return (gps, sigma) if np.isfinite(gps).all() else (None, None)
+
+
+def _features_of(inputs: StepInputs, photos: Sequence[str]) -> dict[str, Features]:
+    paths = inputs.many("features")
+    assert len(paths) == len(photos), "one features artifact a photo"
+    return {n: Features.load(p / "features.npz", with_descriptors=False) for n, p in zip(photos, paths)}
+
+
+def evidence_for(
+    survey: Survey,
+    photos: Sequence[str],
+    loaded: Mapping[str, Features],
+    quality: str,
+    focal_px: np.ndarray,
+    focal_sigma: np.ndarray,
+) -> Evidence:
+    """What the survey and the features say about `photos`, for the adjustment."""
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    rows = [index[n] for n in photos]
+    longest = np.array([max(loaded[n].width_px, loaded[n].height_px) for n in photos], float)
+    return Evidence(
+        tuple(rows),
+        tuple(loaded[n].xy.astype(np.float64) for n in photos),
+        survey.positions_in_world()[rows],
+        survey.position_sigmas()[rows],
+        longest / np.minimum(longest, SIZE_PX[quality]),
+        focal_px,
+        focal_sigma,
+    )
+
+
+def prior_cameras(survey: Survey) -> tuple[Intrinsics, ...]:
+    """Each camera as its metadata tell: prior focal length, centred, no distortion."""
+    return tuple(
+        Intrinsics(c.id, c.width_px, c.height_px, c.focal_prior_px, c.focal_prior_px, c.width_px / 2, c.height_px / 2)
+        for c in survey.cameras
+    )
+
+
+def save_cameras(path: Path, cameras: Sequence[Intrinsics]) -> None:
+    path.write_text(json.dumps([asdict(c) for c in cameras], indent=1), encoding="utf-8")
+
+
+def load_cameras(folder: Path) -> tuple[Intrinsics, ...]:
+    """The cameras.json of a submodel step's artifact."""
+    return tuple(Intrinsics(**c) for c in json.loads((folder / "cameras.json").read_text(encoding="utf-8")))
