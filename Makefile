@@ -7,7 +7,7 @@ STAMP = .venv/.installed
 OUT ?= $(if $(filter demo,$(MAKECMDGOALS)),demo,out)
 ARGS ?=
 
-.PHONY: help setup demo map test check format bench clean
+.PHONY: help setup demo photos-given map test check format bench clean
 
 help:
 	@echo "make demo                           set up, map the built-in synthetic survey, say where the map is"
@@ -45,8 +45,10 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup
 	$(PASSEL) demo --output "$(OUT)" $(ARGS)
 
-map: setup
+photos-given:
 	@if [ -z "$(PHOTOS)" ]; then echo "make: say where the photos are: make map PHOTOS=folder [OUT=folder]" >&2; exit 2; fi
+
+map: photos-given setup
 	$(PASSEL) run "$(PHOTOS)" --output "$(OUT)" $(ARGS)
 
 test: setup

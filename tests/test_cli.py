@@ -46,6 +46,8 @@ def test_version_help_and_options():
     [
         (["rum"], "unknown command 'rum'"),
         (["run"], "no folder of photos given"),
+        (["run", ""], "no folder of photos given"),
+        (["run", "/"], "the map would lie among the photos"),
         (["run", "a", "b"], "too many folders: a b"),
         (["run", "photos", "--splt", "4"], "unknown option --splt → did you mean --split?"),
         (["run", "photos", "--split", "none"], "--split 'none' is not a whole number"),
@@ -104,8 +106,11 @@ def test_own_form_passes_folders_and_options_on(photos, requests):
 
 
 def test_without_output_the_map_goes_beside_the_photos(photos, requests):
+    inner = photos / "inner"
+    inner.mkdir()
     assert cli.main(["run", str(photos)]) == 0
-    assert requests[0][1] == photos.parent / "photos_map"
+    assert cli.main(["run", str(inner / "..")]) == 0
+    assert [request[1] for request in requests] == [photos.parent / "photos_map"] * 2
 
 
 def test_odm_form_and_its_side_files(tmp_path, requests, capsys):

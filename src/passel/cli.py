@@ -162,8 +162,10 @@ def _tell(result: RunResult) -> None:
 
 def _folders(parsed: Parsed) -> tuple[Path, Path]:
     """(photos, output) of a run, from either form of the command line; checked, absolute."""
-    if len(parsed.arguments) != 1:
-        what = f"too many folders: {' '.join(parsed.arguments)}" if parsed.arguments else "no folder of photos given"
+    if len(parsed.arguments) != 1 or not parsed.arguments[0]:
+        what = (
+            f"too many folders: {' '.join(parsed.arguments)}" if any(parsed.arguments) else "no folder of photos given"
+        )
         raise UsageError(what, todo="passel run PHOTOS --output OUT, or passel run --project-path DIR NAME")
     name = parsed.arguments[0]
     if parsed.project_path is not None:
@@ -173,7 +175,8 @@ def _folders(parsed: Parsed) -> tuple[Path, Path]:
         photos = output / "images"
     else:
         photos = Path(name).absolute()
-        output = (parsed.output or photos.with_name(photos.name + "_map")).absolute()
+        real = photos.resolve()  # '..' and links have no name of their own
+        output = (parsed.output or real.parent / (real.name + "_map")).absolute()
     if not photos.is_dir():
         problem = "not a folder" if photos.exists() else "no such folder"
         raise InputError(f"photos cannot be read: {problem}", str(photos), "give the folder that holds the photos")
