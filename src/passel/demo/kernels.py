@@ -17,6 +17,8 @@ I32 = NDArray[np.int32]
 
 GROUND, ROOF_LEFT, ROOF_RIGHT, CROWN, NOTHING = 0, 5, 6, 7, -1  # faces; 1..4 are a box's walls
 BOX, BLOB = 0, 1
+ROOFS_WITHIN_M = 28.0
+ROAD_ZONE, TRACK_ZONE, VILLAGE_ZONE, WOOD_ZONE, SHADE_ZONE = 1, 2, 4, 8, 16
 
 # columns of the object table
 KIND, CX, CY, COS, SIN, HX, HY, LOW, EAVE, RIDGE, HUE, STYLE = range(12)
@@ -30,10 +32,12 @@ _S29, _S32, _S40 = np.uint64(29), np.uint64(32), np.uint64(40)
 class WorldArrays(NamedTuple):
     """The world as flat arrays for the kernels.
 
-    coef: cubic B-spline coefficients of the ground (m), knot (0, 0) at (coef_west, coef_south), coef_step apart.
-    objects: (n, 12) table; start, items: objects that meet each `cell`-sized square (row by row from the south-west corner
-    west, south); top: (rows, cols) highest object of each square, absolute metres. marks: (rows, cols, 2) checkpoint mark of
-    each mark_cell-sized square, NaN if none; mark_size: side of a mark.
+    coef: cubic B-spline coefficients of the ground (m), the first at (coef_west, coef_south), coef_step apart.
+    objects: (n, 12) table. start, items: objects that meet each `cell`-sized square, row by row from the south-west
+    corner (west, south). top: (rows, cols) highest object of each square, absolute metres; roofs: the same of all
+    squares within ROOFS_WITHIN_M, which no ray flatter than 45° can escape. zones: (rows, cols) what may
+    lie in each square, bits ROAD_ZONE ... SHADE_ZONE; a bit may be set needlessly, never be missing.
+    marks: (rows, cols, 2) checkpoint mark of each mark_cell-sized square, NaN if none. mark_size: side of a mark.
     """
 
     seed: int
@@ -45,6 +49,8 @@ class WorldArrays(NamedTuple):
     start: I32
     items: I32
     top: F64
+    roofs: F64
+    zones: NDArray[np.uint8]
     west: float
     south: float
     cell: float
@@ -54,53 +60,65 @@ class WorldArrays(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def hash01(seed: int, ix: int, iy: int) -> float:
-    """A number in [0, 1) for an integer lattice point."""
-    h = np.uint64(ix) * _M1 + np.uint64(iy) * _M2 + np.uint64(seed) * _M3
+def _mixed(h: np.uint64) -> float:
+    """A well mixed number in [0, 1) of a lattice number."""
     h ^= h >> _S29
     h *= _M3
     h ^= h >> _S32
-    h *= _M1
-    return float(h >> _S40) * (1.0 / 16777216.0)
+    return float(np.int64((h * _M1) >> _S40)) * (1.0 / 16777216.0)
+
+
+@njit(cache=True, nogil=True)
+def hash01(seed: int, ix: int, iy: int) -> float:
+    """A number in [0, 1) for an integer lattice point."""
+    return _mixed(np.uint64(ix) * _M1 + np.uint64(iy) * _M2 + np.uint64(seed) * _M3)
 
 
 @njit(cache=True, nogil=True)
 def noise(seed: int, x: float, y: float) -> float:
     """Value noise in [0, 1) with lattice spacing 1 and smooth interpolation."""
-    fx, fy = math.floor(x), math.floor(y)
-    ix, iy = int(fx), int(fy)
-    u, v = x - fx, y - fy
+    ix, iy = math.floor(x), math.floor(y)
+    u, v = x - ix, y - iy
     u = u * u * (3.0 - 2.0 * u)
     v = v * v * (3.0 - 2.0 * v)
-    a, b = hash01(seed, ix, iy), hash01(seed, ix + 1, iy)
-    c, d = hash01(seed, ix, iy + 1), hash01(seed, ix + 1, iy + 1)
+    h = np.uint64(ix) * _M1 + np.uint64(iy) * _M2 + np.uint64(seed) * _M3
+    a, b, c, d = _mixed(h), _mixed(h + _M1), _mixed(h + _M2), _mixed(h + _M1 + _M2)
     return (a + (b - a) * u) * (1.0 - v) + (c + (d - c) * u) * v
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def ground(w: WorldArrays, x: float, y: float) -> tuple[float, float, float]:
     """Ground height and its slopes to east and north. Beyond the world's edge the last patch is clamped."""
-    rows, cols = w.coef.shape
-    sx = min(max((x - w.coef_west) / w.coef_step, 1.0), cols - 3.001)
-    sy = min(max((y - w.coef_south) / w.coef_step, 1.0), rows - 3.001)
+    return _spline(w.coef, (x - w.coef_west) / w.coef_step, (y - w.coef_south) / w.coef_step, w.coef_step)
+
+
+@njit(cache=True, nogil=True)
+def _spline(k: F64, sx: float, sy: float, step: float) -> tuple[float, float, float]:
+    """Uniform cubic B-spline: value and slopes. Written out because it runs several times for every ray."""
+    rows, cols = k.shape
+    sx, sy = min(max(sx, 1.0), cols - 3.001), min(max(sy, 1.0), rows - 3.001)
     i, j = int(sx), int(sy)
     u, v = sx - i, sy - j
     u1, v1 = 1.0 - u, 1.0 - v
-    bx = (u1 * u1 * u1, 3 * u * u * u - 6 * u * u + 4, -3 * u * u * u + 3 * u * u + 3 * u + 1, u * u * u)
-    by = (v1 * v1 * v1, 3 * v * v * v - 6 * v * v + 4, -3 * v * v * v + 3 * v * v + 3 * v + 1, v * v * v)
-    dx = (-3 * u1 * u1, 9 * u * u - 12 * u, -9 * u * u + 6 * u + 3, 3 * u * u)
-    dy = (-3 * v1 * v1, 9 * v * v - 12 * v, -9 * v * v + 6 * v + 3, 3 * v * v)
-    h = gx = gy = 0.0
-    for r in range(4):
-        s = ds = 0.0
-        for c in range(4):
-            k = w.coef[j - 1 + r, i - 1 + c]
-            s += bx[c] * k
-            ds += dx[c] * k
-        h += by[r] * s
-        gx += by[r] * ds
-        gy += dy[r] * s
-    return h / 36.0, gx / 36.0 / w.coef_step, gy / 36.0 / w.coef_step
+    b0, b3, c0, c3 = u1 * u1 * u1, u * u * u, -3 * u1 * u1, 3 * u * u
+    b1, b2 = 3 * b3 - 6 * u * u + 4, 3 * u1 * u1 * u1 - 6 * u1 * u1 + 4
+    c1, c2 = 9 * u * u - 12 * u, 12 * u1 - 9 * u1 * u1
+    n = np.uint64(i - 1)
+    n1, n2, n3 = np.uint64(i), np.uint64(i + 1), np.uint64(i + 2)
+    r = k[np.uint64(j - 1)]
+    s0, d0 = b0 * r[n] + b1 * r[n1] + b2 * r[n2] + b3 * r[n3], c0 * r[n] + c1 * r[n1] + c2 * r[n2] + c3 * r[n3]
+    r = k[np.uint64(j)]
+    s1, d1 = b0 * r[n] + b1 * r[n1] + b2 * r[n2] + b3 * r[n3], c0 * r[n] + c1 * r[n1] + c2 * r[n2] + c3 * r[n3]
+    r = k[np.uint64(j + 1)]
+    s2, d2 = b0 * r[n] + b1 * r[n1] + b2 * r[n2] + b3 * r[n3], c0 * r[n] + c1 * r[n1] + c2 * r[n2] + c3 * r[n3]
+    r = k[np.uint64(j + 2)]
+    s3, d3 = b0 * r[n] + b1 * r[n1] + b2 * r[n2] + b3 * r[n3], c0 * r[n] + c1 * r[n1] + c2 * r[n2] + c3 * r[n3]
+    e0, e3 = v1 * v1 * v1, v * v * v
+    e1, e2 = 3 * e3 - 6 * v * v + 4, 3 * e0 - 6 * v1 * v1 + 4
+    h = e0 * s0 + e1 * s1 + e2 * s2 + e3 * s3
+    gx = e0 * d0 + e1 * d1 + e2 * d2 + e3 * d3
+    gy = -3 * v1 * v1 * s0 + (9 * v * v - 12 * v) * s1 + (12 * v1 - 9 * v1 * v1) * s2 + 3 * v * v * s3
+    return h / 36.0, gx / (36.0 * step), gy / (36.0 * step)
 
 
 @njit(cache=True, nogil=True)
@@ -116,11 +134,27 @@ def roof(o: F64, x: float, y: float) -> float:
     return o[RIDGE] - (o[RIDGE] - o[EAVE]) * abs(ly) / o[HY]
 
 
+@njit(cache=True, nogil=True, inline="always")
+def zone(w: WorldArrays, x: float, y: float) -> int:
+    """Zone bits of a place; all of them outside the world."""
+    c, r = math.floor((x - w.west) / w.cell), math.floor((y - w.south) / w.cell)
+    rows, cols = w.top.shape
+    return int(w.zones[r, c]) if 0 <= c < cols and 0 <= r < rows else 255
+
+
+@njit(cache=True, nogil=True, inline="always")
+def ceiling(w: WorldArrays, x: float, y: float) -> float:
+    """A height no object near the place reaches; -inf if there is none."""
+    c, r = math.floor((x - w.west) / w.cell), math.floor((y - w.south) / w.cell)
+    rows, cols = w.top.shape
+    return w.roofs[r, c] if 0 <= c < cols and 0 <= r < rows else -np.inf
+
+
 @njit(cache=True, nogil=True)
 def surface(w: WorldArrays, x: float, y: float) -> tuple[float, int]:
     """Height of the top surface, and the object it belongs to (-1: ground)."""
     best, which = ground(w, x, y)[0], -1
-    c, r = int(math.floor((x - w.west) / w.cell)), int(math.floor((y - w.south) / w.cell))
+    c, r = math.floor((x - w.west) / w.cell), math.floor((y - w.south) / w.cell)
     rows, cols = w.top.shape
     if 0 <= c < cols and 0 <= r < rows:
         for n in range(w.start[r * cols + c], w.start[r * cols + c + 1]):
@@ -172,14 +206,14 @@ def hit_box(o: F64, ox: float, oy: float, oz: float, dx: float, dy: float, dz: f
     return (near, face) if near < far else (np.inf, NOTHING)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def trace(
     w: WorldArrays, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, t0: float, t1: float
 ) -> tuple[float, int, int]:
     """First object hit by the ray between t0 and t1: distance, object (-1: none), face. Walks the squares of the index."""
     rows, cols = w.top.shape
     x, y = ox + t0 * dx, oy + t0 * dy
-    c, r = int(math.floor((x - w.west) / w.cell)), int(math.floor((y - w.south) / w.cell))
+    c, r = math.floor((x - w.west) / w.cell), math.floor((y - w.south) / w.cell)
     sc, sr = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
     tx = (w.west + (c + (dx > 0)) * w.cell - ox) / dx if dx != 0 else np.inf
     ty = (w.south + (r + (dy > 0)) * w.cell - oy) / dy if dy != 0 else np.inf
@@ -225,10 +259,10 @@ def clearances(w: WorldArrays, x: F64, y: F64, reach: float) -> F64:
     rows, cols = w.top.shape
     out = np.full(len(x), reach)
     for i in range(len(x)):
-        c0 = max(0, int(math.floor((x[i] - reach - w.west) / w.cell)))
-        c1 = min(cols - 1, int(math.floor((x[i] + reach - w.west) / w.cell)))
-        r0 = max(0, int(math.floor((y[i] - reach - w.south) / w.cell)))
-        r1 = min(rows - 1, int(math.floor((y[i] + reach - w.south) / w.cell)))
+        c0 = max(0, math.floor((x[i] - reach - w.west) / w.cell))
+        c1 = min(cols - 1, math.floor((x[i] + reach - w.west) / w.cell))
+        r0 = max(0, math.floor((y[i] - reach - w.south) / w.cell))
+        r1 = min(rows - 1, math.floor((y[i] + reach - w.south) / w.cell))
         for r in range(r0, r1 + 1):
             for c in range(c0, c1 + 1):
                 for n in range(w.start[r * cols + c], w.start[r * cols + c + 1]):

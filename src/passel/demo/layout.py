@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from passel.demo.kernels import hash01, noise
+from passel.demo.kernels import (
+    ROAD_ZONE,
+    SHADE_ZONE,
+    TRACK_ZONE,
+    VILLAGE_ZONE,
+    WOOD_ZONE,
+    WorldArrays,
+    ground,
+    hash01,
+    noise,
+)
 
 ROAD_EVERY_M, ROAD_HALF_M = 260.0, 3.1
 TRACK_EVERY_M, TRACK_HALF_M = 210.0, 1.7
 PARCEL_WIDTH_M, PARCEL_LENGTH_M = 47.0, 83.0
+WOOD_FROM = 0.69
 MEADOW, WHEAT, PLOUGHED, CLOVER, HAY, ORCHARD = range(6)
 
 
@@ -56,7 +69,7 @@ def parcel(seed: int, x: float, y: float) -> tuple[int, float, float, float]:
 
 @njit(cache=True, nogil=True)
 def woodness(seed: int, x: float, y: float) -> float:
-    """Above 0.64: wood."""
+    """Above WOOD_FROM: wood."""
     return 0.75 * noise(seed + 21, x / 74.0, y / 74.0) + 0.25 * noise(seed + 22, x / 21.0, y / 21.0)
 
 
@@ -64,3 +77,43 @@ def woodness(seed: int, x: float, y: float) -> float:
 def is_village(seed: int, x: float, y: float) -> bool:
     """Gardens and houses lie along the paved roads, in groups."""
     return abs(road_offset(x, y)) < 36.0 and noise(seed + 31, x / 95.0 + 0.35, y / 400.0) > 0.38
+
+
+@njit(cache=True, nogil=True)
+def zones(w: WorldArrays, sun: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """(rows, cols) zone bits of every square of the index, from samples a metre and a half beyond its border too."""
+    rows, cols = w.top.shape
+    out = np.zeros((rows, cols), np.uint8)
+    for r in range(rows):
+        for c in range(cols):
+            bits = SHADE_ZONE if _shaded(w, r, c, sun) else 0
+            for k in range(25):
+                x = w.west + c * w.cell - 1.5 + (w.cell + 3.0) * (k % 5) / 4
+                y = w.south + r * w.cell - 1.5 + (w.cell + 3.0) * (k // 5) / 4
+                if abs(road_offset(x, y)) < ROAD_HALF_M + 3.0:
+                    bits |= ROAD_ZONE
+                if abs(track_offset(x, y)) < TRACK_HALF_M + 3.0:
+                    bits |= TRACK_ZONE
+                if is_village(w.seed, x, y):
+                    bits |= VILLAGE_ZONE
+                if woodness(w.seed, x, y) > WOOD_FROM - 0.1:
+                    bits |= WOOD_ZONE
+            out[r, c] = bits
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _shaded(w: WorldArrays, r: int, c: int, sun: tuple[float, float, float]) -> bool:
+    """Whether anything may stand between the ground of a square and the sun."""
+    rows, cols = w.top.shape
+    low = ground(w, w.west + (c + 0.5) * w.cell, w.south + (r + 0.5) * w.cell)[0] - 0.5 * w.cell
+    plan = math.sqrt(sun[0] * sun[0] + sun[1] * sun[1])
+    for k in range(30):
+        away = 0.5 * k * w.cell
+        over = low + max(0.0, away - 2.0 * w.cell) * sun[2] / plan
+        cc, rr = c + round(sun[0] / plan * away / w.cell), r + round(sun[1] / plan * away / w.cell)
+        for j in range(max(0, rr - 1), min(rows, rr + 2)):
+            for i in range(max(0, cc - 1), min(cols, cc + 2)):
+                if w.top[j, i] > over:
+                    return True
+    return False

@@ -8,21 +8,21 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from passel.demo.kernels import CROWN, F64, GROUND, WorldArrays, ground, noise, surface, trace
-from passel.demo.terrain import World
+from passel.demo.kernels import CROWN, F64, GROUND, I32, SHADE_ZONE, WorldArrays, ceiling, ground, noise, surface, trace, zone
+from passel.demo.terrain import SUN, World
 from passel.demo.texture import albedo
 from passel.reconstruct.scene import Intrinsics
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
-SUN = (-0.52, 0.38, 0.765)  # towards the sun: north-west, 50° high, as maps are shaded
 _SUN_LIGHT = (1.42, 1.33, 1.16)
 _SKY_LIGHT = (0.33, 0.38, 0.47)
-_NEWTON = 3
+_NEWTON = 6
+ROUGH = 0.16  # half of the relative step in brightness between neighbours that asks for more rays
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _normal(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) -> tuple[float, float, float]:
     """Outward unit normal of the surface at a point."""
     if face == GROUND:
@@ -49,16 +49,16 @@ def _normal(w: WorldArrays, which: int, face: int, x: float, y: float, z: float)
     return o[3] * lx - o[4] * ly, o[4] * lx + o[3] * ly, nz
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _shade(
-    w: WorldArrays, ceiling: float, which: int, face: int, x: float, y: float, z: float
+    w: WorldArrays, which: int, face: int, x: float, y: float, z: float
 ) -> tuple[float, float, float]:
     """Light leaving a surface point: sun with cast shadow, and sky."""
     r, g, b = albedo(w, which, face, x, y, z)
     nx, ny, nz = _normal(w, which, face, x, y, z)
     sun = nx * SUN[0] + ny * SUN[1] + nz * SUN[2]
-    if sun > 0:
-        reach = (ceiling - z) / SUN[2]
+    if sun > 0 and (which >= 0 or zone(w, x, y) & SHADE_ZONE):
+        reach = (ceiling(w, x, y) - z) / SUN[2]
         if reach > 0.05 and trace(w, x, y, z, SUN[0], SUN[1], SUN[2], 0.05, reach)[1] >= 0:
             sun = 0.0
     sun = max(sun, 0.0)
@@ -75,62 +75,94 @@ def _undistort(c: F64, u: float, v: float) -> tuple[float, float]:
     """Normalised image coordinates of a pixel, by iteration. c: fx fy cx cy k1 k2 p1 p2 k3."""
     xd, yd = (u - c[2]) / c[0], (v - c[3]) / c[1]
     x, y = xd, yd
-    for _ in range(12):
+    for _ in range(15):
         r2 = x * x + y * y
-        radial = 1.0 + r2 * (c[4] + r2 * (c[5] + r2 * c[8]))
-        nx = (xd - 2 * c[6] * x * y - c[7] * (r2 + 2 * x * x)) / radial
-        ny = (yd - c[6] * (r2 + 2 * y * y) - 2 * c[7] * x * y) / radial
+        radial = 1.0 / (1.0 + r2 * (c[4] + r2 * (c[5] + r2 * c[8])))
+        nx = (xd - 2 * c[6] * x * y - c[7] * (r2 + 2 * x * x)) * radial
+        ny = (yd - c[6] * (r2 + 2 * y * y) - 2 * c[7] * x * y) * radial
         moved = abs(nx - x) + abs(ny - y)
         x, y = nx, ny
-        if moved < 1e-8:
+        if moved < 1e-7:
             break
     return x, y
 
 
-@njit(cache=True, nogil=True)
-def _cast(
-    w: WorldArrays, ceiling: float, o: F64, dx: float, dy: float, dz: float, guess: float
-) -> tuple[float, int, int]:
-    """First surface along a downward ray: distance, object, face. `guess` is a distance to begin the ground search with."""
+@njit(cache=True, nogil=True, inline="always")
+def _ray(
+    w: WorldArrays, c: F64, m: F64, o: F64, u: float, v: float, guess: float
+) -> tuple[float, float, float, float, int, int]:
+    """What a pixel sees: x, y, z of the surface point, the ray's length to the bare ground, object, face.
+
+    m: world_from_cam, o: centre. guess: a length to begin the search for the ground with.
+    """
+    a, b = _undistort(c, u, v)
+    dx, dy, dz = (
+        m[0, 0] * a + m[0, 1] * b + m[0, 2],
+        m[1, 0] * a + m[1, 1] * b + m[1, 2],
+        m[2, 0] * a + m[2, 1] * b + m[2, 2],
+    )
     t = guess
     for _ in range(_NEWTON):
         h, gx, gy = ground(w, o[0] + t * dx, o[1] + t * dy)
-        t -= (o[2] + t * dz - h) / (dz - gx * dx - gy * dy)
-    begin = max(0.0, (ceiling - o[2]) / dz)
-    hit, which, face = trace(w, o[0], o[1], o[2], dx, dy, dz, begin, t)
-    return (hit, which, face) if which >= 0 else (t, -1, GROUND)
+        step = (o[2] + t * dz - h) / (dz - gx * dx - gy * dy)
+        t -= step
+        if abs(step) < 0.05:  # the next step would be below a tenth of a millimetre
+            break
+    hit, which, face = t, -1, GROUND
+    begin = max(0.0, (ceiling(w, o[0] + t * dx, o[1] + t * dy) - o[2]) / dz)
+    if begin < t:
+        hit, which, face = trace(w, o[0], o[1], o[2], dx, dy, dz, begin, t)
+        if which < 0:
+            hit, face = t, GROUND
+    return o[0] + hit * dx, o[1] + hit * dy, o[2] + hit * dz, t, which, face
 
 
 @njit(cache=True, nogil=True)
-def _photo(
-    w: WorldArrays, ceiling: float, c: F64, width: int, height: int, world_from_cam: F64, centre: F64, samples: int
-) -> F32:
-    """(height, width, 3) linear light, `samples` x `samples` rays averaged in each pixel."""
-    out = np.zeros((height, width, 3), np.float32)
-    k = 1.0 / (samples * samples)
-    m = world_from_cam
-    for row in range(height):
-        guess = centre[2] - ground(w, centre[0], centre[1])[0]
-        for col in range(width):
-            r = g = b = 0.0
-            for s in range(samples * samples):
-                u, v = col + (s % samples + 0.5) / samples, row + (s // samples + 0.5) / samples
-                x, y = _undistort(c, u, v)
-                dx, dy, dz = (
-                    m[0, 0] * x + m[0, 1] * y + m[0, 2],
-                    m[1, 0] * x + m[1, 1] * y + m[1, 2],
-                    m[2, 0] * x + m[2, 1] * y + m[2, 2],
-                )
-                t, which, face = _cast(w, ceiling, centre, dx, dy, dz, guess)
-                guess = t
-                shade = _shade(w, ceiling, which, face, centre[0] + t * dx, centre[1] + t * dy, centre[2] + t * dz)
-                r, g, b = r + shade[0], g + shade[1], b + shade[2]
-            out[row, col, 0], out[row, col, 1], out[row, col, 2] = r * k, g * k, b * k
+def _photo(w: WorldArrays, c: F64, width: int, height: int, m: F64, o: F64, samples: int) -> F32:
+    """(height, width, 3) linear light: a ray at each pixel centre, then samples² rays where neighbours differ."""
+    out = np.empty((height, width, 3), np.float32)
+    what = np.empty((height, width), np.int32)
+    depth = np.empty((height, width), np.float32)
+    rough = np.ones((height, width), np.bool_)
+    for side in (1, samples):
+        k = 1.0 / side
+        for row in range(height):
+            t = o[2] - ground(w, o[0], o[1])[0] if row == 0 else float(depth[row - 1, 0])
+            for col in range(width):
+                if not rough[row, col]:
+                    continue
+                r = g = b = 0.0
+                for s in range(side * side):
+                    u, v = col + (s % side + 0.5) * k, row + (s // side + 0.5) * k
+                    x, y, z, t, which, face = _ray(w, c, m, o, u, v, t)
+                    shade = _shade(w, which, face, x, y, z)
+                    r, g, b = r + shade[0], g + shade[1], b + shade[2]
+                out[row, col, 0], out[row, col, 1], out[row, col, 2] = r * k * k, g * k * k, b * k * k
+                what[row, col], depth[row, col] = 8 * which + face, t
+        if side < samples:
+            rough = _rough(out, what)
     return out
 
 
 @njit(cache=True, nogil=True)
-def _ortho(w: WorldArrays, ceiling: float, x: F64, y: F64, spread: F64, samples: int) -> F32:
+def _rough(light: F32, what: I32) -> NDArray[np.bool_]:
+    """Pixels with another surface or a clear step in brightness beside them."""
+    height, width = what.shape
+    out = np.zeros((height, width), np.bool_)
+    for row in range(height):
+        for col in range(width):
+            a = light[row, col, 1]
+            for k in range(2):
+                r, q = row + k, col + 1 - k
+                if r < height and q < width:
+                    b = light[r, q, 1]
+                    if what[row, col] != what[r, q] or abs(a - b) > 0.004 + ROUGH * (a + b):
+                        out[row, col] = out[r, q] = True
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _ortho(w: WorldArrays, x: F64, y: F64, spread: F64, samples: int) -> F32:
     """(n, 3) linear light seen from straight above, averaged over cells with half sides `spread` (2, 2) east/north of col/row."""
     out = np.zeros((len(x), 3), np.float32)
     k = 1.0 / (samples * samples)
@@ -144,7 +176,7 @@ def _ortho(w: WorldArrays, ceiling: float, x: F64, y: F64, spread: F64, samples:
             if which >= 0 and w.objects[which, 0] == 0:
                 o = w.objects[which]
                 face = 5 if -o[4] * (px - o[1]) + o[3] * (py - o[2]) > 0 else 6
-            shade = _shade(w, ceiling, which, face, px, py, z)
+            shade = _shade(w, which, face, px, py, z)
             r, g, b = r + shade[0], g + shade[1], b + shade[2]
         out[i, 0], out[i, 1], out[i, 2] = r * k, g * k, b * k
     return out
@@ -185,7 +217,6 @@ def render_photo(
     c = np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.k1, camera.k2, camera.p1, camera.p2, camera.k3])
     linear = _photo(
         world.arrays,
-        _ceiling(world),
         c,
         camera.width_px,
         camera.height_px,
@@ -205,10 +236,5 @@ def true_ortho(world: World, x: F64, y: F64, cell_vectors_m: F64, samples: int =
 
     cell_vectors_m (2, 2): east and north (rows) of one step along a column number and a row number (columns).
     """
-    flat = _ortho(world.arrays, _ceiling(world), x.ravel().copy(), y.ravel().copy(), 0.5 * cell_vectors_m, samples)
+    flat = _ortho(world.arrays, x.ravel().copy(), y.ravel().copy(), 0.5 * cell_vectors_m, samples)
     return developed(flat, EXPOSURE).reshape(*x.shape, 3)
-
-
-def _ceiling(world: World) -> float:
-    """A height (m) nothing reaches."""
-    return float(max(world.arrays.top.max(), world.arrays.coef.max())) + 0.1

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from passel.demo.kernels import (
     BLOB,
     BOX,
+    ROOFS_WITHIN_M,
     F64,
     WorldArrays,
     clearances,
@@ -23,16 +25,19 @@ from passel.demo.layout import (
     ORCHARD,
     PARCEL_WIDTH_M,
     ROAD_EVERY_M,
+    WOOD_FROM,
     is_village,
     parcel,
     road_offset,
     road_y,
     track_offset,
     woodness,
+    zones,
 )
 
 KNOT_M = 12.0
 INDEX_CELL_M = 4.0
+SUN = (-0.52, 0.38, 0.765)  # towards the sun: north-west, 50° high, as maps are shaded
 MARK_CELL_M = 32.0
 MARK_CLEARANCE_M = 4.0
 HOUSE, SHED, CAR, WALL = range(4)  # styles of boxes
@@ -50,7 +55,7 @@ class World:
         bare = _arrays(seed, coef, first, np.empty((0, 12)), half_size_m, mark_m)
         objects = _objects(bare, half_size_m)
         full = _arrays(seed, coef, first, objects, half_size_m, mark_m)
-        self.arrays = full._replace(marks=_marks(full, half_size_m))
+        self.arrays = full._replace(marks=_marks(full, half_size_m), zones=zones(full, SUN))
         marks = self.arrays.marks.reshape(-1, 2)
         self.marks: F64 = marks[np.isfinite(marks[:, 0])]
 
@@ -107,9 +112,12 @@ def _arrays(seed: int, coef: F64, first: float, objects: F64, half_size_m: float
                     top[r, c] = max(top[r, c], high)
     start = np.concatenate([[0], np.cumsum([len(s) for s in lists])]).astype(np.int32)
     items = np.array([k for s in lists for k in s], np.int32)
+    reach = 2 * math.ceil(ROOFS_WITHIN_M / INDEX_CELL_M) + 1
+    roofs = ndimage.maximum_filter(top, reach, mode="nearest")
+    nothing = np.zeros((0, 0), np.uint8)
     marks = np.full((2 * math.ceil(half_size_m / MARK_CELL_M),) * 2 + (2,), np.nan)
     return WorldArrays(
-        seed, coef, first, first, KNOT_M, objects, start, items, top, low, low, INDEX_CELL_M, marks, MARK_CELL_M, mark_m
+        seed, coef, first, first, KNOT_M, objects, start, items, top, roofs, nothing, low, low, INDEX_CELL_M, marks, MARK_CELL_M, mark_m
     )
 
 
@@ -215,7 +223,7 @@ def _plant_chance(seed: int, x: float, y: float) -> tuple[float, float]:
     kind, _, edge, _ = parcel(seed, x, y)
     if is_village(seed, x, y):
         return 0.10, 1.7
-    if woodness(seed, x, y) > 0.64:
+    if woodness(seed, x, y) > WOOD_FROM:
         return 0.8, 2.9
     if edge < 1.6 and noise(seed + 33, x / PARCEL_WIDTH_M, y / PARCEL_WIDTH_M) > 0.55:
         return 0.5, 1.8

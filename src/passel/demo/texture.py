@@ -9,7 +9,21 @@ import math
 
 from numba import njit
 
-from passel.demo.kernels import CROWN, F64, GROUND, HUE, STYLE, WorldArrays, hash01, noise
+from passel.demo.kernels import (
+    CROWN,
+    F64,
+    GROUND,
+    HUE,
+    ROAD_ZONE,
+    STYLE,
+    TRACK_ZONE,
+    VILLAGE_ZONE,
+    WOOD_ZONE,
+    WorldArrays,
+    hash01,
+    noise,
+    zone,
+)
 from passel.demo.layout import (
     CLOVER,
     HAY,
@@ -18,6 +32,7 @@ from passel.demo.layout import (
     ROAD_HALF_M,
     TRACK_HALF_M,
     WHEAT,
+    WOOD_FROM,
     is_village,
     parcel,
     road_offset,
@@ -30,12 +45,12 @@ Colour = tuple[float, float, float]
 
 @njit(cache=True, nogil=True)
 def grain(seed: int, x: float, y: float) -> float:
-    """Detail of 8 cm to 1 m, mean about 0.5."""
+    """Detail of 13 cm to 1.2 m, mean about 0.5."""
     return (
-        0.26 * noise(seed + 201, x * 11.3 + 0.21 * y, y * 11.3)
-        + 0.28 * noise(seed + 202, x * 4.7, y * 4.7 - 1.1 * x)
-        + 0.26 * noise(seed + 203, x * 2.1 + 0.6 * y, y * 2.1)
-        + 0.20 * noise(seed + 204, x * 0.93, y * 0.93)
+        0.30 * noise(seed + 201, x * 7.3 + 1.9 * y, y * 7.3 - 1.9 * x)
+        + 0.28 * noise(seed + 202, x * 3.9, y * 3.9 - 1.1 * x)
+        + 0.24 * noise(seed + 203, x * 1.9 + 0.6 * y, y * 1.9)
+        + 0.18 * noise(seed + 204, x * 0.83, y * 0.83)
     )
 
 
@@ -94,11 +109,11 @@ def road_colour(seed: int, x: float, offset: float, fine: float, broad: float) -
     return c
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def ground_colour(w: WorldArrays, x: float, y: float) -> Colour:
     """Albedo of the ground, marks included."""
     mx, my = x / w.mark_cell, y / w.mark_cell
-    mr, mc = int(math.floor(my)) + w.marks.shape[0] // 2, int(math.floor(mx)) + w.marks.shape[1] // 2
+    mr, mc = math.floor(my) + w.marks.shape[0] // 2, math.floor(mx) + w.marks.shape[1] // 2
     if 0 <= mr < w.marks.shape[0] and 0 <= mc < w.marks.shape[1]:
         dx, dy = x - w.marks[mr, mc, 0], y - w.marks[mr, mc, 1]
         if abs(dx) < 0.5 * w.mark_size and abs(dy) < 0.5 * w.mark_size:
@@ -106,24 +121,26 @@ def ground_colour(w: WorldArrays, x: float, y: float) -> Colour:
     seed = w.seed
     fine = grain(seed, x, y)
     broad = 0.6 * noise(seed + 211, x / 3.7, y / 3.7) + 0.4 * noise(seed + 212, x / 17.0, y / 17.0)
-    road = road_offset(x, y)
     ragged = 0.5 * (broad - 0.5) + 0.25 * (fine - 0.5)
+    bits = zone(w, x, y)
+    road = road_offset(x, y) if bits & ROAD_ZONE else 1e3
     if abs(road) < ROAD_HALF_M + 0.05 * ragged:
         return road_colour(seed, x, road, fine, broad)
-    track = track_offset(x, y)
-    if is_village(seed, x, y):
+    if bits & VILLAGE_ZONE and is_village(seed, x, y):
         c = scaled((0.085, 0.165, 0.04), 0.35 + 0.95 * fine + 0.35 * broad)
         patch = noise(seed + 241, x / 6.0, y / 6.0)
         c = blend(c, scaled((0.30, 0.27, 0.22), 0.5 + 0.85 * fine), ramp(0.66, 0.72, patch + 0.1 * (fine - 0.5)))
         c = blend(c, scaled((0.13, 0.085, 0.05), 0.3 + 1.2 * fine), ramp(0.16, 0.12, patch))
     else:
         c = field_colour(seed, x, y, fine, broad)
-        wood = ramp(0.61, 0.65, woodness(seed, x, y) + 0.03 * (broad - 0.5))
-        c = blend(c, scaled((0.075, 0.07, 0.035), 0.2 + 1.3 * fine), wood)
+        if bits & WOOD_ZONE:
+            wood = ramp(WOOD_FROM - 0.03, WOOD_FROM + 0.01, woodness(seed, x, y) + 0.03 * (broad - 0.5))
+            c = blend(c, scaled((0.075, 0.07, 0.035), 0.2 + 1.3 * fine), wood)
     gravel = scaled((0.30, 0.26, 0.20), 0.45 + 0.95 * fine)
-    d = abs(track) + 0.6 * ragged
-    ruts = 1.0 - 0.55 * ramp(0.45, 0.1, d)
-    c = blend(c, gravel, ruts * ramp(TRACK_HALF_M + 0.25, TRACK_HALF_M - 0.2, d))
+    if bits & TRACK_ZONE:
+        d = abs(track_offset(x, y)) + 0.6 * ragged
+        ruts = 1.0 - 0.55 * ramp(0.45, 0.1, d)
+        c = blend(c, gravel, ruts * ramp(TRACK_HALF_M + 0.25, TRACK_HALF_M - 0.2, d))
     return blend(c, gravel, 0.8 * ramp(ROAD_HALF_M + 1.0, ROAD_HALF_M + 0.1, abs(road) + ragged))
 
 
@@ -154,7 +171,7 @@ def box_colour(seed: int, o: F64, face: int, x: float, y: float, z: float) -> Co
             return c
         red = blend((0.30, 0.105, 0.06), (0.15, 0.11, 0.10), hue)
         course = abs(ly) / 0.33 - math.floor(abs(ly) / 0.33)
-        tile = hash01(seed + 7, int(math.floor(abs(ly) / 0.33)), int(math.floor(lx / 0.3 + 1000.0 * hue)))
+        tile = hash01(seed + 7, math.floor(abs(ly) / 0.33), math.floor(lx / 0.3 + 1000.0 * hue))
         c = scaled(red, 0.4 + 0.5 * fine + 0.5 * broad + 0.45 * (tile - 0.5) - (0.2 if course < 0.2 else 0.0))
         return blend(c, scaled(red, 0.45), ramp(0.16, 0.08, abs(ly)))
     along = ly if face <= 2 else lx
@@ -167,15 +184,15 @@ def box_colour(seed: int, o: F64, face: int, x: float, y: float, z: float) -> Co
 @njit(cache=True, nogil=True)
 def leaf_colour(seed: int, o: F64, x: float, y: float, z: float) -> Colour:
     """Leaves with gaps, or straw."""
-    fine = grain(seed + 9, 0.9 * x + 0.5 * z, 0.9 * y - 0.45 * z)
+    fine = grain(seed + 9, x + 0.25 * z, y - 0.2 * z)
     if o[STYLE] == HAY:
         return scaled((0.40, 0.33, 0.15), 0.4 + fine)
-    clump = noise(seed + 261, x * 1.5 + 0.8 * z, y * 1.5 - 0.6 * z)
+    clump = noise(seed + 261, x * 1.5 + 0.4 * z, y * 1.5 - 0.3 * z)
     k = 0.12 + 1.15 * fine * (0.45 + clump)
     return scaled(blend((0.045, 0.105, 0.025), (0.115, 0.135, 0.035), o[HUE]), k)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def albedo(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) -> Colour:
     """Colour of the surface point of an object (-1: ground)."""
     if face == GROUND or which < 0:
