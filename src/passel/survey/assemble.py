@@ -1,0 +1,269 @@
+"""From the facts of all photos to the survey: cameras, frame, GPS weights and findings."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from passel.errors import InputError
+from passel.geo.frames import Frame
+from passel.survey import check
+from passel.survey.altitudes import judge_altitudes
+from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_known_focals
+from passel.survey.facts import PhotoFacts, Refusal
+from passel.survey.geo_file import GeoEntry
+from passel.survey.model import Camera, Finding, Photo, Position, Survey
+from passel.survey.sensors import focal_prior
+
+# A single-frequency receiver is good to 2-3 m, the camera's shutter a few tenths of a second late at 10-15 m/s; height is twice as bad.
+DEFAULT_GPS_SIGMA_M = (5.0, 10.0)
+_SIGMA_PER_WANDER = (
+    10.0  # hundreds of photos pull together: only a sigma far above the wander leaves the shape to the pictures
+)
+_OUTLIER_SIGMA_M = 1000.0
+_SIGMA_SIZE_UNCLEAR = 0.15
+_FEWEST_WITH_GPS = 3
+_SMALLEST_EXTENT_M = 1.0
+
+
+def assemble_survey(
+    facts: Sequence[PhotoFacts],
+    refusals: Sequence[Refusal],
+    paths: Sequence[Path],
+    geo: Sequence[GeoEntry] = (),
+    calibrations: Sequence[KnownCalibration] = (),
+) -> Survey:
+    """Make the survey of inspected photos.
+
+    paths: where the files lie, from `list_photos`; geo: lines of geo.txt, which replace the photos' GPS; calibrations: of
+    `--cameras`. Raises InputError when fewer than two photos can be used.
+    """
+    path_of = {p.name: p for p in paths}
+    findings = check.refused_findings(refusals)
+    kept, found = check.without_duplicates(facts)
+    findings += found
+    _need_two(kept, refusals, len(facts), paths)
+    cameras, camera_of, bodies = _cameras(kept)
+    matched, missing = match_calibrations(calibrations, cameras)
+    cameras = with_known_focals(cameras, matched)
+    if calibrations and missing:
+        message = f"The cameras file has no calibration for {check.some(missing)}: found from the photos"
+        findings.append(Finding("warning", "no-calibration", message))
+    photos = [_photo(f, path_of[f.name], camera_of[f.name]) for f in kept]
+    photos, found = _with_geo(photos, geo)
+    findings += found
+    frame = _frame(photos)
+    without = [p.name for p in photos if p.position is None]
+    findings += check.gps_findings(kept, without, frame.is_georeferenced)
+    findings += check.name_findings([p.name for p in photos])
+    findings += check.camera_findings(cameras, camera_of, bodies)
+    findings += check.blur_findings(photos)
+    survey = Survey(tuple(photos), cameras, frame, DEFAULT_GPS_SIGMA_M, ())
+    if frame.is_georeferenced:
+        survey, found = _with_checked_altitudes(survey)
+        findings += found + _island_findings(survey)
+    order = {"error": 0, "warning": 1, "note": 2}
+    findings.sort(key=lambda f: (order[f.severity], f.code, f.message))
+    return replace(survey, findings=tuple(findings))
+
+
+def _need_two(kept: Sequence[PhotoFacts], refusals: Sequence[Refusal], inspected: int, paths: Sequence[Path]) -> None:
+    if len(kept) >= 2:
+        return
+    where = str(paths[0].parent) if paths else ""
+    reasons = check.some([f"{r.name} {r.message}" for r in sorted(refusals, key=lambda r: r.name)])
+    if not kept:
+        raise InputError(f"None of the {len(refusals)} files can be used: {reasons}", where, "give the original photos")
+    what = "There is only one photo" if inspected == 1 else f"All {inspected} photos are copies of one"
+    what += f" that can be used; left out: {reasons}" if refusals else ""
+    raise InputError(what, f"{where}: {kept[0].name}", "a map needs at least two photos that overlap")
+
+
+def _cameras(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[str, str], dict[str, str]]:
+    """(cameras by id, camera id by photo name, body by camera id)."""
+    groups = defaultdict(list)
+    for f in facts:
+        focal = f.focal_mm if f.focal_mm is not None else f.focal35_mm
+        unit = "mm" if f.focal_mm is not None else "mm-equivalent"
+        setting = "" if focal is None else f"{round(focal * f.digital_zoom, 2):g}{unit}"
+        groups[(f.make, f.model, f.lens, f.width_px, f.height_px, setting)].append(f)
+    cameras, camera_of, bodies = [], {}, {}
+    ids: set[str] = set()
+    for key in sorted(groups):
+        make, model, lens, width, height, setting = key
+        body = " ".join(w for w in (_without_make(make, model), lens, f"{width}x{height}") if w)
+        camera_id = _unique(_slug(f"{body} {setting}"), ids)
+        priors = [focal_prior(f) for f in groups[key]]
+        first = min(priors, key=lambda p: (p.sigma, p.source))
+        focal_px = median(p.focal_px for p in priors if p.source == first.source)
+        sigma = max(first.sigma, _SIGMA_SIZE_UNCLEAR) if _size_unclear(key, groups) else first.sigma
+        cameras.append(Camera(camera_id, make, model, lens, width, height, focal_px, first.source, sigma))
+        camera_of.update({f.name: camera_id for f in groups[key]})
+        bodies[camera_id] = body
+    return tuple(sorted(cameras, key=lambda c: c.id)), camera_of, bodies
+
+
+CameraKey = tuple[str, str, str, int, int, str]
+
+
+def _size_unclear(key: CameraKey, groups: dict[CameraKey, list[PhotoFacts]]) -> bool:
+    """Whether photos were resized or cropped later, nobody knows which: not the size the camera wrote, and other sizes exist."""
+    f = groups[key][0]
+    changed = f.original_width_px is not None and f.original_width_px not in (f.width_px, f.height_px)
+    others = [k for k in groups if k[:3] == key[:3] and k[5] == key[5] and k[3:5] != key[3:5]]
+    most = all(len(groups[key]) > len(groups[k]) for k in others)
+    return changed and bool(others) and not most
+
+
+def _without_make(make: str, model: str) -> str:
+    return model if model.lower().startswith(make.lower()) else f"{make} {model}"
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^\w.]+", "-", words.lower()).strip("-.") or "camera"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, k = name, 2
+    while unique in taken:
+        unique, k = f"{name}-{k}", k + 1
+    taken.add(unique)
+    return unique
+
+
+def _photo(f: PhotoFacts, path: Path, camera: str) -> Photo:
+    return Photo(
+        name=f.name,
+        path=str(path),
+        sha256=f.sha256,
+        size_bytes=f.size_bytes,
+        camera=camera,
+        position=f.position,
+        time=f.time,
+        yaw_deg=f.yaw_deg,
+        pitch_deg=f.pitch_deg,
+        roll_deg=f.roll_deg,
+        relative_altitude_m=f.relative_altitude_m,
+        sharpness=f.sharpness,
+    )
+
+
+def _with_geo(photos: list[Photo], geo: Sequence[GeoEntry]) -> tuple[list[Photo], list[Finding]]:
+    """The photos with the positions of geo.txt; names match exactly, else but for case."""
+    if not geo:
+        return photos, []
+    exact, folded = {g.name: g for g in geo}, {g.name.casefold(): g for g in geo}
+    out, used = [], set()
+    for p in photos:
+        g = exact.get(p.name) or folded.get(p.name.casefold())
+        if g is None:
+            out.append(p)
+            continue
+        used.add(g.name)
+        position = g.position
+        if position.altitude_m is None and p.position is not None:
+            position = replace(position, altitude_m=p.position.altitude_m)
+        angles = (g.yaw_deg, g.pitch_deg, g.roll_deg)
+        turned = p
+        if all(a is not None for a in angles):
+            turned = replace(p, yaw_deg=angles[0], pitch_deg=angles[1], roll_deg=angles[2])
+        out.append(replace(turned, position=position))
+    findings = [Finding("note", "geo-file", f"geo.txt gives the position of {len(used)} of {len(photos)} photos")]
+    unknown = sorted(set(exact) - used)
+    if unknown:
+        message = f"geo.txt names {len(unknown)} photos that are not used here: {check.some(unknown)}"
+        findings.append(Finding("warning", "geo-file-unknown", message, tuple(unknown)))
+    return out, findings
+
+
+def _frame(photos: Sequence[Photo]) -> Frame:
+    """Around the GPS positions; local where they are too few or all at one place, so that they fix neither scale nor north."""
+    have = [p.position for p in photos if p.position is not None]
+    if len(have) < min(_FEWEST_WITH_GPS, len(photos)):
+        return Frame.local()
+    altitudes = [p.altitude_m for p in have if p.altitude_m is not None]
+    middle = median(altitudes) if altitudes else 0.0
+    rows = [(p.latitude_deg, p.longitude_deg, middle if p.altitude_m is None else p.altitude_m) for p in have]
+    frame = Frame.around(np.array(rows))
+    extent = np.ptp(frame.world_from_geographic(np.array(rows))[:, :2], axis=0).max()
+    return frame if extent > _SMALLEST_EXTENT_M else Frame.local()
+
+
+def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
+    """Raise the vertical sigma where altitudes contradict each other, over whatever accuracy the photos claim."""
+    xyz = survey.positions_in_world()
+    index = [
+        i for i, p in enumerate(survey.photos) if p.position is not None and p.position.altitude_m is not None
+    ]  # fmt: skip
+    chosen = [survey.photos[i] for i in index]
+    if not chosen:
+        message = "The GPS positions have no altitude: heights in the map are above the photos' own reference"
+        return survey, [Finding("warning", "no-altitude", message)]
+    z = np.array([p.position.altitude_m for p in chosen if p.position is not None], float)
+    xy, order = xyz[index][:, :2], check.time_order(chosen)
+    verdict = judge_altitudes(xy, z, order)
+    photos = list(survey.photos)
+    names = [p.name for p in chosen]
+    if verdict.wander_m > 0.0:
+        above_start = [p.relative_altitude_m for p in chosen if p.relative_altitude_m is not None]
+        if verdict.at >= 0 and len(above_start) == len(chosen):
+            without_flying_height = judge_altitudes(xy, z - np.array(above_start), order)
+            if without_flying_height.wander_m < 0.3 * verdict.wander_m:
+                message = f"Two flying heights, about {verdict.wander_m:.0f} m apart from {names[verdict.at]} on"
+                return survey, [Finding("note", "flying-heights", message)]
+        sigma_m = (survey.gps_sigma_m[0], max(survey.gps_sigma_m[1], _SIGMA_PER_WANDER * verdict.wander_m))
+        photos = [
+            replace(p, position=replace(p.position, vertical_sigma_m=None)) if p.position is not None else p
+            for p in photos
+        ]
+        how = f"jump at {names[verdict.at]}" if verdict.at >= 0 else "drift along the flight"
+        code = "altitude-jump" if verdict.at >= 0 else "altitude-drift"
+        message = (
+            f"The photos' altitudes {how}, by about {verdict.wander_m:.0f} m at the same place: "
+            "they do not shape the map, only its mean height"
+        )
+        concerned = (names[verdict.at],) if verdict.at >= 0 else ()
+        return replace(survey, photos=tuple(photos), gps_sigma_m=sigma_m), [
+            Finding("warning", code, message, concerned)
+        ]
+    if not verdict.outliers:
+        return survey, []
+    wrong = tuple(sorted(names[i] for i in verdict.outliers))
+    for i in verdict.outliers:
+        p = photos[index[i]]
+        assert p.position is not None
+        photos[index[i]] = replace(p, position=_vague_altitude(p.position))
+    message = f"{len(wrong)} photos have an altitude far off their neighbours', it is not used: {check.some(wrong)}"
+    return replace(survey, photos=tuple(photos)), [Finding("warning", "altitude-outlier", message, wrong)]
+
+
+def _vague_altitude(p: Position) -> Position:
+    return replace(p, vertical_sigma_m=_OUTLIER_SIGMA_M)
+
+
+def footprint_m(survey: Survey) -> float | None:
+    """Diagonal of the typical photo on flat ground, metres, from the height above take-off; None where that is not told."""
+    index = survey.camera_index()
+    diagonals = []
+    for p, k in zip(survey.photos, index, strict=True):
+        c = survey.cameras[int(k)]
+        if p.relative_altitude_m is not None and p.relative_altitude_m > 2.0:
+            diagonals.append(p.relative_altitude_m * float(np.hypot(c.width_px, c.height_px)) / c.focal_prior_px)
+    return median(diagonals) if diagonals else None
+
+
+def _island_findings(survey: Survey) -> list[Finding]:
+    xyz = survey.positions_in_world()
+    have = np.isfinite(xyz[:, 0])
+    names = [p.name for p, h in zip(survey.photos, have, strict=True) if h]
+    xy = xyz[have, :2]
+    if len(xy) < 2:
+        return []
+    link = check.link_distance_m(xy, footprint_m(survey)) + 2.0 * survey.gps_sigma_m[0]
+    return check.island_findings(names, xy, link)

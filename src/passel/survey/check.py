@@ -1,0 +1,191 @@
+"""The input check: what the photos' facts say before any work is done on them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from passel.survey.facts import PhotoFacts, Refusal
+from passel.survey.model import Camera, Finding, Photo
+
+F64 = NDArray[np.float64]
+_SHOWN = 4
+_BLUR_NEIGHBOURS = 5  # on each side, in time
+_BLUR_RATIO = 0.25
+_LINK_IN_SPACINGS = 10.0  # 90 % forward overlap: the footprint is ten times the spacing
+_LINK_IN_FOOTPRINTS = 1.3  # height above take-off is not height above ground
+
+
+def some(names: Sequence[str]) -> str:
+    """A few names and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def refused_findings(refusals: Sequence[Refusal]) -> list[Finding]:
+    """One warning a kind of refusal."""
+    by_code = defaultdict(list)
+    for r in sorted(refusals, key=lambda r: r.name):
+        by_code[r.code].append(r)
+    found = []
+    for code, group in sorted(by_code.items()):
+        names = tuple(r.name for r in group)
+        message = f"{len(group)} files left out: {some(names)}: {group[0].message}"
+        if len(group) == 1:
+            message = f"File left out: {names[0]} {group[0].message}"
+        found.append(Finding("warning", f"refused-{code}", message, names))
+    return found
+
+
+def without_duplicates(facts: Sequence[PhotoFacts]) -> tuple[list[PhotoFacts], list[Finding]]:
+    """The photos sorted by name, of those with equal content only the first; and what was dropped."""
+    kept: dict[str, PhotoFacts] = {}
+    dropped = []
+    for f in sorted(facts, key=lambda f: f.name):
+        if kept.setdefault(f.sha256, f) is not f:
+            dropped.append(f)
+    if not dropped:
+        return list(kept.values()), []
+    pairs = [f"{f.name} = {kept[f.sha256].name}" for f in dropped]
+    message = f"{len(dropped)} photos are exact copies of others and left out: {some(pairs)}"
+    return list(kept.values()), [Finding("warning", "duplicates", message, tuple(f.name for f in dropped))]
+
+
+def name_findings(names: Sequence[str]) -> list[Finding]:
+    """Names that differ only in case: they overwrite each other on Windows and macOS disks."""
+    groups = defaultdict(list)
+    for name in sorted(names):
+        groups[name.casefold()].append(name)
+    clashes = [n for g in groups.values() if len(g) > 1 for n in g]
+    if not clashes:
+        return []
+    message = f"Names that differ only in upper and lower case, kept apart here but not on every disk: {some(clashes)}"
+    return [Finding("warning", "names-equal-but-for-case", message, tuple(clashes))]
+
+
+def gps_findings(facts: Sequence[PhotoFacts], without: Sequence[str], georeferenced: bool) -> list[Finding]:
+    """Photos without a usable position (`without`), and what a survey without any means. facts: photos used."""
+    found = []
+    bad = [f for f in facts if f.gps_note and f.name in set(without)]
+    if bad:
+        message = f"{len(bad)} photos with GPS that cannot be right, it is not used: {some([f.name for f in bad])}"
+        found.append(Finding("warning", "gps-invalid", f"{message}: {bad[0].gps_note}", tuple(f.name for f in bad)))
+    if not georeferenced:
+        reason = (
+            "No photo has a GPS position"
+            if len(without) == len(facts)
+            else "The GPS positions are too few or all at one place"
+        )
+        message = f"{reason}: the map gets a local frame without true scale, north or place; add GPS or a geo.txt"
+        found.append(Finding("warning", "no-gps", message, tuple(without)))
+    elif without:
+        message = (
+            f"{len(without)} of {len(facts)} photos have no GPS and are placed by their pictures alone: {some(without)}"
+        )
+        found.append(Finding("warning", "some-without-gps", message, tuple(without)))
+    return found
+
+
+def camera_findings(cameras: Sequence[Camera], camera_of: dict[str, str], bodies: dict[str, str]) -> list[Finding]:
+    """Several cameras, zoom changes, cameras whose focal length is a mere guess.
+
+    camera_of: camera id by photo name. bodies: by camera id, what stays when only the zoom changes (make, model, lens, size).
+    """
+    photos = defaultdict(list)
+    for name, camera in sorted(camera_of.items()):
+        photos[camera].append(name)
+    found = []
+    if len(cameras) > 1:
+        listed = "; ".join(f"{c.id} ({len(photos[c.id])} photos)" for c in cameras)
+        found.append(Finding("note", "several-cameras", f"{len(cameras)} cameras, each calibrated by itself: {listed}"))
+    zoomed = defaultdict(list)
+    for c in cameras:
+        zoomed[bodies[c.id]].append(c)
+    for body, group in sorted(zoomed.items()):
+        if len(group) > 1:
+            fewest = min(group, key=lambda c: (len(photos[c.id]), c.id))
+            message = f"The zoom of {body} changed during the survey ({len(group)} focal lengths); use one focal length"
+            found.append(Finding("warning", "zoom-change", message, tuple(photos[fewest.id])))
+    for c in cameras:
+        if c.focal_prior_source == "guess":
+            message = (
+                f"The focal length of {c.id} is not told by its photos and not in our table: it starts from a guess"
+            )
+            found.append(Finding("note", "focal-guess", message, tuple(photos[c.id])))
+    return found
+
+
+def time_order(photos: Sequence[Photo]) -> NDArray[np.int64]:
+    """(n,) indices in the order the photos were taken: by time, then by name."""
+    return np.array(sorted(range(len(photos)), key=lambda i: (photos[i].time, photos[i].name)), np.int64)
+
+
+def blur_findings(photos: Sequence[Photo]) -> list[Finding]:
+    """Photos far less sharp than those taken just before and after with the same camera."""
+    blurred: list[str] = []
+    by_camera = defaultdict(list)
+    for i in time_order(photos):
+        by_camera[photos[i].camera].append(photos[i])
+    for group in by_camera.values():
+        if len(group) < 5:
+            continue
+        level = np.log(np.array([p.sharpness for p in group]) + 1e-3)
+        k = _BLUR_NEIGHBOURS
+        windows = [level[max(0, i - k) : i + k + 1] for i in range(len(level))]
+        below = level - np.array([np.median(w) for w in windows])
+        spread = 1.4826 * float(np.median(np.abs(below)))
+        limit = min(np.log(_BLUR_RATIO), -5.0 * spread)
+        blurred += [p.name for p, b in zip(group, below, strict=True) if b < limit]
+    if not blurred:
+        return []
+    blurred.sort()
+    message = f"{len(blurred)} photos are blurred compared with their neighbours: {some(blurred)}"
+    return [Finding("warning", "blurred", message, tuple(blurred))]
+
+
+def typical_spacing_m(xy_m: F64) -> float:
+    """Median distance of the positions (n ≥ 2, 2) to their nearest neighbour, metres; at least 1."""
+    distance = cKDTree(xy_m).query(xy_m, k=2)[0][:, 1]
+    return max(float(np.median(distance)), 1.0)
+
+
+def link_distance_m(xy_m: F64, footprint_m: float | None) -> float:
+    """How far two photos may be apart and still overlap: the footprint's diagonal, or from the spacing where it is unknown.
+
+    The spacing also counts beside a footprint: heights are above take-off, and a valley is deeper.
+    """
+    from_spacing = typical_spacing_m(xy_m) * _LINK_IN_SPACINGS
+    return from_spacing if footprint_m is None else max(footprint_m * _LINK_IN_FOOTPRINTS, from_spacing / 2.0)
+
+
+def islands(xy_m: F64, link_m: float) -> NDArray[np.int64]:
+    """(n,) number of each position's group; two positions within link_m are in one group. 0 is the largest group."""
+    cells, inverse = np.unique(np.floor(xy_m / (link_m / 8.0)).astype(np.int64), axis=0, return_inverse=True)
+    # by occupied cells of an eighth of the distance: bounded work even for photos all at one place
+    pairs = cKDTree(cells).query_pairs(8.0 + 1.0, output_type="ndarray")
+    ones = np.ones(len(pairs), np.int8)
+    graph = coo_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(cells), len(cells)))
+    labels = connected_components(graph, directed=False)[1][inverse.ravel()]
+    sizes = np.bincount(labels)
+    first = [int(np.argmax(labels == k)) for k in range(len(sizes))]
+    rank = {k: r for r, k in enumerate(sorted(range(len(sizes)), key=lambda k: (-int(sizes[k]), first[k])))}
+    return np.array([rank[int(k)] for k in labels], np.int64)
+
+
+def island_findings(names: Sequence[str], xy_m: F64, link_m: float) -> list[Finding]:
+    """names (n) and positions (n, 2) of the photos with GPS."""
+    label = islands(xy_m, link_m)
+    if label.max() == 0:
+        return []
+    groups = [[n for n, k in zip(names, label, strict=True) if k == g] for g in range(int(label.max()) + 1)]
+    listed = "; ".join(f"{len(g)} photos ({g[0]} to {g[-1]})" for g in groups[:_SHOWN])
+    listed += f"; and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
+    message = f"{len(groups)} groups of photos that cannot overlap (more than {link_m:.0f} m apart): {listed}"
+    return [Finding("warning", "islands", message, tuple(sorted(itertools.chain.from_iterable(groups[1:]))))]
