@@ -50,7 +50,7 @@ class HostPool:
 
     def run(self, request: Request, on_event: OnEvent) -> Outcome:
         """Runs a step, with retries, in a host that nobody else uses."""
-        host = self._take()
+        host = self._take(request.step.threads)
         try:
             return run_with_retries(host, request, self._workplace, on_event)
         finally:
@@ -64,10 +64,14 @@ class HostPool:
             for host in self._all:
                 host.kill()
 
-    def _take(self) -> StepHost:
+    def _take(self, threads: int) -> StepHost:
+        """An idle host, rather one that is warm for so many threads, else a new one."""
         with self._guard:
             if self._idle:
-                return self._idle.pop()
+                fitting = [h for h in self._idle if h.threads == threads]
+                host = (fitting or self._idle)[-1]
+                self._idle.remove(host)
+                return host
             host = StepHost(self._workplace.hosts)
             if self._stopped:
                 host.kill()
@@ -117,8 +121,10 @@ class LocalDaskExecutor:
                 if not isinstance(news, _Finished):
                     on_event(news)
                     continue
-                step, _ = running.pop(news.key)
-                outcome = self._outcomes.pop(news.key, None) or StepFailure(step, "Dask lost the step", "died", 1)
+                if news.key not in running:
+                    continue  # from an earlier run that ended by an error
+                step, future = running.pop(news.key)
+                outcome = self._outcomes.pop(news.key, None) or _lost(step, future)
                 del self._requests[news.key]
                 raise_if_run_ends(outcome)
                 schedule.settle(step, outcome)
@@ -167,6 +173,12 @@ class _Finished:
     """Dask is done with this key, in one way or another."""
 
     key: str
+
+
+def _lost(step: Step, future: Any) -> StepFailure:
+    """For a task that Dask gave up or that met a bug of ours."""
+    reason = future.exception(timeout=5) if future.status == "error" else future.status
+    return StepFailure(step, f"the step was lost: {reason!r}", "crash", 1, todo="report this as a bug")
 
 
 _News = _Finished | Event

@@ -77,7 +77,8 @@ def run_step(request: Request) -> Answer:
             meter = Meter.start()
             function = resolve(step.function)
             _limit_loaded_libraries(step.threads)
-            facts = _plain_facts(function(StepInputs(request.paths), step.params, aside.files))
+            with _hidden_full_disk_told(store):
+                facts = _plain_facts(function(StepInputs(request.paths), step.params, aside.files))
             manifest = store.commit(aside, step, facts, meter.cost(request.attempt))
             had_children = meter.had_children()
     except PasselError as error:
@@ -86,22 +87,25 @@ def run_step(request: Request) -> Answer:
     except MemoryError:
         return Failed("died", "the step ran out of memory", step.name, "use fewer workers", traceback.format_exc())
     except Exception as error:  # the one place where any bug of a step becomes a report
-        detail = traceback.format_exc()
-        if _disk_ran_full(error, store):
-            full = storage_error(OSError(errno.ENOSPC, "no space"), store.root)
-            return Failed("storage", full.what, full.where, full.todo, detail)
-        what = f"{type(error).__name__}: {error}"
-        return Failed("crash", what, f"{step.stage} {step.name}", f"see {request.log} and report this as a bug", detail)
+        what, todo = f"{type(error).__name__}: {error}", f"see {request.log} and report this as a bug"
+        return Failed("crash", what, f"{step.stage} {step.name}", todo, traceback.format_exc())
     return Done(manifest, recycle=had_children or (_status_mb("VmRSS:") or 0.0) > RECYCLE_RSS_MB)
 
 
-def _disk_ran_full(error: BaseException, store: Store) -> bool:
-    """Libraries hide ENOSPC behind errors of their own, so the free space has a say, too."""
-    if is_disk_trouble(error):
-        return True
-    with suppress(OSError):
-        return shutil.disk_usage(store.root).free < _NO_SPACE_BYTES
-    return False
+@contextmanager
+def _hidden_full_disk_told(store: Store) -> Iterator[None]:
+    """Libraries hide ENOSPC behind errors of their own, so the free space has a say before the step's files are removed."""
+    try:
+        yield
+    except PasselError:
+        raise
+    except Exception as error:  # whatever a library makes of it
+        if isinstance(error, OSError) and is_disk_trouble(error):
+            raise storage_error(error, store.root) from error
+        if shutil.disk_usage(store.root).free < _NO_SPACE_BYTES:
+            full = OSError(errno.ENOSPC, "No space left on device")
+            raise storage_error(full, store.root) from full
+        raise
 
 
 def _plain_facts(facts: dict[str, Fact]) -> dict[str, Fact]:

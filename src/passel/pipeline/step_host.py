@@ -57,6 +57,11 @@ class StepHost:
         self._guard = threading.Lock()
 
     @property
+    def threads(self) -> int:
+        """The number of threads that native libraries may use in the present host."""
+        return self._threads
+
+    @property
     def pid(self) -> int | None:
         """The host's process id (and group), None when there is none."""
         return self._process.pid if self._process else None
@@ -71,7 +76,13 @@ class StepHost:
             if self._stopped:
                 return Failed("stopped", "The run was stopped")
             if self._process is None:
-                self._start(request.step.threads)
+                try:
+                    self._start(request.step.threads)
+                except OSError as error:
+                    self._end()
+                    return Failed(
+                        "died", f"a process for the step could not be started: {error}", "", "use fewer workers"
+                    )
             connection = self._connection
             self._busy = True
         assert connection is not None

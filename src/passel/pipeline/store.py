@@ -14,7 +14,7 @@ import itertools
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +141,6 @@ class Store:
             )
             shutil.rmtree(aside.scratch, ignore_errors=True)
             _write_synced(aside.folder / "manifest.json", manifest_to_json(manifest))
-            _sync_folder(aside.folder)
             home = self._home(step.digest)
             home.parent.mkdir(exist_ok=True)
             with _locked_file(self.root / "commit.lock"):
@@ -153,7 +152,6 @@ class Store:
                     os.rename(home, damaged)
                 os.rename(aside.folder, home)
             shutil.rmtree(damaged, ignore_errors=True)
-            _sync_folder(home.parent)
             return manifest
 
     def sweep(self) -> int:
@@ -167,6 +165,17 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
                 _unlock(_lock_of(folder), lock)
                 removed += 1
+        return removed
+
+    def forget(self, unwanted: Callable[[Manifest], bool]) -> int:
+        """Removes the artifacts whose manifest is `unwanted`; returns how many."""
+        removed = 0
+        with storage_errors(self.root):
+            for home in sorted(self.root.glob("??/*")):
+                manifest = self.find(home.name)
+                if manifest is not None and unwanted(manifest):
+                    shutil.rmtree(home)
+                    removed += 1
         return removed
 
     @contextmanager
@@ -249,7 +258,10 @@ def _sha256(path: Path) -> str:
 
 
 def _record_files(folder: Path) -> tuple[ArtifactFile, ...]:
-    """Every file under `folder`, sorted by name and written through to the disk."""
+    """Every file under `folder`, sorted by name and written through to the disk.
+
+    Folders are not synced: should a power cut lose a name, the artifact is seen to be incomplete and made again.
+    """
     records = []
     for where, subfolders, names in os.walk(folder):
         for name in names + subfolders:
@@ -259,7 +271,6 @@ def _record_files(folder: Path) -> tuple[ArtifactFile, ...]:
             if path.is_file():
                 _sync(path)
                 records.append(ArtifactFile(path.relative_to(folder).as_posix(), _size(path), _sha256(path)))
-        _sync_folder(Path(where))
     return tuple(sorted(records, key=lambda f: f.name))
 
 
@@ -276,9 +287,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-_sync_folder = _sync  # a folder is synced like a file, to make its names last
 
 
 def is_disk_trouble(error: BaseException) -> bool:
