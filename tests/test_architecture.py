@@ -28,7 +28,10 @@ ONLY_IN = {
 }
 # How many handlers of a file may catch everything, and why.
 CATCH_ALL: dict[str, tuple[int, str]] = {
-    "pipeline/host.py": (2, "the child process turns any bug of a step into a report to its parent"),
+    "pipeline/host.py": (
+        3,
+        "the child process turns any bug of a step into a report, and asks whether it was a full disk",
+    ),
 }
 # Files that may print: what the user talks to, and the child process whose output is a step's log.
 PRINTERS = ("cli.py", "pipeline/progress.py", "pipeline/host.py")

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 import passel
 from passel.errors import InputError, Interrupted, PasselError, StorageError, UsageError
-from passel.option_table import HARMLESS, LATER, SUPPORTED, Option, Range
+from passel.option_table import HARMLESS, LATER, STAGES, SUPPORTED, Option, Range
 from passel.options import Options, Parsed, has_json_text, parse_options, parse_value, usage_line
 
 if TYPE_CHECKING:
+    from passel.pipeline.executor import Executor, Workplace
     from passel.pipeline.run import RunResult
 
 OVERVIEW = f"""passel {passel.__version__}: thousands of drone photos into one seamless map
@@ -102,12 +103,35 @@ def _run(words: tuple[str, ...]) -> int:
 
 
 def _run_job(photos: Path, output: Path, options: Options, command_line: tuple[str, ...]) -> RunResult:
-    from passel.pipeline.run import (  # here, so that usage errors and help do not wait for the engine
-        RunRequest,
-        run_job,
-    )
+    # Imported here and below, so that usage errors and help do not wait for the engine.
+    from passel.pipeline.run import RunRequest, run_job
 
-    return run_job(RunRequest(photos, output, options, command_line))
+    request = RunRequest(photos, output, options, command_line)
+    return run_job(request, lambda workplace: _executor(workplace, options.max_concurrency))
+
+
+def _executor(workplace: Workplace, workers: int) -> Executor:
+    """Dask on this machine; for finding faults PASSEL_EXECUTOR=serial (one step at a time) or =inline (in this process)."""
+    from passel.cluster.local import LocalDaskExecutor
+    from passel.pipeline.executor import SerialExecutor
+
+    wanted = os.environ.get("PASSEL_EXECUTOR", "dask")
+    if wanted not in ("dask", "serial", "inline"):
+        raise UsageError(f"PASSEL_EXECUTOR={wanted} is not one of: dask, serial, inline")
+    if wanted == "dask":
+        return LocalDaskExecutor(workplace, workers, _usable_memory_mb())
+    return SerialExecutor(workplace, inline=wanted == "inline")
+
+
+def _usable_memory_mb() -> int:
+    """Memory that steps may take together: what is free now, less where a container allows less, with some to spare."""
+    import psutil
+
+    limits = [int(psutil.virtual_memory().available)]
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        text = file.read_text().strip() if file.is_file() else ""
+        limits += [int(text)] if text.isdecimal() else []
+    return int(0.9 * min(limits) / 1e6)
 
 
 def _demo(words: tuple[str, ...]) -> int:
@@ -122,7 +146,7 @@ def _demo(words: tuple[str, ...]) -> int:
         print(f"passel: {notice}", file=sys.stderr)
     options = parsed.options if "split" in parsed.given else replace(parsed.options, split=DEMO_SPLIT)
 
-    from passel.demo.accuracy import measure  # here, so that usage errors and help do not wait for the engine
+    from passel.demo.accuracy import measure
     from passel.demo.flight import DemoSettings
     from passel.demo.write import write_demo
 
@@ -132,7 +156,8 @@ def _demo(words: tuple[str, ...]) -> int:
     print(f"passel {passel.__version__}: {made} synthetic photos in {folder / 'images'}, map to {folder}", flush=True)
     truth = write_demo(folder, settings, options.max_concurrency)
     _tell(_run_job(folder / "images", folder, options, ("passel", "demo", *words)))
-    print(measure(truth, folder).text)
+    if STAGES.index(options.end_with) >= STAGES.index("merge"):
+        print(measure(truth, folder).text)
     return 0
 
 
