@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -39,7 +39,8 @@ _TYPES = {"uint8": "Byte", "float32": "Float32"}
 class RasterFacts:
     """A written raster. bounds_m: west, south, east, north in the CRS. covered: share of cells with data, 0 to 1.
 
-    minimum, maximum, mean, std: of the heights (m), NaN for an orthophoto; nodata likewise.
+    minimum, maximum, mean, std: of the heights (m), NaN for an orthophoto; nodata likewise. filled: share of the cells
+    with data whose height was filled from around.
     """
 
     width_px: int
@@ -52,6 +53,12 @@ class RasterFacts:
     mean: float = math.nan
     std: float = math.nan
     nodata: float = math.nan
+    filled: float = 0.0
+
+    @property
+    def area_m2(self) -> float:
+        """Area of the cells with data."""
+        return self.covered * self.width_px * self.height_px * self.resolution_m**2
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def merge_dsm(tiles: Sequence[ProductTile], frame: Frame, path: Path, threads: i
     found = [p for p in pieces if p is not None]
     outer = _union([p.window for p in found], path)
     facts = _height_facts(found, outer, tiles[0].dsm_resolution_m, path)
+    facts = replace(facts, filled=_filled_cells(tiles) / (facts.covered * outer.cols * outer.rows))
     statistics = "".join(
         f'<MDI key="STATISTICS_{key}">{value!r}</MDI>'
         for key, value in (
@@ -154,6 +162,11 @@ def _height_facts(pieces: Sequence[_Piece], outer: Window, resolution_m: float, 
         outer.cols, outer.rows, resolution_m, _bounds(outer, resolution_m), count / cells, low, high, mean + shift, std,
         nodata,
     )  # fmt: skip
+
+
+def _filled_cells(tiles: Sequence[ProductTile]) -> int:
+    marks = [t.folder / "filled.npy" for t in tiles if (t.folder / "filled.npy").exists()]
+    return sum(int(np.count_nonzero(np.load(m, mmap_mode="r"))) for m in marks)
 
 
 @dataclass(frozen=True)
