@@ -172,6 +172,11 @@ def test_blur_is_relative_to_the_neighbours() -> None:
     assert finding(survey_of(photos), "blurred").photos == ("p0030.jpg",)
 
 
+def test_one_line_is_said() -> None:
+    xy = serpentine(1, 12)
+    assert "tilt" in finding(survey_of(flight(xy, np.full(len(xy), 120.0))), "one-line").message
+
+
 def test_islands_are_named_with_counts() -> None:
     near, far = serpentine(4, 8), serpentine(3, 5) + np.array([3000.0, 500.0])
     xy = np.vstack([near, far])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from passel.pipeline.step import StepInputs
 from passel.pipeline.steps.survey import InspectParams, inspect_batch, load_batch
 from passel.survey.exif import read_tags
 from passel.survey.facts import PhotoFacts, Refusal
-from passel.survey.inspect import inspect_photo, list_photos
+from passel.survey.inspect import inspect_photo, list_photos, photo_sha256
 from passel.survey.xmp import Xmp
 from survey_photos import Shot, attribute_xmp, element_xmp
 
@@ -140,6 +139,8 @@ def test_files_that_are_no_photos_are_refused_in_words(tmp_path: Path, capfd: py
         assert (found.name, found.code) == (name, code), found
         assert len(found.message) > 20
     assert refused(tmp_path / "missing.jpg").code == "unreadable"
+    assert isinstance(photo_sha256(tmp_path / "missing.jpg"), Refusal)
+    assert photo_sha256(tmp_path / "whole.jpg") == good(tmp_path / "whole.jpg").sha256
     assert capfd.readouterr() == ("", "")
 
 
@@ -148,11 +149,17 @@ def test_sixteen_bit_png_is_refused(tmp_path: Path) -> None:
     assert "8 bits" in refused(tmp_path / "a.png").message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_forbidden_file_is_refused(tmp_path: Path) -> None:
+def test_forbidden_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Shot().write(tmp_path / "a.jpg")
-    path.chmod(0)
-    assert refused(path).code == "unreadable"
+
+    def forbidden(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)  # root, who may run this, may read everything
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    assert (refused(path).code, "Permission denied" in refused(path).message) == ("unreadable", True)
+    with pytest.raises(InputError, match="cannot be read"):
+        list_photos(tmp_path)
 
 
 def test_garbage_never_raises(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

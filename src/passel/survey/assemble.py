@@ -67,7 +67,7 @@ def assemble_survey(
     survey = Survey(tuple(photos), cameras, frame, DEFAULT_GPS_SIGMA_M, ())
     if frame.is_georeferenced:
         survey, found = _with_checked_altitudes(survey)
-        findings += found + _island_findings(survey)
+        findings += found + _layout_findings(survey)
     order = {"error": 0, "warning": 1, "note": 2}
     findings.sort(key=lambda f: (order[f.severity], f.code, f.message))
     return replace(survey, findings=tuple(findings))
@@ -185,7 +185,7 @@ def _with_geo(photos: list[Photo], geo: Sequence[GeoEntry]) -> tuple[list[Photo]
 def _frame(photos: Sequence[Photo]) -> Frame:
     """Around the GPS positions; local where they are too few or all at one place, so that they fix neither scale nor north."""
     have = [p.position for p in photos if p.position is not None]
-    if len(have) < min(_FEWEST_WITH_GPS, len(photos)):
+    if len(have) < _FEWEST_WITH_GPS:
         return Frame.local()
     altitudes = [p.altitude_m for p in have if p.altitude_m is not None]
     middle = median(altitudes) if altitudes else 0.0
@@ -258,12 +258,13 @@ def footprint_m(survey: Survey) -> float | None:
     return median(diagonals) if diagonals else None
 
 
-def _island_findings(survey: Survey) -> list[Finding]:
+def _layout_findings(survey: Survey) -> list[Finding]:
     xyz = survey.positions_in_world()
     have = np.isfinite(xyz[:, 0])
     names = [p.name for p, h in zip(survey.photos, have, strict=True) if h]
     xy = xyz[have, :2]
     if len(xy) < 2:
         return []
+    found = check.line_findings(xy, 2.0 * survey.gps_sigma_m[0])
     link = check.link_distance_m(xy, footprint_m(survey)) + 2.0 * survey.gps_sigma_m[0]
-    return check.island_findings(names, xy, link)
+    return found + check.island_findings(names, xy, link)

@@ -150,6 +150,16 @@ def blur_findings(photos: Sequence[Photo]) -> list[Finding]:
     return [Finding("warning", "blurred", message, tuple(blurred))]
 
 
+def line_findings(xy_m: F64, width_m: float) -> list[Finding]:
+    """Positions (n, 2) all within a strip of that width: GPS then says nothing about the tilt across it."""
+    centred = xy_m - xy_m.mean(axis=0)
+    across = centred @ np.linalg.svd(centred, full_matrices=False)[2][-1]
+    if np.ptp(across) > width_m:
+        return []
+    message = "All photos were taken on one line: GPS cannot tell the map's tilt across it; fly at least two lines"
+    return [Finding("warning", "one-line", message)]
+
+
 def typical_spacing_m(xy_m: F64) -> float:
     """Median distance of the positions (n ≥ 2, 2) to their nearest neighbour, metres; at least 1."""
     distance = cKDTree(xy_m).query(xy_m, k=2)[0][:, 1]

@@ -50,7 +50,7 @@ class Photo:
     name: file name, unique in the survey. path: where it lies. sha256, size_bytes: of the file's content.
     camera: id of its Camera. position: GPS or None. time: ISO 8601 as the photo tells it, '' if it does not.
     yaw_deg, pitch_deg, roll_deg: camera (gimbal, else body) angles, None if unknown: yaw clockwise from north, pitch -90 = nadir.
-    relative_altitude_m: height above take-off if told. sharpness: variance of the Laplacian at 1/8 scale, for comparisons only.
+    relative_altitude_m: height above take-off if told. sharpness: variance of the Laplacian at 1/4 scale, for comparisons only.
     """
 
     name: str
@@ -122,8 +122,11 @@ class Survey:
                 out[i] = h, h, v
         return out
 
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
+        path.write_text(self.as_json(), encoding="utf-8")
 
     @staticmethod
     def load(path: Path) -> Survey:
