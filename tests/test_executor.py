@@ -326,9 +326,14 @@ def test_the_run_log_and_plain_lines_tell_what_happened(tmp_path: Path, make: Ma
 
 def test_time_left_is_measured_seconds_times_what_is_left() -> None:
     steps = [step("add", f"s{i}", value=i) for i in range(10)]
+    assert Tally().rest_s() == 0
+    guessing = Tally(workers=5, guess_s={"test": 8.0})
+    guessing.add(StepsPlanned(tuple(steps)), 0.0)
+    assert guessing.rest_s() == pytest.approx(10 * 8.0 / 5)
     tally = Tally(workers=2)
     tally.add(StepsPlanned(tuple(steps)), 0.0)
     assert tally.rest_s() is None
+    assert not tally.rest_is_whole
     for n, what in enumerate(steps[:4]):
         cost = Cost("here", "", 3.0, 2.0, 50.0 + n, 1)
         tally.add(StepStarted(what), float(n))

@@ -146,6 +146,12 @@ class LocalDaskExecutor:
         self._cluster.close(timeout=5)
         _executors.pop(self._name, None)
 
+    def __enter__(self) -> LocalDaskExecutor:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
     def work(self, key: str) -> None:
         """What a Dask thread does for one task."""
         request = self._requests.get(key)

@@ -170,6 +170,12 @@ class SerialExecutor:
         if self._host:
             self._host.close()
 
+    def __enter__(self) -> SerialExecutor:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.close()
+
 
 def ignore_events(event: Event) -> None:
     """For callers that do not watch."""

@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -28,13 +29,19 @@ class Progress:
     """A context manager to be given as `on_event`; may be called from any thread.
 
     disk: a folder on the disk whose free space is shown. workers: steps that run at a time, for the time left.
+    guess_s: seconds a step of a stage may take, by stage, until some are measured.
     """
 
     def __init__(
-        self, disk: Path, workers: int, stream: TextIO | None = None, lines_every_s: float = _LINES_EVERY_S
+        self,
+        disk: Path,
+        workers: int,
+        stream: TextIO | None = None,
+        lines_every_s: float = _LINES_EVERY_S,
+        guess_s: Mapping[str, float] | None = None,
     ) -> None:
         self._stream = stream or sys.stderr
-        self._tally = Tally(workers)
+        self._tally = Tally(workers, guess_s)
         self._disk, self._lines_every_s = disk, lines_every_s
         self._guard = threading.Lock()
         self._start_s = self._last_line_s = time.monotonic()
@@ -98,9 +105,11 @@ class Progress:
                 left = _ended(stage) if stage.rest == 0 else f"{duration(rest_s)} left"
                 failed = Text(f"{stage.failed} failed", style="red") if stage.failed else Text("")
                 table.add_row(stage.stage, bar, f"{stage.settled}/{stage.total}", left, failed)
-            rest_s = self._tally.rest_s()
+            total_s, more = self._tally.rest_s(), "" if self._tally.rest_is_whole else "more than "
         elapsed_s = time.monotonic() - self._start_s
-        foot = f"{duration(elapsed_s)} gone, {duration(rest_s)} left, memory {self._memory.read_mb() / 1000:.1f} GB"
+        foot = (
+            f"{duration(elapsed_s)} gone, {more}{duration(total_s)} left, memory {self._memory.read_mb() / 1000:.1f} GB"
+        )
         return Group(table, Text(f"{foot}, disk {_free_gb(self._disk)} free", style="dim"))
 
 

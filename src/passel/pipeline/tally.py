@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from passel.pipeline.events import Event, StepDone, StepFailed, StepsPlanned, StepStarted
@@ -51,18 +52,24 @@ class StageTally:
 
 
 class Tally:
-    """All stages, in the order in which they were planned. Times are seconds of one monotonic clock."""
+    """All stages, in the order in which they were planned. Times are seconds of one monotonic clock.
 
-    def __init__(self, workers: int = 1) -> None:
+    workers: steps that run at a time. guess_s: seconds a step of a stage may take, for stages not yet measured.
+    """
+
+    def __init__(self, workers: int = 1, guess_s: Mapping[str, float] | None = None) -> None:
         self.workers = workers
         self.stages: dict[str, StageTally] = {}
+        self._guess_s = dict(guess_s or {})
+        self._planned: set[str] = set()
         self._seen: set[str] = set()
 
     def add(self, event: Event, now_s: float) -> None:
         """Takes an event. A step that is planned again (plans grow by stages) counts once."""
         if isinstance(event, StepsPlanned):
             for step in event.steps:
-                if step.digest not in self._seen:
+                if step.digest not in self._planned:
+                    self._planned.add(step.digest)
                     self._stage(step.stage).total += 1
             return
         step = event.failure.step if isinstance(event, StepFailed) else event.step
@@ -95,19 +102,20 @@ class Tally:
 
     def rest_s(self) -> float | None:
         """Seconds until all planned steps are settled; stages of unknown cost count nothing. None: not known."""
-        known = [(s.rest, s.seconds_a_step) for s in self.stages.values() if s.rest]
-        if known and all(cost is None for _, cost in known):
-            return None
-        return sum(_stage_rest_s(rest, cost, self.workers) for rest, cost in known if cost is not None)
+        each = [self.stage_rest_s(s) for s in self.stages.values() if s.rest]
+        known = [rest_s for rest_s in each if rest_s is not None]
+        return sum(known) if known or not each else None
+
+    @property
+    def rest_is_whole(self) -> bool:
+        """False when `rest_s` is a lower bound, for lack of any measurement of some stage."""
+        return all(self.stage_rest_s(s) is not None for s in self.stages.values() if s.rest)
 
     def stage_rest_s(self, stage: StageTally) -> float | None:
         """Seconds until this stage is settled, None when nothing is known of its steps."""
-        cost = stage.seconds_a_step
-        return None if cost is None else _stage_rest_s(stage.rest, cost, self.workers)
+        cost_s = stage.seconds_a_step
+        cost_s = self._guess_s.get(stage.stage) if cost_s is None else cost_s
+        return None if cost_s is None else stage.rest * cost_s / max(1, min(self.workers, stage.rest))
 
     def _stage(self, name: str) -> StageTally:
         return self.stages.setdefault(name, StageTally(name))
-
-
-def _stage_rest_s(rest: int, seconds_a_step: float, workers: int) -> float:
-    return rest * seconds_a_step / max(1, min(workers, rest))
