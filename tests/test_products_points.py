@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import laspy
 import numpy as np
 import pytest
 
-from passel.errors import StepError
+from passel.errors import StepError, StorageError
 from passel.geo.frames import Frame
 from passel.products.points import merge_points
 from passel.products.tiles import ProductTile, read_tiles
@@ -74,3 +75,13 @@ def test_same_bytes_again_and_whatever_the_order_of_the_tiles(tmp_path: Path) ->
 def test_no_points_is_told(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="single point"):
         merge_points(tiles_of(Field(), tmp_path, points=False), FRAME, tmp_path / "a.laz")
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles = tiles_of(Field(), tmp_path)
+    monkeypatch.setattr("passel.products.points.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match="GB of disk"):
+        merge_points(tiles, FRAME, tmp_path / "out" / "a.laz")
+    assert list((tmp_path / "out").iterdir()) == []

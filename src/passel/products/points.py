@@ -9,6 +9,7 @@ octree and memory is that of one column.
 
 from __future__ import annotations
 
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passel import __version__
-from passel.errors import StepError
+from passel.errors import StepError, StorageError
 from passel.geo.frames import Frame
 from passel.products.layout import written_aside
 from passel.products.tiles import ProductTile
@@ -28,6 +29,7 @@ from passel.products.tiles import ProductTile
 UNIT_M = 0.001
 COLUMN_POINTS = 4_000_000
 LEAF_POINTS = 60_000
+DISK_BYTES = 28  # a point: 16 of scratch and at most 12 in the file (5 to 10 measured)
 _DEPTH = 20  # the root's side is 2**20 quanta
 _BY_RETURN_AT = 255  # LAS 1.4 header: number of points by return, the first of fifteen
 _CELL_BITS = 7  # 128 cells along a node's side
@@ -69,12 +71,13 @@ class _Cube:
 def merge_points(
     tiles: Sequence[ProductTile], frame: Frame, path: Path, column_points: int = COLUMN_POINTS
 ) -> CloudFacts:
-    """Write the tiles' points as COPC (LAZ 1.4, point format 7): coordinates in the CRS to the millimetre, 16-bit
-    colour, and in `user_data` the number of photos that saw the point.
+    """Write the tiles' points as COPC (LAZ 1.4, point format 7).
+
+    Coordinates are in the CRS, to the millimetre; colour has 16 bits; `user_data` is how many photos saw the point.
 
     Peak memory is about 150 bytes times `column_points` (or the fullest 128th of the map, if that is more) plus one
     tile; scratch space of 16 bytes a point is used beside `path` when there are more. Raises StepError when no tile
-    has a point.
+    has a point, StorageError when the disk is too small.
     """
     low, high, count = _extent(tiles)
     if count == 0:
@@ -84,16 +87,28 @@ def merge_points(
     if count > column_points:
         cube = _Cube(low, quantum, _column_level(tiles, cube, column_points))
     with written_aside(path) as aside:
+        _check_space(path.parent, count)
         writer = copclib.FileWriter(str(aside), _config(frame, cube, high))
         with tempfile.TemporaryDirectory(prefix=".points-", dir=path.parent) as work:
             nodes, columns, written = _write_tree(writer, cube, _columns(tiles, cube, Path(work)))
         writer.Close()
-        if written != count:
-            raise StepError(f"{written} of {count} points were written", path.name, "run again")
         _finish_header(aside, count)
+        found = sum(n.point_count for n in copclib.FileReader(str(aside)).GetAllNodes())
+        if not written == found == count:
+            raise StepError(
+                f"{found} of {count} points were written", path.name, "check the free space, then run again"
+            )
     offset = np.array([*frame.map_offset_m, 0.0])
     low_m, high_m = (tuple((c * UNIT_M + offset).tolist()) for c in (low, high))
     return CloudFacts(count, nodes, columns, low_m, high_m)
+
+
+def _check_space(folder: Path, count: int) -> None:
+    """Before copclib starts: it aborts the process when a disk fills, so there would be nobody left to tell the user."""
+    needed, free = count * DISK_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"The point cloud needs about {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
+        raise StorageError(what, str(folder), "free some space")
 
 
 def _read(tile: ProductTile) -> Points:

@@ -248,14 +248,14 @@ def _write_cog(
                 (work / f"{i}.vrt").write_text(raw(p), encoding="utf-8")
             with (work / "mosaic.vrt").open("w", encoding="utf-8") as f:
                 f.writelines(mosaic)
-            _copy_to_cog(work / "mosaic.vrt", aside, threads)
+            _copy_to_cog(work / "mosaic.vrt", aside, path, threads)
         finally:
             for f2 in work.iterdir():
                 f2.unlink()
             work.rmdir()
 
 
-def _copy_to_cog(source: Path, target: Path, threads: int) -> None:
+def _copy_to_cog(source: Path, target: Path, final: Path, threads: int) -> None:
     # GDAL opens raw files only beside their VRT unless told that this VRT is ours.
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE="ALL"):
@@ -265,9 +265,9 @@ def _copy_to_cog(source: Path, target: Path, threads: int) -> None:
             )  # fmt: skip
         problems = cog_problems(target)
     except (RasterioError, rasterio._err.CPLE_BaseError) as e:
-        raise StorageError(f"Cannot write the raster: {e}", target.name, "check the free space") from e
+        raise StorageError(f"Cannot write the raster: {e}", str(final), "check the free space") from e
     if problems:
-        raise StorageError(f"The raster came out broken: {'; '.join(problems)}", target.name, "check the free space")
+        raise StorageError(f"The raster came out broken: {'; '.join(problems)}", str(final), "check the free space")
 
 
 def cog_problems(path: Path) -> tuple[str, ...]:
