@@ -19,7 +19,8 @@ _NOISE_FLOOR_M = 0.3
 _SMALLEST_WANDER_M = 10.0
 _SIGNIFICANT = (5.0, 3.0)  # the free function of time has many ways to look large, a line or a step one
 _ERRORS_RUN_TOGETHER = 2.0  # neighbours in time share GPS error, so the fit's own uncertainty is too small
-_FEWEST = 20
+_FEWEST = 12
+_FEWEST_FOR_KNOTS = 60
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def judge_altitudes(xy_m: F64, z_m: F64, order: NDArray[np.int64]) -> AltitudeVe
     best = min((f for f in fits if f.wander_m > 0.0), key=lambda f: f.noise_m, default=None)
     if best is not None:
         return AltitudeVerdict(best.wander_m, best.at, (), best.noise_m)
-    far = np.flatnonzero(np.abs(fits[1].residual_m) > max(8.0 * fits[1].noise_m, 15.0))
-    return AltitudeVerdict(0.0, -1, tuple(int(i) for i in far) if len(far) < 0.05 * n else (), fits[1].noise_m)
+    plain = fits[0] if n < _FEWEST_FOR_KNOTS else fits[1]  # with few photos a knot follows a single wrong one
+    far = np.flatnonzero(np.abs(plain.residual_m) > max(8.0 * plain.noise_m, 15.0))
+    return AltitudeVerdict(0.0, -1, tuple(int(i) for i in far) if len(far) <= max(1.0, 0.05 * n) else (), plain.noise_m)
 
 
 @dataclass(frozen=True)

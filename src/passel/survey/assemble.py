@@ -174,10 +174,12 @@ def _with_geo(photos: list[Photo], geo: Sequence[GeoEntry]) -> tuple[list[Photo]
         if all(a is not None for a in angles):
             turned = replace(p, yaw_deg=angles[0], pitch_deg=angles[1], roll_deg=angles[2])
         out.append(replace(turned, position=position))
-    findings = [Finding("note", "geo-file", f"geo.txt gives the position of {len(used)} of {len(photos)} photos")]
+    findings = [
+        Finding("note", "geo-file", f"geo.txt gives the position of {len(used)} of {check.counted(len(photos))}")
+    ]
     unknown = sorted(set(exact) - used)
     if unknown:
-        message = f"geo.txt names {len(unknown)} photos that are not used here: {check.some(unknown)}"
+        message = f"geo.txt names {check.counted(len(unknown))} not used here: {check.some(unknown)}"
         findings.append(Finding("warning", "geo-file-unknown", message, tuple(unknown)))
     return out, findings
 
@@ -239,7 +241,7 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
         p = photos[index[i]]
         assert p.position is not None
         photos[index[i]] = replace(p, position=_vague_altitude(p.position))
-    message = f"{len(wrong)} photos have an altitude far off their neighbours', it is not used: {check.some(wrong)}"
+    message = f"Altitude far off the neighbours', not used, in {check.counted(len(wrong))}: {check.some(wrong)}"
     return replace(survey, photos=tuple(photos)), [Finding("warning", "altitude-outlier", message, wrong)]
 
 

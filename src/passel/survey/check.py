@@ -29,6 +29,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
+def counted(n: int, noun: str = "photo") -> str:
+    """'1 photo', '2 photos'."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def refused_findings(refusals: Sequence[Refusal]) -> list[Finding]:
     """One warning a kind of refusal."""
     by_code = defaultdict(list)
@@ -54,7 +59,7 @@ def without_duplicates(facts: Sequence[PhotoFacts]) -> tuple[list[PhotoFacts], l
     if not dropped:
         return list(kept.values()), []
     pairs = [f"{f.name} = {kept[f.sha256].name}" for f in dropped]
-    message = f"{len(dropped)} photos are exact copies of others and left out: {some(pairs)}"
+    message = f"Left out as exact copies: {counted(len(dropped))}: {some(pairs)}"
     return list(kept.values()), [Finding("warning", "duplicates", message, tuple(f.name for f in dropped))]
 
 
@@ -75,7 +80,7 @@ def gps_findings(facts: Sequence[PhotoFacts], without: Sequence[str], georeferen
     found = []
     bad = [f for f in facts if f.gps_note and f.name in set(without)]
     if bad:
-        message = f"{len(bad)} photos with GPS that cannot be right, it is not used: {some([f.name for f in bad])}"
+        message = f"GPS that cannot be right is not used in {counted(len(bad))}: {some([f.name for f in bad])}"
         found.append(Finding("warning", "gps-invalid", f"{message}: {bad[0].gps_note}", tuple(f.name for f in bad)))
     if not georeferenced:
         reason = (
@@ -86,9 +91,7 @@ def gps_findings(facts: Sequence[PhotoFacts], without: Sequence[str], georeferen
         message = f"{reason}: the map gets a local frame without true scale, north or place; add GPS or a geo.txt"
         found.append(Finding("warning", "no-gps", message, tuple(without)))
     elif without:
-        message = (
-            f"{len(without)} of {len(facts)} photos have no GPS and are placed by their pictures alone: {some(without)}"
-        )
+        message = f"No GPS in {len(without)} of {counted(len(facts))}, placed by their pictures alone: {some(without)}"
         found.append(Finding("warning", "some-without-gps", message, tuple(without)))
     return found
 
@@ -103,7 +106,7 @@ def camera_findings(cameras: Sequence[Camera], camera_of: dict[str, str], bodies
         photos[camera].append(name)
     found = []
     if len(cameras) > 1:
-        listed = "; ".join(f"{c.id} ({len(photos[c.id])} photos)" for c in cameras)
+        listed = "; ".join(f"{c.id} ({counted(len(photos[c.id]))})" for c in cameras)
         found.append(Finding("note", "several-cameras", f"{len(cameras)} cameras, each calibrated by itself: {listed}"))
     zoomed = defaultdict(list)
     for c in cameras:
@@ -146,7 +149,7 @@ def blur_findings(photos: Sequence[Photo]) -> list[Finding]:
     if not blurred:
         return []
     blurred.sort()
-    message = f"{len(blurred)} photos are blurred compared with their neighbours: {some(blurred)}"
+    message = f"Blurred compared with their neighbours: {counted(len(blurred))}: {some(blurred)}"
     return [Finding("warning", "blurred", message, tuple(blurred))]
 
 
@@ -195,7 +198,7 @@ def island_findings(names: Sequence[str], xy_m: F64, link_m: float) -> list[Find
     if label.max() == 0:
         return []
     groups = [[n for n, k in zip(names, label, strict=True) if k == g] for g in range(int(label.max()) + 1)]
-    listed = "; ".join(f"{len(g)} photos ({g[0]} to {g[-1]})" for g in groups[:_SHOWN])
+    listed = "; ".join(f"{counted(len(g))} ({g[0]} to {g[-1]})" for g in groups[:_SHOWN])
     listed += f"; and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
     message = f"{len(groups)} groups of photos that cannot overlap (more than {link_m:.0f} m apart): {listed}"
     return [Finding("warning", "islands", message, tuple(sorted(itertools.chain.from_iterable(groups[1:]))))]
