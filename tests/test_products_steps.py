@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import laspy
@@ -12,6 +14,9 @@ import pytest
 import rasterio
 from PIL import Image
 
+from passel.align import gates
+from passel.align.gates import Verdict
+from passel.align.similarities import Disagreement
 from passel.errors import StorageError
 from passel.geo.frames import Frame
 from passel.pipeline.step import StepInputs
@@ -19,9 +24,11 @@ from passel.pipeline.steps import products as steps
 from passel.products import report_facts as rf
 from passel.products.layout import Layout
 from passel.products.publish import publish, write_report
-from passel.products.report_model import ReportFacts
+from passel.products.report_model import Gate, ReportFacts
+from passel.products.report_rows import alignment_rows, finding_rows, gates_of
 from passel.reconstruct.scene import Intrinsics, Scene, project
-from passel.survey.model import Camera, Photo, Position, Survey
+from passel.survey.model import Camera, Finding, Photo, Position, Survey
+from passel.survey.submodel import SplitPlan
 from product_tiles import FRAME, Field
 
 CAMERA = Camera("c", "Make", "Model", "", 4000, 3000, 3000.0, "exif35", 0.1)
@@ -154,3 +161,19 @@ def test_publishing_copies_where_links_do_not_work(
     assert (tmp_path / "out" / "b").read_text() == "content"
     with pytest.raises(StorageError):
         publish(tmp_path / "missing", tmp_path / "out" / "c")
+
+
+def test_rows_from_the_artifacts_of_earlier_steps(tmp_path: Path) -> None:
+    apart = Disagreement(12, 0.5, 1.0, 0.1, 0.2, math.nan, math.nan)
+    steps_file = tmp_path / "alignment.json"
+    steps_file.write_text(json.dumps({"by GPS alone": asdict(apart), "adjustment": asdict(apart)}), encoding="utf-8")
+    first, second = alignment_rows(steps_file)
+    assert (first.step, first.shared, first.median_m, first.p95_deg) == ("by GPS alone", 12, 0.5, 0.2)
+    assert "moved" in second.step
+    verdict = Verdict((gates.Gate("share", 0.5, 0.7, False),))
+    (tmp_path / "verdict.json").write_text(json.dumps(asdict(verdict)), encoding="utf-8")
+    assert gates_of(tmp_path / "verdict.json") == (Gate("share", 0.5, 0.7, "", False),)
+    survey, _ = survey_and_scene(FRAME, 0.0)
+    survey = replace(survey, findings=(Finding("warning", "few", "Few photos", ("p1.jpg",)),))
+    rows = finding_rows(survey, SplitPlan((), ("An island",)))
+    assert [(r.severity, r.message) for r in rows] == [("warning", "Few photos"), ("note", "An island")]

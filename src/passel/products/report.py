@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -59,7 +60,7 @@ def _header(f: ReportFacts) -> str:
         (f"{p.gsd_m * 100:.1f} cm", "ground sampling distance"),
         (f"{p.orthophoto_m_per_px * 100:.1f} cm", "orthophoto pixel"),
         (f"{p.dsm_m_per_px * 100:.1f} cm", "surface cell"),
-        (f"{r.reprojection_px:.2f} px", "reprojection error (RMS)"),
+        (f"{_told(r.reprojection_px, 2)} px", "reprojection error (RMS)"),
         (f"{gps.rms_3d_m:.2f} m" if gps else "no GPS", "cameras against GPS (3D RMS)"),
         (f"{low:.1f} … {high:.1f} m", "heights"),
         (f"{100 * p.covered:.1f} %", f"of the map has heights ({100 * p.filled:.1f} % filled from around)"),
@@ -134,11 +135,18 @@ def _alignment(f: ReportFacts) -> str:
     if not f.alignment:
         return ""
     rows = [
-        (a.step, str(a.shared), f"{a.median_m:.3f}", f"{a.p95_m:.3f}", f"{a.median_deg:.4f}", f"{a.p95_deg:.4f}")
+        (a.step, str(a.shared), _told(a.median_m, 3), _told(a.p95_m, 3), _told(a.median_deg, 4), _told(a.p95_deg, 4))
         for a in f.alignment
     ]
-    head = ("after", "compared", "median (m)", "95 % (m)", "median (°)", "95 % (°)")
-    return "<h2>Alignment: how far submodels disagree about the cameras they share</h2>" + _table(head, rows)
+    head = ("", "compared", "median (m)", "95 % (m)", "median (°)", "95 % (°)")
+    return (
+        "<h2>Alignment: submodels into one frame</h2><p>How far apart submodels put the cameras that they share, "
+        "unless the row says something else.</p>" + _table(head, rows)
+    )
+
+
+def _told(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
 def _submodels(f: ReportFacts) -> str:
