@@ -38,11 +38,13 @@ def assemble_survey(
     paths: Sequence[Path],
     geo: Sequence[GeoEntry] = (),
     calibrations: Sequence[KnownCalibration] = (),
+    gps_sigma_m: tuple[float, float] = DEFAULT_GPS_SIGMA_M,
 ) -> Survey:
     """Make the survey of inspected photos.
 
     paths: where the files lie, from `list_photos`; geo: lines of geo.txt, which replace the photos' GPS; calibrations: of
-    `--cameras`. Raises InputError when fewer than two photos can be used.
+    `--cameras`; gps_sigma_m: (horizontal, vertical) for photos that do not tell their accuracy, before the altitudes are
+    checked. Raises InputError when fewer than two photos can be used.
     """
     path_of = {p.name: p for p in paths}
     findings = check.refused_findings(refusals)
@@ -64,7 +66,7 @@ def assemble_survey(
     findings += check.name_findings([p.name for p in photos])
     findings += check.camera_findings(cameras, camera_of, bodies)
     findings += check.blur_findings(photos)
-    survey = Survey(tuple(photos), cameras, frame, DEFAULT_GPS_SIGMA_M, ())
+    survey = Survey(tuple(photos), cameras, frame, gps_sigma_m, ())
     if frame.is_georeferenced:
         survey, found = _with_checked_altitudes(survey)
         findings += found + _layout_findings(survey)
