@@ -22,7 +22,8 @@ class DemoSettings:
     """A synthetic survey. Equal settings make equal bytes.
 
     strips, photos_per_strip: the lawn-mower pattern. width_px, height_px: photo size. height_m: flying height above the mean
-    ground. forward_overlap, side_overlap: 0..1 at that height. seed: of world, jitter and GPS noise. heading_deg: of the first strip, clockwise from north.
+    ground. forward_overlap, side_overlap: 0..1 at that height. seed: of world, jitter and GPS noise. heading_deg: of the
+    first strip, clockwise from north.
     gps: whether photos carry positions. gps_horizontal_sigma_m, gps_vertical_sigma_m: one-sigma noise of each. altitude_drift_m:
     how far the written altitude has drifted at the end of the flight. second_camera: whether the last third of the
     photos comes from another camera of another size. latitude_deg, longitude_deg, altitude_m: origin of the truth's frame.

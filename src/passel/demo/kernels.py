@@ -3,6 +3,8 @@
 All positions are metres in the truth's world frame (east, north, up). Everything is a pure function of position and seed.
 """
 
+# mypy: disable-error-code="no-any-return"
+# (numba gives decorated functions the type Any)
 from __future__ import annotations
 
 import math

@@ -8,7 +8,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from passel.demo.kernels import CROWN, F64, GROUND, I32, SHADE_ZONE, WorldArrays, ceiling, ground, noise, surface, trace, zone
+from passel.demo.kernels import (
+    CROWN,
+    F64,
+    GROUND,
+    I32,
+    SHADE_ZONE,
+    WorldArrays,
+    ceiling,
+    ground,
+    noise,
+    surface,
+    trace,
+    zone,
+)
 from passel.demo.terrain import SUN, World
 from passel.demo.texture import albedo
 from passel.reconstruct.scene import Intrinsics
@@ -50,9 +63,7 @@ def _normal(w: WorldArrays, which: int, face: int, x: float, y: float, z: float)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _shade(
-    w: WorldArrays, which: int, face: int, x: float, y: float, z: float
-) -> tuple[float, float, float]:
+def _shade(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) -> tuple[float, float, float]:
     """Light leaving a surface point: sun with cast shadow, and sky."""
     r, g, b = albedo(w, which, face, x, y, z)
     nx, ny, nz = _normal(w, which, face, x, y, z)
@@ -186,9 +197,9 @@ _TONE = (255.0 * np.linspace(0.0, 1.0, 4097) ** (1 / 2.2)).astype(np.float32)
 
 
 def developed(linear: F32, gain: float | F32, noise_sigma: float = 0.0, seed: tuple[int, ...] = ()) -> U8:
-    """Linear light (..., 3) → 8-bit picture: gain (broadcast over the last axis), a shoulder instead of clipping, gamma, sensor noise (DN)."""
+    """Linear light (..., 3) → 8-bit picture: gain (broadcast over the last axis), a shoulder, gamma, sensor noise (DN)."""
     light = linear * np.asarray(gain, np.float32)[..., None]
-    light = light * (1.0 + light / 2.2) / (1.0 + light)  # white at 2.2/… keeps roofs and roads from burning out
+    light = light * (1.0 + light / 2.2) / (1.0 + light)  # a shoulder keeps roofs from burning out
     out = _TONE[np.clip(light * 4096.0 + 0.5, 0, 4096).astype(np.int32)]
     if noise_sigma > 0:
         grain = np.random.default_rng(seed).standard_normal(out.shape, np.float32)

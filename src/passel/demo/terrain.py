@@ -11,8 +11,8 @@ from scipy import ndimage
 from passel.demo.kernels import (
     BLOB,
     BOX,
-    ROOFS_WITHIN_M,
     F64,
+    ROOFS_WITHIN_M,
     WorldArrays,
     clearances,
     ground,
@@ -117,7 +117,23 @@ def _arrays(seed: int, coef: F64, first: float, objects: F64, half_size_m: float
     nothing = np.zeros((0, 0), np.uint8)
     marks = np.full((2 * math.ceil(half_size_m / MARK_CELL_M),) * 2 + (2,), np.nan)
     return WorldArrays(
-        seed, coef, first, first, KNOT_M, objects, start, items, top, roofs, nothing, low, low, INDEX_CELL_M, marks, MARK_CELL_M, mark_m
+        seed,
+        coef,
+        first,
+        first,
+        KNOT_M,
+        objects,
+        start,
+        items,
+        top,
+        roofs,
+        nothing,
+        low,
+        low,
+        INDEX_CELL_M,
+        marks,
+        MARK_CELL_M,
+        mark_m,
     )
 
 

@@ -3,6 +3,8 @@
 Colours are linear light, 0..1. Detail is a function of the place in the world, so every photo sees the same.
 """
 
+# mypy: disable-error-code="no-any-return"
+# (numba gives decorated functions the type Any)
 from __future__ import annotations
 
 import math
