@@ -1,0 +1,128 @@
+"""Views packed for the kernels, and plain questions about them: what they see, at which ground sampling distance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from passel.geo.grid import Bounds
+from passel.reconstruct.scene import Intrinsics, View
+
+F64 = NDArray[np.float64]
+
+PACKED = 22  # cam_from_map 9, centre 3, fx fy cx cy (array index units), k1 k2 p1 p2 k3, largest radius squared
+FAR = -1.0e9  # image coordinate of what is not seen
+
+
+@lru_cache(maxsize=256)
+def largest_radius2(camera: Intrinsics) -> float:
+    """Largest squared normalised radius inside the photo: beyond it the distortion polynomial may fold back into the image."""
+    corner = max(
+        np.hypot((u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy)
+        for u in (0.0, camera.width_px)
+        for v in (0.0, camera.height_px)
+    )
+    r = np.linspace(0.0, 4.0, 4001)
+    r2 = r * r
+    distorted = r * (1.0 + r2 * (camera.k1 + r2 * (camera.k2 + r2 * camera.k3)))
+    end = np.flatnonzero((distorted > corner * 1.02) | (np.gradient(distorted, r) <= 0.0))
+    return float(r2[end[0]] if len(end) else r2[-1])
+
+
+def packed(view: View, scale_x: float = 1.0, scale_y: float = 1.0) -> F64:
+    """(PACKED,) float64 for `project`; scale: pixels of the image used per pixel of the full photo."""
+    i = view.intrinsics
+    out = np.empty(PACKED)
+    out[:9] = view.cam_from_map.ravel()
+    out[9:12] = view.centre
+    out[12:16] = i.fx * scale_x, i.fy * scale_y, i.cx * scale_x - 0.5, i.cy * scale_y - 0.5
+    out[16:21] = i.k1, i.k2, i.p1, i.p2, i.k3
+    out[21] = largest_radius2(i)
+    return out
+
+
+@njit(cache=True, nogil=True, inline="always")
+def project(p: F64, x: float, y: float, z: float) -> tuple[float, float]:
+    """Array indices (column, row; centres at integers) of a map point, (FAR, FAR) when behind or far outside the photo."""
+    dx = x - p[9]
+    dy = y - p[10]
+    dz = z - p[11]
+    c = p[6] * dx + p[7] * dy + p[8] * dz
+    if c <= 0.01:
+        return FAR, FAR
+    a = (p[0] * dx + p[1] * dy + p[2] * dz) / c
+    b = (p[3] * dx + p[4] * dy + p[5] * dz) / c
+    r2 = a * a + b * b
+    if r2 > p[21]:
+        return FAR, FAR
+    radial = 1.0 + r2 * (p[16] + r2 * (p[17] + r2 * p[20]))
+    ab = 2.0 * a * b
+    u = p[12] * (a * radial + p[18] * ab + p[19] * (r2 + 2.0 * a * a)) + p[14]
+    v = p[13] * (b * radial + p[18] * (r2 + 2.0 * b * b) + p[19] * ab) + p[15]
+    return u, v
+
+
+@njit(cache=True, nogil=True)
+def project_all(p: F64, xyz: F64) -> F64:
+    """(n, 3) map points → (n, 2) array indices, FAR where unseen."""
+    out = np.empty((len(xyz), 2))
+    for i in range(len(xyz)):
+        out[i, 0], out[i, 1] = project(p, xyz[i, 0], xyz[i, 1], xyz[i, 2])
+    return out
+
+
+def sees(view: View, xyz: F64, border_px: float = 0.0) -> NDArray[np.bool_]:
+    """(n,) which of the (n, 3) map points lie inside the photo, at least `border_px` full-size pixels from its edge."""
+    uv = project_all(packed(view), np.ascontiguousarray(xyz, float))
+    i = view.intrinsics
+    return np.asarray(
+        (uv[:, 0] >= border_px)
+        & (uv[:, 1] >= border_px)
+        & (uv[:, 0] <= i.width_px - 1 - border_px)
+        & (uv[:, 1] <= i.height_px - 1 - border_px)
+    )
+
+
+def reach_m(view: View, z_low_m: float) -> float:
+    """Horizontal distance (m) from the nadir beyond which the photo sees nothing above `z_low_m`."""
+    i = view.intrinsics
+    radius = np.sqrt(largest_radius2(i))
+    axis = view.cam_from_map[2] / np.linalg.norm(view.cam_from_map[2])
+    tilt = np.arccos(np.clip(-axis[2], -1.0, 1.0)) + np.arctan(radius)
+    height = max(view.centre[2] - z_low_m, 1.0)
+    return float(height * np.tan(min(tilt, 1.4)))
+
+
+def photos_seeing(views: Sequence[View], bounds: Bounds, z_range_m: tuple[float, float]) -> list[str]:
+    """Names of the photos that see any of a rectangle of ground between two heights (map metres), sorted."""
+    found = []
+    middle = np.array([(bounds.west + bounds.east) / 2, (bounds.south + bounds.north) / 2])
+    half = np.hypot(bounds.east - bounds.west, bounds.north - bounds.south) / 2
+    x, y = np.meshgrid(np.linspace(bounds.west, bounds.east, 17), np.linspace(bounds.south, bounds.north, 17))
+    ground = [np.column_stack([x.ravel(), y.ravel(), np.full(x.size, z)]) for z in sorted(set(z_range_m))]
+    xyz = np.concatenate(ground)
+    for view in views:
+        if np.hypot(*(view.centre[:2] - middle)) > half + reach_m(view, z_range_m[0]):
+            continue
+        if sees(view, xyz).any():
+            found.append(view.photo)
+    return sorted(found)
+
+
+def heights_above_ground_m(views: Sequence[View], points: F64) -> F64:
+    """(n,) height of each camera above the median of its nearest 60 points ((m, 3) map metres)."""
+    centres = np.array([v.centre for v in views])
+    _, near = cKDTree(points[:, :2]).query(centres[:, :2], k=min(60, len(points)))
+    ground = np.median(points[:, 2][np.asarray(near).reshape(len(centres), -1)], axis=1)
+    return np.asarray(np.maximum(centres[:, 2] - ground, 0.1))
+
+
+def choose_resolution(views: Sequence[View], points: F64) -> float:
+    """Ground sampling distance (m) of the survey: the median over photos of height above the points below divided by focal length."""
+    heights = heights_above_ground_m(views, points)
+    return float(np.median(heights / np.array([v.intrinsics.fx for v in views])))

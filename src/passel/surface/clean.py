@@ -1,0 +1,86 @@
+"""What matching found becomes a surface: doubtful cells out, small holes filled and marked, large ones left empty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from passel.surface.fine import Matched
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+Bools = NDArray[np.bool_]
+
+SURE_SCORE = 0.3
+WORST_COST = 104  # quarter bits, 42 % of the bits differ
+SPECKLE_CELLS = 60
+SPECKLE_STEP_CELLS = 2.0
+FILL_RADIUS_M = 0.5
+FILL_RADIUS_CELLS = 8  # of holes to fill at least, whatever the cell
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A tile's surface on its padded window: z float32 m (NaN where unknown), measured and filled (rows, cols) bool.
+
+    complete: float32 m without NaN, for visibility and ranges: z where known, else the coarse surface.
+    """
+
+    z: F32
+    measured: Bools
+    filled: Bools
+    complete: F32
+
+
+def clean(found: Matched, coarse: F32, cell_m: float) -> Surface:
+    """coarse: (rows, cols) float32 heights of the coarse surface at the same cells."""
+    good = (found.seen >= 2) & (found.edge == 0) & ((found.score > SURE_SCORE) | (found.cost <= WORST_COST))
+    good &= ~lonely(found.z, good, SPECKLE_STEP_CELLS * cell_m)
+    reach = max(FILL_RADIUS_CELLS, round(FILL_RADIUS_M / cell_m))
+    known = np.where(good, found.z, np.nan).astype(np.float32)
+    small = small_holes(good, reach)
+    z = fill(known, small)
+    z = np.where(good | small, z, np.nan).astype(np.float32)
+    return Surface(z, good, small, np.where(np.isfinite(z), z, coarse).astype(np.float32))
+
+
+def lonely(z: F32, good: Bools, step_m: float) -> Bools:
+    """Cells of patches smaller than SPECKLE_CELLS that stand apart from all around by more than `step_m` a cell."""
+    scale = 16.0  # cv2 takes 16-bit heights: a sixteenth of the step is fine enough
+    middle = float(np.median(z[good])) if good.any() else 0.0
+    counts = np.clip(np.round((z - middle) / step_m * scale), -32000, 32000).astype(np.int16)
+    counts[~good] = -32768
+    cv2.filterSpeckles(counts, -32768, SPECKLE_CELLS, scale)
+    return np.asarray(good & (counts == -32768))
+
+
+def small_holes(good: Bools, reach_cells: int) -> Bools:
+    """Cells not good that lie within `reach_cells` of good ones in a hole no wider than twice that; not the outside of the map."""
+    size = 2 * reach_cells + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    closed = cv2.morphologyEx(good.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    return np.asarray((closed > 0) & ~good)
+
+
+def fill(known: F32, where: Bools) -> F32:
+    """Heights by distance-weighted averages of ever larger neighbourhoods (2, 4, 8 … cells) for the cells `where`."""
+    if not where.any() or not np.isfinite(known).any():
+        return known
+    out = known.copy()
+    weight = np.isfinite(known).astype(np.float32)
+    value = np.nan_to_num(known, nan=0.0).astype(np.float32)
+    todo = where.copy()
+    for sigma in (1.0, 2.0, 4.0, 8.0, 16.0):
+        w = cv2.GaussianBlur(weight, (0, 0), sigma)
+        sure = todo & (w > 0.02)
+        out[sure] = (cv2.GaussianBlur(value * weight, (0, 0), sigma)[sure] / w[sure]).astype(np.float32)
+        todo &= ~sure
+        if not todo.any():
+            return out
+    near = ndimage.distance_transform_edt(weight == 0, return_distances=False, return_indices=True)
+    out[todo] = known[near[0][todo], near[1][todo]]
+    return out

@@ -1,0 +1,224 @@
+"""The coarse surface of the whole survey, at 8 matching cells: what every tile starts from, so that neighbours start alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from passel.geo.grid import Grid, Tile, Window
+from passel.reconstruct.scene import View
+from passel.surface.camera import heights_above_ground_m
+from passel.surface.match import (
+    Heights,
+    Level,
+    block_planes,
+    enlarged,
+    match_level,
+    plan_level,
+    ranges_around,
+)
+from passel.surface.plate import Plate
+from passel.surface.resample import bilinear
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+COARSE_FACTOR = 8  # matching cells
+START_FACTOR = 32
+BIN_FACTOR = 256  # bins of points that bound the first heights
+COARSE_MARGIN = 128  # coarse cells
+BLOCK_CELLS = 16  # of the coarse levels
+WORST_COST = 104  # quarter bits: 42 % of the bits differ
+
+
+@dataclass(frozen=True)
+class PriorHeights:
+    """Where the ground may be, from the scene's points: bins of the lattice `grid` over `window`.
+
+    low, high: (rows, cols) float32 metres, no NaN.
+    """
+
+    grid: Grid
+    window: Window
+    low: F32
+    high: F32
+
+    def over(self, window: Window, factor: int) -> tuple[F32, F32]:
+        """low and high on a lattice `factor` times finer; the window must be whole bins; beyond the points the edge repeats."""
+        bins = Window(window.col // factor, window.row // factor, window.cols // factor, window.rows // factor)
+        rows = np.clip(np.arange(bins.row, bins.row + bins.rows) - self.window.row, 0, self.window.rows - 1)
+        cols = np.clip(np.arange(bins.col, bins.col + bins.cols) - self.window.col, 0, self.window.cols - 1)
+        at = np.ix_(rows, cols)
+        return enlarged(self.low[at], factor), enlarged(self.high[at], factor)
+
+
+def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: tuple[float, float]) -> PriorHeights:
+    """Bounds of the surface from (m, 3) points (map metres): the span of the points around, less and plus what they cannot show."""
+    grid = Grid(cell_m * BIN_FACTOR, offset_m)
+    col, row = np.floor(grid.col(points[:, 0])).astype(int), np.floor(grid.row(points[:, 1])).astype(int)
+    c0, c1 = (int(v) for v in np.percentile(col, (0.05, 99.95), method="nearest"))
+    r0, r1 = (int(v) for v in np.percentile(row, (0.05, 99.95), method="nearest"))
+    window = Window(c0, r0, c1 - c0 + 1, r1 - r0 + 1)
+    inside = (col >= c0) & (col <= c1) & (row >= r0) & (row <= r1)
+    number = ((row - r0) * window.cols + col - c0)[inside]
+    z = points[inside, 2]
+    order = np.lexsort((z, number))
+    number, z = number[order], z[order]
+    bins, first, n = np.unique(number, return_index=True, return_counts=True)
+    low, high = np.full(window.rows * window.cols, np.nan), np.full(window.rows * window.cols, np.nan)
+    low[bins] = z[first + (n * 0.04).astype(int)]  # single wild points must not widen the search
+    high[bins] = z[first + n - 1 - (n * 0.01).astype(int)]
+    low, high = low.reshape(window.shape), high.reshape(window.shape)
+    near = ndimage.distance_transform_edt(np.isnan(low), return_distances=False, return_indices=True)
+    low, high = low[tuple(near)], high[tuple(near)]
+    low, high = ndimage.minimum_filter(low, 3, mode="nearest"), ndimage.maximum_filter(high, 3, mode="nearest")
+    above = float(np.median(heights_above_ground_m(views, points)))
+    return PriorHeights(grid, window, (low - 0.06 * above).astype(np.float32), (high + 0.2 * above).astype(np.float32))
+
+
+def coarse_tile(
+    tile: Tile, cell_m: float, prior: PriorHeights, views: Sequence[View], plates: Mapping[str, Plate]
+) -> F32:
+    """Heights of a coarse tile's core (lattice of 8 matching cells): float32 metres, NaN where no photos agree."""
+    offset = prior.grid.offset_m
+    padded = tile.padded(COARSE_MARGIN)
+    found: Heights | None = None
+    for factor in (START_FACTOR, START_FACTOR // 2, COARSE_FACTOR):
+        k = factor // COARSE_FACTOR
+        window = Window(padded.col // k, padded.row // k, padded.cols // k, padded.rows // k)
+        low_m, high_m = prior.over(_whole_bins(window, BIN_FACTOR // factor), BIN_FACTOR // factor)
+        part = window.slices_in(_whole_bins(window, BIN_FACTOR // factor))
+        low_m, high_m = low_m[part], high_m[part]
+        dz = cell_m * factor
+        if found is None:
+            lowest = np.floor(low_m / dz).astype(np.int32)
+            count = np.minimum(np.ceil(high_m / dz).astype(np.int32) - lowest + 1, 250)
+        else:
+            lowest, count = ranges_around(found.z, 2, dz, 4)
+        level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, np.ascontiguousarray(lowest), count)
+        planes = block_planes((low_m + high_m) / 2, BLOCK_CELLS, dz)
+        blocks = plan_level(level, views, planes)
+        above = found
+        found = match_level(level, views, plates, blocks, factor)
+        if above is not None:
+            found = _keep_coarser(found, above)
+    assert found is not None
+    return _core(found, tile, padded)
+
+
+def _whole_bins(window: Window, n: int) -> Window:
+    """The smallest window of whole bins of n cells around a window."""
+    c0, r0 = window.col // n * n, window.row // n * n
+    c1, r1 = -(-(window.col + window.cols) // n) * n, -(-(window.row + window.rows) // n) * n
+    return Window(c0, r0, c1 - c0, r1 - r0)
+
+
+def _keep_coarser(found: Heights, above: Heights) -> Heights:
+    """Cells that fewer than two photos see keep the coarser level's height."""
+    z = np.where(found.seen >= 2, found.z, enlarged(above.z, 2))
+    return Heights(z.astype(np.float32), found.cost, found.seen, found.edge)
+
+
+def _core(found: Heights, tile: Tile, padded: Window) -> F32:
+    z = cv2.medianBlur(found.z, 3)
+    good = (found.seen >= 2) & (found.cost <= WORST_COST) & (found.edge == 0)
+    rough = np.abs(z - cv2.medianBlur(found.z, 5))
+    z = np.where(good & (rough < 4 * np.median(rough) + 2.0), z, np.nan).astype(np.float32)
+    return np.ascontiguousarray(z[tile.core.slices_in(padded)])
+
+
+@dataclass(frozen=True)
+class CoarseSurface:
+    """The survey's coarse surface: z (rows, cols) float32 metres without NaN; valid: u8, 0 where z is only filled in."""
+
+    grid: Grid
+    window: Window
+    z: F32
+    valid: U8
+
+    def over(self, window: Window) -> F32:
+        """Heights of a window of the coarse lattice; beyond the survey the edge repeats."""
+        rows = np.clip(np.arange(window.row, window.row + window.rows) - self.window.row, 0, self.window.rows - 1)
+        cols = np.clip(np.arange(window.col, window.col + window.cols) - self.window.col, 0, self.window.cols - 1)
+        part = self.z[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+        return np.ascontiguousarray(part[np.ix_(rows - rows[0], cols - cols[0])])
+
+    def valid_over(self, window: Window) -> U8:
+        """u8 flags of a window of the coarse lattice: 1 where z is measured, 0 where filled or beyond the survey."""
+        out = np.zeros(window.shape, np.uint8)
+        part = window.clipped(self.window)
+        if min(part.shape) > 0:
+            out[part.slices_in(window)] = self.valid[part.slices_in(self.window)]
+        return out
+
+    def finer(self, grid: Grid, window: Window) -> F32:
+        """Bilinear heights at the cell centres of a window of any other lattice."""
+        b = grid.bounds(window)
+        c0, c1 = (int(np.floor(float(self.grid.col(x)))) for x in (b.west, b.east))
+        r0, r1 = (int(np.floor(float(self.grid.row(y)))) for y in (b.north, b.south))
+        around = Window(c0 - 1, r0 - 1, c1 - c0 + 3, r1 - r0 + 3)
+        return bilinear(self.over(around), self.grid, around, grid, window)
+
+    def range_m(self, window: Window) -> tuple[float, float]:
+        """Lowest and highest height of a window of the coarse lattice."""
+        z = self.over(window)
+        return float(z.min()), float(z.max())
+
+    def save(self, out: Path) -> None:
+        head = {"grid": asdict(self.grid), "window": asdict(self.window)}
+        (out / "coarse.json").write_text(json.dumps(head), encoding="utf-8")
+        np.save(out / "coarse.npy", self.z)
+        np.save(out / "coarse_valid.npy", self.valid)
+
+    @staticmethod
+    def load(folder: Path) -> CoarseSurface:
+        """Arrays are memory-mapped: a tile reads its own part only."""
+        head = json.loads((folder / "coarse.json").read_text(encoding="utf-8"))
+        grid = Grid(head["grid"]["resolution_m"], tuple(head["grid"]["offset_m"]))
+        z = np.load(folder / "coarse.npy", mmap_mode="r")
+        return CoarseSurface(grid, Window(**head["window"]), z, np.load(folder / "coarse_valid.npy", mmap_mode="r"))
+
+
+def mosaic(grid: Grid, tiles: Sequence[tuple[Tile, F32]]) -> CoarseSurface:
+    """One surface from the cores of coarse tiles; what is missing is filled smoothly from around and flagged."""
+    c0, r0 = min(t.core.col for t, _ in tiles), min(t.core.row for t, _ in tiles)
+    c1 = max(t.core.col + t.core.cols for t, _ in tiles)
+    r1 = max(t.core.row + t.core.rows for t, _ in tiles)
+    window = Window(c0, r0, c1 - c0, r1 - r0)
+    z = np.full(window.shape, np.nan, np.float32)
+    for tile, heights in tiles:
+        z[tile.core.slices_in(window)] = heights
+    valid = np.isfinite(z)
+    return CoarseSurface(grid, window, filled_smoothly(z), valid.astype(np.uint8))
+
+
+def filled_smoothly(z: F32) -> F32:
+    """Fill NaN by averages of ever larger neighbourhoods (2, 4, 8 … cells); valid cells stay. All NaN gives zeros."""
+    weight = np.isfinite(z).astype(np.float32)
+    if weight.all():
+        return z
+    value = np.where(weight > 0, z, 0).astype(np.float32)
+    levels = []
+    while True:
+        levels.append((value, weight))
+        h, w = value.shape
+        if weight.all() or (h == 1 and w == 1):
+            break
+        padded = [np.pad(a, ((0, h % 2), (0, w % 2))) for a in (value * weight, weight)]
+        sums = [a[::2, ::2] + a[1::2, ::2] + a[::2, 1::2] + a[1::2, 1::2] for a in padded]
+        weight = (sums[1] > 0).astype(np.float32)
+        value = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1e-6), 0).astype(np.float32)
+    full = levels[-1][0]
+    for value, weight in reversed(levels[:-1]):
+        h, w = value.shape
+        up = cv2.resize(full, (full.shape[1] * 2, full.shape[0] * 2), interpolation=cv2.INTER_LINEAR)[:h, :w]
+        full = np.where(weight > 0, value, up).astype(np.float32)
+    return full

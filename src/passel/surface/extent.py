@@ -1,0 +1,100 @@
+"""Which ground is mapped: seen by two photos or more, and near points of the scene; and the tiles that hold any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from passel.errors import ReconstructionError
+from passel.geo.grid import Grid, Tile, Window, tiles_over
+from passel.reconstruct.scene import View
+from passel.surface.camera import heights_above_ground_m, reach_m, sees
+
+F64 = NDArray[np.float64]
+
+SQUARE_CELLS = 32
+POINTS_WITHIN = 0.4  # of the flying height: ground farther from any point is not trusted
+
+
+@dataclass(frozen=True)
+class SurveyGround:
+    """window: of the matching lattice around all mapped ground; tiles: those that hold any, row by row.
+
+    z_range_m: lowest and highest ground, with what points cannot show (for `photos_seeing`).
+    """
+
+    window: Window
+    tiles: tuple[Tile, ...]
+    z_range_m: tuple[float, float]
+
+
+def survey_ground(views: Sequence[View], points: F64, grid: Grid, core_cells: int) -> SurveyGround:
+    """Find the ground to map from (m, 3) points in map metres. Raises ReconstructionError when no ground is seen twice."""
+    squares = Grid(grid.resolution_m * SQUARE_CELLS, grid.offset_m)
+    above = float(np.median(heights_above_ground_m(views, points)))
+    low, high = (float(v) for v in np.percentile(points[:, 2], (0.2, 99.8)))
+    reach = np.array([reach_m(v, low) for v in views])
+    xy = np.array([v.centre[:2] for v in views])
+    c0, c1 = np.floor(squares.col(np.array([(xy[:, 0] - reach).min(), (xy[:, 0] + reach).max()]))).astype(int)
+    r0, r1 = np.floor(squares.row(np.array([(xy[:, 1] + reach).max(), (xy[:, 1] - reach).min()]))).astype(int)
+    window = Window(int(c0), int(r0), int(c1 - c0) + 1, int(r1 - r0) + 1)
+    ground, near = _ground(points, squares, window)
+    mapped = (_times_seen(views, reach, squares, window, ground) >= 2) & (near <= POINTS_WITHIN * above)
+    if not mapped.any():
+        raise ReconstructionError("No ground is seen by two photos.", "", "Check that neighbouring photos overlap.")
+    rows, cols = np.flatnonzero(mapped.any(axis=1)), np.flatnonzero(mapped.any(axis=0))
+    n = SQUARE_CELLS
+    whole = Window(
+        (window.col + int(cols[0])) * n, (window.row + int(rows[0])) * n,
+        int(cols[-1] - cols[0] + 1) * n, int(rows[-1] - rows[0] + 1) * n,
+    )  # fmt: skip
+    tiles = tuple(t for t in tiles_over(whole, core_cells) if _holds_any(t, mapped, window))
+    return SurveyGround(whole, tiles, (low - 0.06 * above, high + 0.2 * above))
+
+
+def _ground(points: F64, squares: Grid, window: Window) -> tuple[F64, F64]:
+    """(rows, cols) height of the nearest points and distance (m) to the nearest, at the squares' centres."""
+    x = squares.x(np.arange(window.col, window.col + window.cols, dtype=float) + 0.5)
+    y = squares.y(np.arange(window.row, window.row + window.rows, dtype=float) + 0.5)
+    gx, gy = np.meshgrid(x, y)
+    k = min(8, len(points))
+    distance, index = cKDTree(points[:, :2]).query(np.column_stack([gx.ravel(), gy.ravel()]), k=k)
+    index, distance = np.asarray(index).reshape(-1, k), np.asarray(distance).reshape(-1, k)
+    # the third nearest: one stray point is no ground
+    return np.median(points[:, 2][index], axis=1).reshape(window.shape), distance[:, min(2, k - 1)].reshape(
+        window.shape
+    )
+
+
+def _times_seen(
+    views: Sequence[View], reach_m_of: F64, squares: Grid, window: Window, ground: F64
+) -> NDArray[np.int32]:
+    seen = np.zeros(window.shape, np.int32)
+    for view, reach in zip(views, reach_m_of, strict=True):
+        c = np.floor(squares.col(view.centre[0] + np.array([-reach, reach]))).astype(int) - window.col
+        r = np.floor(squares.row(view.centre[1] + np.array([reach, -reach]))).astype(int) - window.row
+        c0, r0 = max(int(c[0]), 0), max(int(r[0]), 0)
+        part = slice(r0, min(int(r[1]) + 1, window.rows)), slice(c0, min(int(c[1]) + 1, window.cols))
+        z = ground[part]
+        if z.size == 0:
+            continue
+        x = squares.x(np.arange(c0, c0 + z.shape[1], dtype=float) + window.col + 0.5)
+        y = squares.y(np.arange(r0, r0 + z.shape[0], dtype=float) + window.row + 0.5)
+        gx, gy = np.meshgrid(x, y)
+        seen[part] += sees(view, np.column_stack([gx.ravel(), gy.ravel(), z.ravel()])).reshape(z.shape)
+    return ndimage.maximum_filter(seen, 3) if min(seen.shape) > 2 else seen  # type: ignore[no-any-return]
+
+
+def _holds_any(tile: Tile, mapped: NDArray[np.bool_], window: Window) -> bool:
+    n = SQUARE_CELLS
+    c = tile.core
+    area = Window(
+        c.col // n, c.row // n, -(-(c.col + c.cols) // n) - c.col // n, -(-(c.row + c.rows) // n) - c.row // n
+    )
+    part = area.clipped(window)
+    return bool(min(part.shape) > 0 and mapped[part.slices_in(window)].any())

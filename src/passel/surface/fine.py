@@ -1,0 +1,87 @@
+"""The surface of one tile on the matching lattice: three levels from the coarse surface down, then refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from passel.geo.grid import Grid, Tile, Window
+from passel.reconstruct.scene import View
+from passel.surface.blocks import Block
+from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
+from passel.surface.match import Heights, Level, block_planes, enlarged, match_level, plan_level, ranges_around
+from passel.surface.plate import Plate
+from passel.surface.refine import refine
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+BLOCK_CELLS = 128
+MARGIN_CELLS = BLOCK_CELLS  # ≥ 100: beyond it a neighbour's smoothing does not reach the core
+REFINED_RIM_CELLS = 16
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Heights of a tile before cleaning, on its padded window: z float32 m (no NaN), and (rows, cols) evidence.
+
+    score: float32 mean correlation in the core and its rim, -1 elsewhere; cost: u8 quarter bits; seen, agreeing: u8 photos.
+    """
+
+    window: Window
+    z: F32
+    score: F32
+    cost: U8
+    seen: U8
+    agreeing: U8
+    edge: U8
+
+
+def match_tile(
+    tile: Tile, grid: Grid, coarse: CoarseSurface, views: Sequence[View], plates: Mapping[str, Plate]
+) -> Matched:
+    """Match a tile whose core is whole blocks. Views and plates: of all photos that see it."""
+    padded = tile.padded(MARGIN_CELLS)
+    start = coarse.over(_divided(padded, COARSE_FACTOR).grown(4))
+    planes = block_planes(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
+    z, inner = start, (slice(8, -8), slice(8, -8))
+    for factor in (4, 2, 1):
+        dz = grid.resolution_m * factor
+        lowest, count = ranges_around(z, 2, dz, 4)
+        level = Level(
+            Grid(dz, grid.offset_m), _divided(padded, factor), BLOCK_CELLS // factor, dz,
+            np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner]),
+        )  # fmt: skip
+        blocks = plan_level(level, views, planes)
+        found = match_level(level, views, plates, blocks, factor)
+        above = enlarged(z, 2)[inner]
+        z, inner = np.where(found.seen >= 2, found.z, above).astype(np.float32), (slice(None), slice(None))
+    return _refined(tile, level, z, found, views, plates, blocks)
+
+
+def _refined(
+    tile: Tile,
+    level: Level,
+    z: F32,
+    found: Heights,
+    views: Sequence[View],
+    plates: Mapping[str, Plate],
+    blocks: Sequence[Block],
+) -> Matched:
+    window = tile.core.grown(REFINED_RIM_CELLS)
+    part = window.slices_in(level.window)
+    score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
+    surface = cv2.medianBlur(z, 5)
+    for step in (0.4, 0.2):
+        better = refine(level, window, surface, views, plates, blocks, step)
+        surface[part] = cv2.medianBlur(np.where(better.score > 0.3, better.z, surface[part]), 3)
+    score[part], agreeing[part] = better.score, better.agreeing
+    return Matched(level.window, surface, score, found.cost, found.seen, agreeing, found.edge)
+
+
+def _divided(w: Window, n: int) -> Window:
+    return Window(w.col // n, w.row // n, w.cols // n, w.rows // n)

@@ -1,0 +1,213 @@
+"""Kernels over one block of ground cells: photo onto a plane, census codes, locally normalised gray, matching cost.
+
+A block is seen through a horizontal plane at its own height z0. A photo warped once onto that plane serves every height: a point at
+height z appears on the plane moved along the line to the camera's nadir, s = (Cz - z0) / (Cz - z) times its distance from it. Positions
+are lattice columns and rows relative to the block's origin; cell centres lie at +0.5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from passel.surface.camera import project
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+U8 = NDArray[np.uint8]
+
+CENSUS_ROWS, CENSUS_COLS = 3, 4  # half sizes: 7 x 9 window, 62 bits
+CENSUS_BITS = 62
+NO_COST = CENSUS_BITS * 2  # quarter bits: what a guess costs, where fewer than two photos see the point
+
+
+@intrinsic
+def _popcount(typing_context: Any, x: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@njit(cache=True, nogil=True)
+def warp(image: U8, p: F64, x0: float, y0: float, cell_m: float, z: float, out: F32) -> None:
+    """Bilinear look-up of the plane z: out[r, c] at x0 + (c + .5)·cell, y0 - (r + .5)·cell; -1 where the photo does not reach."""
+    h, w = image.shape
+    for r in range(out.shape[0]):
+        y = y0 - (r + 0.5) * cell_m
+        for c in range(out.shape[1]):
+            u, v = project(p, x0 + (c + 0.5) * cell_m, y, z)
+            if u < 1.0 or v < 1.0 or u >= w - 2.0 or v >= h - 2.0:
+                out[r, c] = -1.0
+                continue
+            iu = int(u)
+            iv = int(v)
+            fu = np.float32(u - iu)
+            fv = np.float32(v - iv)
+            a = np.float32(image[iv, iu])
+            b = np.float32(image[iv, iu + 1])
+            d = np.float32(image[iv + 1, iu])
+            e = np.float32(image[iv + 1, iu + 1])
+            top = a + (b - a) * fu
+            out[r, c] = top + (d + (e - d) * fu - top) * fv
+
+
+@njit(cache=True, nogil=True)
+def census(g: F32, out: U64) -> None:
+    """62-bit census of a 7 x 9 window; the top bit says that the code is valid, 0 is invalid (window leaves the photo)."""
+    rows, cols = g.shape
+    out[:] = 0
+    for r in range(CENSUS_ROWS, rows - CENSUS_ROWS):
+        code = out[r]
+        for i in range(-CENSUS_ROWS, CENSUS_ROWS + 1):
+            for j in range(-CENSUS_COLS, CENSUS_COLS + 1):
+                if i == 0 and j == 0:
+                    continue
+                for c in range(CENSUS_COLS, cols - CENSUS_COLS):
+                    bit = np.uint64(1) if g[r + i, c + j] > g[r, c] else np.uint64(0)
+                    code[c] = (code[c] << np.uint64(1)) | bit
+        for c in range(CENSUS_COLS, cols - CENSUS_COLS):
+            up, down = r - CENSUS_ROWS, r + CENSUS_ROWS
+            left, right = c - CENSUS_COLS, c + CENSUS_COLS
+            inside = g[up, left] >= 0 and g[up, right] >= 0 and g[down, left] >= 0 and g[down, right] >= 0
+            code[c] = (code[c] | (np.uint64(1) << np.uint64(63))) if inside and g[r, c] >= 0 else np.uint64(0)
+
+
+@njit(cache=True, nogil=True)
+def height_tables(
+    centres: F64, origin: I64, z0: float, z_first: int, n: int, dz: float, shift: F64, scale: F64
+) -> None:
+    """For each photo and height z = (z_first + i)·dz: plane position = shift + scale · position, in array indices of that photo.
+
+    centres: (k, 3) column and row (relative to the block's origin) and height (m) of the cameras; origin: (k, 2) first column and row
+    of each photo's warped array. shift: (k, n, 2), scale: (k, n), filled.
+    """
+    for k in range(len(centres)):
+        for i in range(n):
+            s = (centres[k, 2] - z0) / (centres[k, 2] - (z_first + i) * dz)
+            scale[k, i] = s
+            shift[k, i, 0] = centres[k, 0] * (1.0 - s) - origin[k, 0]
+            shift[k, i, 1] = centres[k, 1] * (1.0 - s) - origin[k, 1]
+
+
+@njit(cache=True, nogil=True)
+def matching_cost(
+    codes: U64,
+    layout: I64,
+    shift: F64,
+    scale: F64,
+    z_first: int,
+    lowest: NDArray[np.int32],
+    count: NDArray[np.int32],
+    start: I64,
+    row0: int,
+    col0: int,
+    cost: U8,
+    seen: U8,
+) -> None:
+    """Cost (quarter bits) of every height of every cell of a block: the better half of all pairwise Hamming distances.
+
+    codes: all photos' census arrays, flat; layout: (k, 3) where each starts, its rows and columns. lowest, count, start: height ranges
+    of the block's cells (rows, cols) and where their costs lie in `cost`. row0, col0: the block's place in block coordinates (0).
+    The better half makes it robust against photos from which the point is hidden. seen: photos that reach the cell at mid height.
+    """
+    rows, cols = lowest.shape
+    k_all = len(layout)
+    code = np.empty(k_all, np.uint64)
+    best = np.empty(k_all * k_all, np.int64)
+    for r in range(rows):
+        for c in range(cols):
+            at = start[r, c]
+            n = count[r, c]
+            first = lowest[r, c] - z_first
+            for i in range(n):
+                m = 0
+                for k in range(k_all):
+                    s = scale[k, first + i]
+                    cc = int(shift[k, first + i, 0] + (c + col0 + 0.5) * s + 65536.0) - 65536
+                    rr = int(shift[k, first + i, 1] + (r + row0 + 0.5) * s + 65536.0) - 65536
+                    if cc < 0 or rr < 0 or rr >= layout[k, 1] or cc >= layout[k, 2]:
+                        continue
+                    b = codes[layout[k, 0] + rr * layout[k, 2] + cc]
+                    if b != 0:
+                        code[m] = b
+                        m += 1
+                if i == n // 2:
+                    seen[r, c] = m
+                if m < 2:
+                    cost[at + i] = NO_COST
+                    continue
+                cost[at + i] = _better_half(code, m, best)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _better_half(code: U64, m: int, best: I64) -> int:
+    """Mean of the smaller half of the pairwise Hamming distances of m codes, in quarter bits."""
+    take = (m * (m - 1) // 2 + 1) // 2
+    q = 0
+    for a in range(m):
+        for b in range(a + 1, m):
+            d = np.int64(_popcount(code[a] ^ code[b]))
+            if q < take:
+                k = q
+                q += 1
+            elif d < best[take - 1]:
+                k = take - 1
+            else:
+                continue
+            while k > 0 and best[k - 1] > d:
+                best[k] = best[k - 1]
+                k -= 1
+            best[k] = d
+    total = 0
+    for a in range(take):
+        total += best[a]
+    return 4 * total // take
+
+
+@njit(cache=True, nogil=True)
+def sample_normalised(
+    images: F32,
+    layout: I64,
+    centres: F64,
+    origin: I64,
+    z0: float,
+    z: F32,
+    delta: float,
+    row0: int,
+    col0: int,
+    out: F32,
+) -> None:
+    """Each photo's normalised gray at the surface z + delta: out (k, rows, cols), -9 where unseen. Arrays as in `matching_cost`."""
+    rows, cols = z.shape
+    for k in range(len(layout)):
+        base, h, w = layout[k, 0], layout[k, 1], layout[k, 2]
+        cx, cy, cz = centres[k, 0], centres[k, 1], centres[k, 2]
+        ox, oy = origin[k, 0] + 0.5, origin[k, 1] + 0.5
+        for r in range(rows):
+            for c in range(cols):
+                s = (cz - z0) / (cz - z[r, c] - delta)
+                u = cx + (c + col0 + 0.5 - cx) * s - ox
+                v = cy + (r + row0 + 0.5 - cy) * s - oy
+                out[k, r, c] = -9.0
+                if u < 0.0 or v < 0.0 or u >= w - 1.0 or v >= h - 1.0:
+                    continue
+                iu = int(u)
+                iv = int(v)
+                at = base + iv * w + iu
+                a = images[at]
+                b = images[at + 1]
+                d = images[at + w]
+                e = images[at + w + 1]
+                if a <= -9.0 or b <= -9.0 or d <= -9.0 or e <= -9.0:
+                    continue
+                fu = np.float32(u - iu)
+                fv = np.float32(v - iv)
+                top = a + (b - a) * fu
+                out[k, r, c] = top + (d + (e - d) * fu - top) * fv

@@ -1,0 +1,143 @@
+"""Matching in object space: heights of ground cells from all photos that see them, coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from passel.geo.grid import Grid, Window
+from passel.reconstruct.scene import View
+from passel.surface.blocks import Block, Pictures, Warped, blocks_of, plan_blocks, warp_block
+from passel.surface.camera import reach_m
+from passel.surface.kernels import census, height_tables, matching_cost
+from passel.surface.plate import Plate
+from passel.surface.sgm import aggregate, best_heights
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
+Cell = TypeVar("Cell", bound=np.generic)
+
+SMALL_CHANGE_COST = 6.0  # quarter bits for one height step between neighbours
+JUMP_COST = 60.0
+MOST_HEIGHTS = 96  # of one cell: bounds a tile's memory
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a tile: its grid, a window of whole blocks, and for each cell the heights to try.
+
+    dz_m: height step; lowest, count: (rows, cols) int32, cell (r, c) tries (lowest + 0 … count-1)·dz_m.
+    """
+
+    grid: Grid
+    window: Window
+    block_cells: int
+    dz_m: float
+    lowest: I32
+    count: I32
+
+
+@dataclass(frozen=True)
+class Heights:
+    """What matching found for each cell of a window: all arrays (rows, cols).
+
+    z: float32 metres, a guess where `seen` < 2. cost: u8 matching cost of the winner in quarter bits (248 = worst). seen: u8 photos
+    compared. edge: u8, 1 where the winner lies at the end of the heights tried.
+    """
+
+    z: F32
+    cost: U8
+    seen: U8
+    edge: U8
+
+
+def ranges_around(z: F32, factor: int, dz_m: float, reach: int, most: int = MOST_HEIGHTS) -> tuple[I32, I32]:
+    """Heights to try on a lattice `factor` times finer than z (no NaN): the span of the 5 x 5 neighbourhood and `reach` steps more.
+
+    Where that is more than `most` steps, it is cut around the cell's own height.
+    """
+    smooth = cv2.medianBlur(np.ascontiguousarray(z, np.float32), 5)
+    kernel = np.ones((5, 5), np.uint8)
+    low = np.floor(cv2.erode(smooth, kernel) / dz_m).astype(np.int32) - reach
+    high = np.ceil(cv2.dilate(smooth, kernel) / dz_m).astype(np.int32) + reach
+    own = np.round(smooth / dz_m).astype(np.int32)
+    wide = high - low + 1 > most
+    low = np.where(wide, np.clip(own - most // 2, low, high - most + 1), low)
+    high = np.where(wide, low + most - 1, high)
+    count = high - low + 1
+    return enlarged(low.astype(np.int32), factor), enlarged(count.astype(np.int32), factor)
+
+
+def enlarged(a: NDArray[Cell], factor: int) -> NDArray[Cell]:
+    """Each cell repeated factor x factor times."""
+    return np.ascontiguousarray(np.repeat(np.repeat(a, factor, axis=0), factor, axis=1))
+
+
+def block_planes(reference: F32, block_cells: int, step_m: float) -> list[float]:
+    """Plane height of each block of a reference surface (rows, cols, whole blocks, no NaN): its median, on a lattice of heights."""
+    rows, cols = reference.shape
+    b = block_cells
+    grouped = reference.reshape(rows // b, b, cols // b, b).swapaxes(1, 2).reshape(-1, b * b)
+    return [float(v) for v in np.round(np.median(grouped, axis=1) / step_m) * step_m]
+
+
+def plan_level(level: Level, views: Sequence[View], planes_m: Sequence[float]) -> list[Block]:
+    """The blocks of a level with the photos each is matched with."""
+    lowest_m = min(planes_m)
+    reach = np.array([reach_m(v, lowest_m) for v in views])
+    return plan_blocks(views, level.grid, blocks_of(level.window, level.block_cells), planes_m, reach)
+
+
+def match_level(
+    level: Level, views: Sequence[View], plates: Mapping[str, Plate], blocks: Sequence[Block], reduction: int
+) -> Heights:
+    """Match one level: cost of every height of every cell, block by block; then semi-global smoothing over the whole window."""
+    rows, cols = level.window.shape
+    start = np.zeros(rows * cols + 1, np.int64)
+    np.cumsum(level.count.ravel(), out=start[1:])
+    cost = np.empty(int(start[-1]), np.uint8)
+    start = start[:-1].reshape(rows, cols)
+    seen = np.zeros((rows, cols), np.uint8)
+    pictures = Pictures(plates, views, blocks, reduction)
+    for number, block in enumerate(blocks):
+        part = block.window.slices_in(level.window)
+        _block_cost(level, block, views, pictures, start[part], cost, seen[part])
+        pictures.done_with(number)
+    total = np.zeros(len(cost), np.uint16)
+    for forward in (True, False):
+        aggregate(cost, level.lowest, level.count, start, SMALL_CHANGE_COST, JUMP_COST, forward, total)
+    z = np.empty((rows, cols), np.float32)
+    own, edge = np.empty((rows, cols), np.uint8), np.empty((rows, cols), np.uint8)
+    best_heights(cost, total, level.lowest, level.count, start, level.dz_m, z, own, edge)
+    return Heights(z, own, seen, edge)
+
+
+def _block_cost(
+    level: Level, block: Block, views: Sequence[View], pictures: Pictures, start: NDArray[np.int64], cost: U8, seen: U8
+) -> None:
+    """Fill the matching cost of one block's cells."""
+    part = block.window.slices_in(level.window)
+    lowest, count = level.lowest[part], level.count[part]
+    first = int(lowest.min())
+    n = int((lowest + count).max()) - first
+    warped = warp_block(block, level.grid, views, pictures, (first * level.dz_m, (first + n - 1) * level.dz_m))
+    codes = block_codes(warped)
+    k = len(block.photos)
+    shift, scale = np.empty((k, n, 2)), np.empty((k, n))
+    height_tables(warped.centres, warped.origin, block.plane_m, first, n, level.dz_m, shift, scale)
+    matching_cost(codes, warped.layout, shift, scale, first, lowest, count, start, 0, 0, cost, seen)
+
+
+def block_codes(warped: Warped) -> NDArray[np.uint64]:
+    """Census codes of a block's photos, laid out as its gray values."""
+    codes = np.empty(len(warped.gray), np.uint64)
+    for at, h, w in warped.layout:
+        census(warped.gray[at : at + h * w].reshape(h, w), codes[at : at + h * w].reshape(h, w))
+    return codes

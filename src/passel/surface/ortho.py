@@ -1,0 +1,320 @@
+"""The true orthophoto of a tile: which photos show each ground cell, with which weights, then photo by photo into the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from passel.geo.grid import Grid, Window
+from passel.reconstruct.scene import View
+from passel.surface.blocks import blocks_of, coverage
+from passel.surface.camera import FAR, packed, project, reach_m
+from passel.surface.colour import Gains
+from passel.surface.plate import Plate
+
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+I16 = NDArray[np.int16]
+U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
+
+BLOCK_CELLS = 64
+CANDIDATES = 14  # photos a block may use
+PER_CELL = 3  # photos blended in a cell at most
+FEATHER = 0.06  # of the photo's width: weights fade towards its edge
+HIDDEN_M_PER_CELL = 3.0  # how much higher (cells) a surface must be to hide the ground behind it
+SMOOTH_SIGMA, SHARP_SIGMA = 0.02, 0.002  # of tan² of the nadir angle
+FULL = 255
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which photos show each cell of a window: photo (rows, cols, PER_CELL) int16, -1 none; weight u8, the sum is 255 or 0."""
+
+    photo: I16
+    weight: U8
+
+
+def block_candidates(views: Sequence[View], grid: Grid, window: Window, z: F32) -> tuple[int, ...]:
+    """Photos that see any of a block, most nadir first; every corner of the block keeps some."""
+    x = grid.x(window.col + np.linspace(0, 1, 3) * window.cols)
+    y = grid.y(window.row + np.linspace(0, 1, 3) * window.rows)
+    gx, gy = np.meshgrid(x, y)
+    height = float(np.median(z))
+    xyz = np.column_stack([gx.ravel(), gy.ravel(), np.full(gx.size, height)])
+    centres = np.array([v.centre for v in views]).reshape(-1, 3)
+    near = np.hypot(*(centres[:, :2] - xyz[4, :2]).T)
+    some = [
+        i for i in range(len(views)) if near[i] < reach_m(views[i], float(z.min())) + window.cols * grid.resolution_m
+    ]
+    if not some:
+        return ()
+    seen = coverage([views[i] for i in some], [packed(views[i]) for i in some], xyz)
+    tan = near[some] / np.maximum(centres[some, 2] - height, 1.0)
+    counts = np.zeros(len(xyz), int)
+    chosen: list[int] = []
+    for k in np.argsort(tan, kind="stable"):
+        if (seen[k] & (counts < CANDIDATES // 2)).any():
+            chosen.append(some[int(k)])
+            counts += seen[k]
+        if len(chosen) == CANDIDATES:
+            break
+    return tuple(chosen)
+
+
+def choose(
+    views: Sequence[View], plates: Mapping[str, Plate], gains: Gains, grid: Grid, core: Window, around: Window, z: F32
+) -> Choice:
+    """Choose and weigh the photos of every cell of `core` (whole blocks) on the surface z of `around` (float32 m, no NaN)."""
+    photo = np.full((*core.shape, PER_CELL), -1, np.int16)
+    score = np.full((*core.shape, PER_CELL), np.inf, np.float32)
+    edge = np.zeros((*core.shape, PER_CELL), np.float32)
+    params = np.stack([packed(v) for v in views])
+    sizes = np.array([(v.intrinsics.width_px, v.intrinsics.height_px) for v in views], float)
+    highest = ndimage_max(z)
+    x0, y0 = float(grid.x(around.col)), float(grid.y(around.row))
+    for block in blocks_of(core, BLOCK_CELLS):
+        inner, outer = block.slices_in(core), block.slices_in(around)
+        some = np.array(block_candidates(views, grid, block, z[outer]), np.int64)
+        if len(some) == 0:
+            continue
+        _visible(z, highest, x0, y0, grid.resolution_m, outer[0].start, outer[1].start, some, params, sizes,
+                 photo[inner], score[inner], edge[inner])  # fmt: skip
+    part = core.slices_in(around)
+    rough = roughness(z, grid.resolution_m)[part]
+    differ = _disagreement(views, plates, gains, photo, (grid, core, z[part]))
+    weight = np.zeros(photo.shape, np.uint8)
+    _weigh(photo, score, edge, rough, differ, weight)
+    return Choice(photo, weight)
+
+
+def ndimage_max(z: F32, cells: int = 32) -> F32:
+    """The highest z of every `cells` square of an array, for skipping long marches."""
+    rows, cols = z.shape
+    padded = np.pad(z, ((0, -rows % cells), (0, -cols % cells)), mode="edge")
+    return np.ascontiguousarray(padded.reshape(padded.shape[0] // cells, cells, -1, cells).max(axis=(1, 3)))
+
+
+def roughness(z: F32, cell_m: float) -> F32:
+    """(rows, cols) spread of z over 9 cells, in cells: 0 on a plane."""
+    flat = cv2.boxFilter(z, -1, (9, 9))
+    variance = cv2.boxFilter((z - flat) ** 2, -1, (9, 9))
+    return np.asarray(cv2.dilate(np.sqrt(variance) / cell_m, np.ones((9, 9), np.uint8)))
+
+
+@njit(cache=True, nogil=True)
+def _visible(
+    z: F32, highest: F32, x0: float, y0: float, cell_m: float, row0: int, col0: int, some: NDArray[np.int64], params: F64,
+    sizes: F64, photo: I16, score: F32, edge: F32,
+) -> None:  # fmt: skip
+    """Fill the most nadir photos (tan² of the nadir angle, rising) that reach each cell of a block and are not hidden from it."""
+    top = 0.0
+    for r in range(highest.shape[0]):
+        for c in range(highest.shape[1]):
+            top = max(top, highest[r, c]) if r + c > 0 else highest[0, 0]
+    n = len(some)
+    order = np.empty(n, np.int64)
+    tan2 = np.empty(n)
+    for r in range(photo.shape[0]):
+        for c in range(photo.shape[1]):
+            height = z[row0 + r, col0 + c]
+            x = x0 + (col0 + c + 0.5) * cell_m
+            y = y0 - (row0 + r + 0.5) * cell_m
+            for i in range(n):
+                p = params[some[i]]
+                up = max(p[11] - height, 0.1)
+                d = ((p[9] - x) ** 2 + (p[10] - y) ** 2) / (up * up)
+                k = i
+                while k > 0 and tan2[k - 1] > d:
+                    tan2[k] = tan2[k - 1]
+                    order[k] = order[k - 1]
+                    k -= 1
+                tan2[k] = d
+                order[k] = some[i]
+            m = 0
+            for i in range(n):
+                j = order[i]
+                if m > 0 and tan2[i] - score[r, c, 0] > 5 * SMOOTH_SIGMA:
+                    break
+                u, v = project(params[j], x, y, height)
+                if u == FAR:
+                    continue
+                inside = min(min(u, sizes[j, 0] - 1 - u), min(v, sizes[j, 1] - 1 - v)) - 4.0
+                if inside <= 0 or _hidden(z, highest, x0, y0, cell_m, x, y, height, params[j], top):
+                    continue
+                photo[r, c, m] = j
+                score[r, c, m] = tan2[i]
+                edge[r, c, m] = min(1.0, inside / (FEATHER * sizes[j, 0]))
+                m += 1
+                if m == photo.shape[2]:
+                    break
+
+
+@njit(cache=True, nogil=True)
+def _hidden(
+    z: F32, highest: F32, x0: float, y0: float, cell_m: float, x: float, y: float, height: float, p: F64, top: float
+) -> bool:
+    """March over the surface towards the camera's nadir: does anything rise above the line of sight?"""
+    dx, dy, dz = p[9] - x, p[10] - y, p[11] - height
+    length = np.sqrt(dx * dx + dy * dy)
+    if length < cell_m or dz <= 0:
+        return False
+    slope = dz / length
+    tolerance = HIDDEN_M_PER_CELL * cell_m
+    end = min(length, (top - height - tolerance) / slope)
+    rows, cols = z.shape
+    t = 1.5 * cell_m
+    while t < end:
+        c = int((x + dx / length * t - x0) / cell_m)
+        r = int((y0 - (y + dy / length * t)) / cell_m)
+        if c < 0 or r < 0 or c >= cols or r >= rows:
+            return False
+        line = height + slope * t + tolerance
+        if z[r, c] > line:
+            return True
+        # a square of 32 cells that is lower than the line of sight is crossed in one go
+        t += cell_m * (
+            8.0 if highest[r // 32, c // 32] < line - 0.0 and _low_around(highest, r // 32, c // 32, line) else 1.0
+        )
+    return False
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _low_around(highest: F32, r: int, c: int, line: float) -> bool:
+    for i in range(max(0, r - 1), min(highest.shape[0], r + 2)):
+        for j in range(max(0, c - 1), min(highest.shape[1], c + 2)):
+            if highest[i, j] >= line:
+                return False
+    return True
+
+
+def _disagreement(
+    views: Sequence[View], plates: Mapping[str, Plate], gains: Gains, photo: I16, ground: tuple[Grid, Window, F32]
+) -> F32:
+    """(rows, cols) how differently (gray levels, averaged over 5 cells) a cell's first two photos show it."""
+    grid, core, z = ground
+    value = np.full((*photo.shape[:2], 2), np.nan, np.float32)
+    x0, y0 = float(grid.x(core.col)), float(grid.y(core.row))
+    for j in np.unique(photo[:, :, :2]):
+        if j < 0:
+            continue
+        plate = plates[views[j].photo]
+        gain = float(np.exp(gains.of(views[j])[:3].mean()))
+        _sample_gray(plate.read_gray(), plate.packed(views[j]), x0, y0, grid.resolution_m, z, photo, j, gain, value)
+    difference = np.abs(value[:, :, 0] - value[:, :, 1])
+    return np.asarray(cv2.boxFilter(np.nan_to_num(difference), -1, (5, 5)))
+
+
+@njit(cache=True, nogil=True)
+def _sample_gray(
+    image: U8, p: F64, x0: float, y0: float, cell_m: float, z: F32, photo: I16, j: int, gain: float, value: F32
+) -> None:
+    h, w = image.shape
+    for r in range(z.shape[0]):
+        for c in range(z.shape[1]):
+            for k in range(2):
+                if photo[r, c, k] != j:
+                    continue
+                u, v = project(p, x0 + (c + 0.5) * cell_m, y0 - (r + 0.5) * cell_m, z[r, c])
+                iu = min(max(int(u + 0.5), 0), w - 1)
+                iv = min(max(int(v + 0.5), 0), h - 1)
+                value[r, c, k] = image[iv, iu] * gain
+
+
+@njit(cache=True, nogil=True)
+def _weigh(photo: I16, score: F32, edge: F32, rough: F32, differ: F32, weight: U8) -> None:
+    """Weights of each cell's photos: soft on flat ground that all show alike, nearly one photo elsewhere; 255 in all."""
+    for r in range(photo.shape[0]):
+        for c in range(photo.shape[1]):
+            if photo[r, c, 0] < 0:
+                continue
+            doubt = min(1.0, max((rough[r, c] - 1.5) / 3.0, (differ[r, c] - 8.0) / 12.0))
+            sigma = SMOOTH_SIGMA + (SHARP_SIGMA - SMOOTH_SIGMA) * max(0.0, doubt)
+            total = 0.0
+            first = score[r, c, 0]
+            for k in range(photo.shape[2]):
+                if photo[r, c, k] >= 0:
+                    total += np.exp(-(score[r, c, k] - first) / sigma) * (edge[r, c, k] + 1e-3)
+            left = FULL
+            for k in range(photo.shape[2] - 1, 0, -1):
+                if photo[r, c, k] >= 0:
+                    share = np.exp(-(score[r, c, k] - first) / sigma) * (edge[r, c, k] + 1e-3) / total
+                    part = int(FULL * share + 0.5)
+                    weight[r, c, k] = part
+                    left -= part
+            weight[r, c, 0] = max(left, 0)
+
+
+def paint(
+    choice: Choice, views: Sequence[View], gains: Gains, read: Callable[[str], U8], cells: tuple[Grid, Window, F32],
+    picture: tuple[Grid, Window, F32],
+) -> U8:  # fmt: skip
+    """RGBA u8 (rows, cols, 4) of a window of the picture lattice; alpha 0 where no photo shows it.
+
+    cells: lattice and window of the choice (heights unused); picture: lattice, window and heights (float32 m) of the result.
+    read: full-size RGB u8 of a photo. One photo is held at a time.
+    """
+    grid, core, _ = cells
+    fine, window, z = picture
+    total = np.zeros((*window.shape, 3), np.uint16)
+    share = np.zeros(window.shape, np.uint8)
+    col_of = np.clip(np.floor(grid.col(fine.x(np.arange(window.col, window.col + window.cols) + 0.5))) - core.col, 0, core.cols - 1).astype(np.int32)  # fmt: skip
+    row_of = np.clip(np.floor(grid.row(fine.y(np.arange(window.row, window.row + window.rows) + 0.5))) - core.row, 0, core.rows - 1).astype(np.int32)  # fmt: skip
+    for j in np.unique(choice.photo[choice.weight > 0]):
+        used = ((choice.photo == j) & (choice.weight > 0)).any(axis=2)
+        rows, cols = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
+        r0, r1 = np.searchsorted(row_of, rows[0]), np.searchsorted(row_of, rows[-1], side="right")
+        c0, c1 = np.searchsorted(col_of, cols[0]), np.searchsorted(col_of, cols[-1], side="right")
+        x0, y0 = float(fine.x(window.col + c0)), float(fine.y(window.row + r0))
+        image = read(views[j].photo)
+        _paint_photo(image, packed(views[j]), gains.of(views[j]), _half_diagonal2(views[j]), int(j), choice.photo, choice.weight,
+                     row_of[r0:r1], col_of[c0:c1], x0, y0, fine.resolution_m, z[r0:r1, c0:c1], total[r0:r1, c0:c1],
+                     share[r0:r1, c0:c1])  # fmt: skip
+        del image
+    out = np.zeros((*window.shape, 4), np.uint8)
+    out[:, :, :3] = (total + FULL // 2) // FULL
+    out[:, :, 3] = np.where(share == FULL, 255, 0)
+    return out
+
+
+def _half_diagonal2(view: View) -> float:
+    return 0.25 * float(view.intrinsics.width_px**2 + view.intrinsics.height_px**2)
+
+
+@njit(cache=True, nogil=True)
+def _paint_photo(
+    image: U8, p: F64, gain: F64, half_diagonal2: float, j: int, photo: I16, weight: U8, row_of: NDArray[np.int32],
+    col_of: NDArray[np.int32], x0: float, y0: float, pixel_m: float, z: F32, total: U16, share: U8,
+) -> None:  # fmt: skip
+    """Add one photo's weighted, colour-corrected pixels; all sums stay whole numbers, so their order does not matter."""
+    h, w = image.shape[:2]
+    factor = np.exp(gain[:3])
+    for r in range(len(row_of)):
+        for c in range(len(col_of)):
+            wt = np.int64(0)
+            for k in range(photo.shape[2]):
+                if photo[row_of[r], col_of[c], k] == j:
+                    wt = np.int64(weight[row_of[r], col_of[c], k])
+            if wt == 0:
+                continue
+            u, v = project(p, x0 + (c + 0.5) * pixel_m, y0 - (r + 0.5) * pixel_m, z[r, c])
+            u = min(max(u, 0.0), w - 1.001)
+            v = min(max(v, 0.0), h - 1.001)
+            iu = int(u)
+            iv = int(v)
+            fu = u - iu
+            fv = v - iv
+            q = ((u - p[14]) ** 2 + (v - p[15]) ** 2) / half_diagonal2
+            even = 1.0 + q * (gain[3] + gain[4] * q) + 0.5 * (q * (gain[3] + gain[4] * q)) ** 2
+            a, b, d = (1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv
+            e = fu * fv
+            for band in range(3):
+                value = a * image[iv, iu, band] + b * image[iv, iu + 1, band] + d * image[iv + 1, iu, band] + e * image[iv + 1, iu + 1, band]  # fmt: skip
+                value = min(value * factor[band] * even + 0.5, 255.0)
+                total[r, c, band] += np.uint16(np.int64(value) * wt)
+            share[r, c] += np.uint8(wt)

@@ -1,0 +1,160 @@
+"""Refinement below the height step: locally normalised grays of all photos that agree, compared in windows on the surface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from passel.geo.grid import Window
+from passel.reconstruct.scene import View
+from passel.surface.blocks import Block, Pictures, Warped, warp_block
+from passel.surface.kernels import sample_normalised
+from passel.surface.match import Level
+from passel.surface.plate import Plate
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+WINDOW_CELLS = 7
+UNSEEN = -9.0
+NOISE_VARIANCE = 4.0  # gray levels squared: flat ground gives no score
+LEAST_AGREEMENT = 0.25  # correlation of one photo with the others below which it is taken to see something else
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Refined heights: z float32 (m), score float32 mean correlation of the photos used (-1 where none), agreeing u8 photos used."""
+
+    z: F32
+    score: F32
+    agreeing: U8
+
+
+def refine(
+    level: Level,
+    window: Window,
+    surface: F32,
+    views: Sequence[View],
+    plates: Mapping[str, Plate],
+    blocks: Sequence[Block],
+    step_cells: float,
+) -> Refined:
+    """Refine the cells of `window` (inside the level's) from the heights `surface` (the level's window, float32 m, no NaN)."""
+    z = surface[window.slices_in(level.window)].copy()
+    score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
+    rim = WINDOW_CELLS // 2
+    used = [b for b in blocks if min(b.window.clipped(window).shape) > 0 and len(b.photos) > 1]
+    pictures = Pictures(plates, views, used, 1)
+    for number, block in enumerate(used):
+        part = block.window.clipped(window)
+        around = part.grown(rim).clipped(level.window)
+        heights = np.ascontiguousarray(surface[around.slices_in(level.window)])
+        spread = 2.5 * step_cells * level.grid.resolution_m
+        warped = warp_block(
+            block, level.grid, views, pictures, (float(heights.min()) - spread, float(heights.max()) + spread)
+        )
+        pictures.done_with(number)
+        found = _refine_block(block, warped, around, heights, step_cells * level.grid.resolution_m)
+        inner, outer = part.slices_in(around), part.slices_in(window)
+        z[outer], score[outer], agreeing[outer] = found.z[inner], found.score[inner], found.agreeing[inner]
+    return Refined(z, score, agreeing)
+
+
+def _refine_block(block: Block, warped: Warped, around: Window, heights: F32, step_m: float) -> Refined:
+    images = normalised(warped)
+    row0, col0 = around.row - block.window.row, around.col - block.window.col
+    samples = np.empty((len(block.photos), *heights.shape), np.float32)
+
+    def sample(delta: float) -> F32:
+        sample_normalised(
+            images, warped.layout, warped.centres, warped.origin, block.plane_m, heights, delta, row0, col0, samples
+        )
+        return samples
+
+    use = agreeing_photos(sample(0.0))
+    scores = np.stack([windowed_score(sample(i * step_m), use) for i in (-2, -1, 0, 1, 2)])
+    z, score = heights.copy(), np.full(heights.shape, -1, np.float32)
+    _peak(scores, step_m, z, score)
+    return Refined(z, score, use.sum(axis=0).astype(np.uint8))
+
+
+def normalised(warped: Warped) -> F32:
+    """The warped grays less their window's mean, over its standard deviation; laid out alike, UNSEEN near the photo's edge."""
+    out = np.empty_like(warped.gray)
+    size = (WINDOW_CELLS, WINDOW_CELLS)
+    for k, (at, h, w) in enumerate(warped.layout):
+        g = warped.image(k)
+        mean = cv2.boxFilter(g, -1, size)
+        variance = cv2.boxFilter(g * g, -1, size) - mean * mean
+        n = (g - mean) / np.sqrt(np.maximum(variance, 0) + NOISE_VARIANCE)
+        outside = cv2.dilate((g < 0).astype(np.uint8), np.ones(size, np.uint8))
+        n[outside > 0] = UNSEEN
+        out[at : at + h * w] = n.ravel()
+    return out
+
+
+def agreeing_photos(samples: F32) -> NDArray[np.bool_]:
+    """(k, rows, cols) which photos correlate with the others around a cell: the rest is hidden there, or sees something that moved."""
+    seen = samples > UNSEEN
+    values = np.where(seen, samples, 0)
+    total, n = values.sum(axis=0), seen.sum(axis=0)
+    size = (WINDOW_CELLS, WINDOW_CELLS)
+    agreement = np.empty_like(values)
+    for k in range(len(samples)):
+        cross = values[k] * (total - values[k]) / np.maximum(n - 1, 1)
+        agreement[k] = np.where(seen[k], cv2.boxFilter(cross.astype(np.float32), -1, size), -1)
+    floor = np.minimum(LEAST_AGREEMENT, np.sort(agreement, axis=0)[-2])  # two always stay
+    return np.asarray(seen & (agreement >= floor))
+
+
+def windowed_score(samples: F32, use: NDArray[np.bool_]) -> F32:
+    """Mean pairwise correlation over the window of the photos in use, -1 where fewer than two."""
+    raw = np.empty(samples.shape[1:], np.float32)
+    _pairwise(samples, use, raw)
+    return np.asarray(cv2.boxFilter(raw, -1, (WINDOW_CELLS, WINDOW_CELLS)))
+
+
+@njit(cache=True, nogil=True)
+def _pairwise(samples: F32, use: NDArray[np.bool_], out: F32) -> None:
+    """Per cell: mean product over all pairs of the photos in use."""
+    k_all, rows, cols = samples.shape
+    for r in range(rows):
+        for c in range(cols):
+            total = np.float32(0.0)
+            squares = np.float32(0.0)
+            n = 0
+            for k in range(k_all):
+                v = samples[k, r, c]
+                if use[k, r, c] and v > UNSEEN:
+                    total += v
+                    squares += v * v
+                    n += 1
+            out[r, c] = (total * total - squares) / (n * (n - 1)) if n > 1 else np.float32(-1.0)
+
+
+@njit(cache=True, nogil=True)
+def _peak(scores: F32, step_m: float, z: F32, score: F32) -> None:
+    """Move z to the parabola's top through the best of the five scores; cells without any stay."""
+    n, rows, cols = scores.shape
+    for r in range(rows):
+        for c in range(cols):
+            b = 0
+            for i in range(1, n):
+                if scores[i, r, c] > scores[b, r, c]:
+                    b = i
+            score[r, c] = scores[b, r, c]
+            if scores[b, r, c] <= 0.0:
+                continue
+            d = 0.0
+            if 0 < b < n - 1:
+                left = scores[b - 1, r, c]
+                right = scores[b + 1, r, c]
+                bend = left - 2.0 * scores[b, r, c] + right
+                if bend < 0:
+                    d = 0.5 * (left - right) / bend
+            z[r, c] += np.float32((b - n // 2 + d) * step_m)

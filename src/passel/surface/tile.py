@@ -1,0 +1,151 @@
+"""One ground tile from start to end: surface, orthophoto, points, written as plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passel.errors import InputError
+from passel.geo.grid import Grid, Tile, Window
+from passel.reconstruct.scene import View
+from passel.surface.clean import Surface, clean
+from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
+from passel.surface.colour import Gains
+from passel.surface.fine import MARGIN_CELLS, match_tile
+from passel.surface.ortho import choose, paint
+from passel.surface.plate import Plate, read_photo
+from passel.surface.resample import bilinear, onto
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """What a tile is to be made of and into.
+
+    grid: matching lattice; dem_grid, ortho_grid: the products' lattices. fine: match the surface, else use the coarse one.
+    """
+
+    tile: Tile
+    grid: Grid
+    dem_grid: Grid
+    ortho_grid: Grid
+    fine: bool = True
+
+
+@dataclass(frozen=True)
+class TileSources:
+    """views: of the photos that see the tile; plates and photo paths by photo name; the survey's coarse surface and gains."""
+
+    views: Sequence[View]
+    plates: Mapping[str, Plate]
+    photos: Mapping[str, Path]
+    coarse: CoarseSurface
+    gains: Gains
+
+
+@dataclass(frozen=True)
+class TilePoints:
+    """One point per measured cell: xyz (n, 3) float64 map metres (offset subtracted), rgb (n, 3) u8, views (n,) u8."""
+
+    xyz: NDArray[np.float64]
+    rgb: U8
+    views: U8
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """dsm: float32 m, NaN where unknown, over dem_window; filled: u8, 1 where the height is interpolated; ortho: RGBA u8."""
+
+    dem_window: Window
+    dsm: F32
+    filled: U8
+    ortho_window: Window
+    ortho: U8
+    points: TilePoints
+
+    def save(self, out: Path) -> None:
+        np.save(out / "dsm.npy", self.dsm)
+        np.save(out / "filled.npy", self.filled)
+        np.save(out / "ortho.npy", self.ortho)
+        np.savez(out / "points.npz", xyz=self.points.xyz, rgb=self.points.rgb, views=self.points.views)
+
+
+def product_window(job_grid: Grid, tile: Tile, product: Grid) -> Window:
+    """The cells of a product's lattice that a tile makes: those whose centres lie in its core."""
+    return product.window(job_grid.bounds(tile.core))
+
+
+def make_tile(job: TileJob, sources: TileSources) -> TileResult:
+    """Make one tile. Raises InputError when a photo cannot be read any more."""
+    padded = job.tile.padded(MARGIN_CELLS)
+    if job.fine:
+        surface, views_used = _fine_surface(job, sources)
+    else:
+        surface, views_used = _coarse_surface(job, sources)
+    dem = product_window(job.grid, job.tile, job.dem_grid)
+    core_z = surface.z
+    dsm = onto(core_z, job.grid, padded, job.dem_grid, dem)
+    measured = np.where(surface.measured, core_z, np.nan).astype(np.float32)
+    filled = np.isfinite(dsm) & ~np.isfinite(onto(measured, job.grid, padded, job.dem_grid, dem))
+    ortho_window = product_window(job.grid, job.tile, job.ortho_grid)
+    ortho = _orthophoto(job, sources, surface, ortho_window)
+    points = _points(job, surface, views_used, ortho, ortho_window)
+    return TileResult(dem, dsm, filled.astype(np.uint8), ortho_window, ortho, points)
+
+
+def _fine_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
+    found = match_tile(job.tile, job.grid, sources.coarse, sources.views, sources.plates)
+    coarse = sources.coarse.finer(job.grid, found.window)
+    return clean(found, coarse, job.grid.resolution_m), np.maximum(found.agreeing, np.minimum(found.seen, 2))
+
+
+def _coarse_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
+    """--fast-orthophoto: the coarse surface stands for the matched one; nothing is 'measured' on this lattice."""
+    padded = job.tile.padded(MARGIN_CELLS)
+    z = sources.coarse.finer(job.grid, padded)
+    nothing = np.zeros(padded.shape, bool)
+    wide = Window(
+        padded.col // COARSE_FACTOR,
+        padded.row // COARSE_FACTOR,
+        padded.cols // COARSE_FACTOR,
+        padded.rows // COARSE_FACTOR,
+    )
+    valid = sources.coarse.valid_over(wide)
+    known = np.repeat(np.repeat(valid, COARSE_FACTOR, axis=0), COARSE_FACTOR, axis=1) > 0
+    return Surface(np.where(known, z, np.nan).astype(np.float32), nothing, known, z), np.zeros(padded.shape, np.uint8)
+
+
+def _orthophoto(job: TileJob, sources: TileSources, surface: Surface, window: Window) -> U8:
+    if not sources.views:
+        return np.zeros((*window.shape, 4), np.uint8)
+    padded = job.tile.padded(MARGIN_CELLS)
+    choice = choose(sources.views, sources.plates, sources.gains, job.grid, job.tile.core, padded, surface.complete)
+    heights = bilinear(surface.complete, job.grid, padded, job.ortho_grid, window)
+
+    def read(photo: str) -> U8:
+        if photo not in sources.photos:
+            raise InputError("A photo of the survey is missing.", photo, "Put it back where it was and run again.")
+        return read_photo(sources.photos[photo])[0]
+
+    cells = (job.grid, job.tile.core, surface.complete)
+    return paint(choice, sources.views, sources.gains, read, cells, (job.ortho_grid, window, heights))
+
+
+def _points(job: TileJob, surface: Surface, views_used: U8, ortho: U8, ortho_window: Window) -> TilePoints:
+    """Colours come from the orthophoto at the cell's centre; cells that it does not show are left out."""
+    core, padded = job.tile.core, job.tile.padded(MARGIN_CELLS)
+    part = core.slices_in(padded)
+    rows, cols = np.nonzero(surface.measured[part])
+    x, y = job.grid.x(cols + core.col + 0.5), job.grid.y(rows + core.row + 0.5)
+    c = np.clip(np.floor(job.ortho_grid.col(x)).astype(int) - ortho_window.col, 0, ortho_window.cols - 1)
+    r = np.clip(np.floor(job.ortho_grid.row(y)).astype(int) - ortho_window.row, 0, ortho_window.rows - 1)
+    colour = ortho[r, c]
+    shown = colour[:, 3] > 0
+    xyz = np.column_stack([x, y, surface.z[part][rows, cols].astype(np.float64)])
+    return TilePoints(xyz[shown], colour[shown, :3].copy(), views_used[part][rows, cols][shown].astype(np.uint8))
