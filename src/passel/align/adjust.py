@@ -167,10 +167,10 @@ def _solve(
     band = np.zeros((6 * (s.bandwidth + 1), 6 * n))
     kernels.fill_band(s.block_start, s.block_column, blocks, s.place, band)
     band[0] += damping * band[0] + 1e-9
-    sides = np.empty((n, 6, 1 + 8 * c))
-    sides[s.place, :, 0] = g_pose
-    sides[s.place, :, 1:] = border.transpose(0, 2, 1, 3).reshape(n, 6, 8 * c)
-    sides = sides.reshape(6 * n, -1)
+    by_photo = np.empty((n, 6, 1 + 8 * c))
+    by_photo[s.place, :, 0] = g_pose
+    by_photo[s.place, :, 1:] = border.transpose(0, 2, 1, 3).reshape(n, 6, 8 * c)
+    sides = by_photo.reshape(6 * n, 1 + 8 * c)
     solved = solveh_banded(band, sides, overwrite_ab=True, lower=True, check_finite=False)
     flat = corner.transpose(0, 2, 1, 3).reshape(8 * c, 8 * c).copy()
     flat[np.diag_indices(8 * c)] *= 1.0 + damping

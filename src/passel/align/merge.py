@@ -40,9 +40,9 @@ def _mean_cameras(scenes: Sequence[Scene]) -> tuple[Intrinsics, ...]:
     made = []
     for k, camera in enumerate(scenes[0].cameras):
         weight = np.array([max(int((s.camera_of == k).sum()), 1e-6) for s in scenes], float)
-        values = {
-            name: float(np.average([getattr(s.cameras[k], name) for s in scenes], weights=weight))
-            for name in ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3")
-        }
-        made.append(replace(camera, **values))
+        rows = np.array(
+            [(c.fx, c.fy, c.cx, c.cy, c.k1, c.k2, c.p1, c.p2, c.k3) for c in (s.cameras[k] for s in scenes)]
+        )
+        fx, fy, cx, cy, k1, k2, p1, p2, k3 = (float(v) for v in np.average(rows, axis=0, weights=weight))
+        made.append(replace(camera, fx=fx, fy=fy, cx=cx, cy=cy, k1=k1, k2=k2, p1=p1, p2=p2, k3=k3))
     return tuple(made)

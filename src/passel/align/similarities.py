@@ -105,7 +105,7 @@ def align_jointly(
             loose = np.array([*(1.0,) * 3, *(reach[k],) * 3, SCALE_SIGMA]) * (1.0 if k else 1e-3 if _no_gps(gps) else 1)
             h[block, block] += np.diag(1e-3 / loose**2)
             h[7 * k + 6, 7 * k + 6] += 1.0 / SCALE_SIGMA**2
-        step = -np.linalg.solve(h, g)
+        step: F64 = np.asarray(-np.linalg.solve(h, g), np.float64)
         placed = [_moved(placed[k], step[7 * k : 7 * k + 7], _middle(scenes[k], placed[k])) for k in range(n)]
         if np.abs(step).max() < 1e-7:
             break
@@ -117,7 +117,7 @@ def _no_gps(gps: Sequence[F64]) -> bool:
 
 
 def _middle(scene: Scene, placed: Similarity) -> F64:
-    return placed.apply(scene.centres).mean(axis=0)
+    return np.asarray(placed.apply(scene.centres).mean(axis=0), np.float64)
 
 
 def _moved(placed: Similarity, step: F64, middle: F64) -> Similarity:
@@ -206,7 +206,7 @@ def _observation_keys(scene: Scene) -> dict[str, dict[int, int]]:
 def _common_points(
     a: Scene, keys_a: dict[str, dict[int, int]], b: Scene, keys_b: dict[str, dict[int, int]]
 ) -> tuple[list[int], list[int]]:
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for name in sorted(set(a.photos) & set(b.photos)):
         pairs.update((p, keys_b[name][f]) for f, p in keys_a[name].items() if f in keys_b[name])
     ordered = sorted(pairs)

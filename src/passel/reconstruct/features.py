@@ -58,7 +58,8 @@ def find_features(path: Path, width_px: int, height_px: int, quality: str) -> Fe
             raise InputError("the photo's size changed since it was inspected", path.name, "run again with --rerun-all")
         image = np.asarray(cv2.resize(image, wanted, interpolation=cv2.INTER_AREA), np.uint8)
     count = COUNT[quality]
-    keypoints, raw = cv2.SIFT_create(nfeatures=count, contrastThreshold=0.0133).detectAndCompute(image, None)
+    sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.0133)
+    keypoints, raw = sift.detectAndCompute(image, None)
     if raw is None or not len(keypoints):
         empty = np.zeros(0, np.float32)
         return Features(width_px, height_px, np.zeros((0, 2), np.float32), empty, empty, np.zeros((0, 128), np.uint8))

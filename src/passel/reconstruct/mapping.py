@@ -121,7 +121,9 @@ def _scene_of(model: pycolmap.Reconstruction, ids: Sequence[int], work: MappingI
     poses = [images[i].cam_from_world() for i in kept]
     names = tuple(work.photos[i].name for i in kept)
     xy = np.concatenate([work.photos[i].features.xy[table[table[:, 1] == k, 2]] for k, i in enumerate(kept)])
-    cameras = tuple(_intrinsics_of(c, model.cameras[k + 1]) for k, c in enumerate(work.cameras))
+    cameras = tuple(
+        _intrinsics_of(c, model.cameras[k + 1]) if k + 1 in model.cameras else c for k, c in enumerate(work.cameras)
+    )
     return Scene(
         cameras,
         names,

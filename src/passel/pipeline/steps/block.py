@@ -116,8 +116,5 @@ def _after(aligned: Scene, final: Scene) -> Disagreement:
     moved = np.linalg.norm(aligned.centres[a] - final.centres[b], axis=1)
     turn = aligned.cam_from_world[a] @ final.cam_from_world[b].transpose(0, 2, 1)
     angle = np.degrees(np.arccos(np.clip((np.trace(turn, axis1=1, axis2=2) - 1) / 2, -1, 1)))
-    m50, m95, a50, a95 = (
-        *np.percentile(moved, [50, 95]).tolist(),
-        *np.percentile(angle, [50, 95]).tolist(),
-    )
-    return Disagreement(len(a), m50, m95, a50, a95, float("nan"), float("nan"))
+    m, t = np.percentile(moved, [50, 95]), np.percentile(angle, [50, 95])
+    return Disagreement(len(a), float(m[0]), float(m[1]), float(t[0]), float(t[1]), float("nan"), float("nan"))

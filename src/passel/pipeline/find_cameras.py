@@ -1,0 +1,143 @@
+"""Running the first half: submodels are tried, judged, tried again, split again, and at last left out; then all come into one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from passel.errors import ReconstructionError
+from passel.pipeline import plan_cameras as plan
+from passel.pipeline.events import Artifact, OnEvent, Outcome
+from passel.pipeline.executor import Executor
+from passel.pipeline.job import Job, run_all
+from passel.pipeline.step import Step
+from passel.survey.submodel import SplitPlan, Submodel
+
+MAPPERS = ("global", "incremental")
+SMALLEST_HALF = 6  # a submodel of fewer core photos is not split again
+
+
+@dataclass(frozen=True)
+class MappedSubmodel:
+    """How a submodel fared. artifact: its scene, None when it is left out. attempts: mappings tried. status: 'good', 'retried',
+    'resplit' or 'quarantined'. why: the last gates or failure in words."""
+
+    submodel: Submodel
+    step: Step | None
+    artifact: Artifact | None
+    attempts: int
+    status: str
+    why: str
+
+
+@dataclass(frozen=True)
+class CamerasFound:
+    """All cameras in one frame. aligned, adjusted: artifacts of the two steps."""
+
+    submodels: tuple[MappedSubmodel, ...]
+    aligned: Artifact
+    adjusted: Artifact
+    adjusted_step: Step
+    features: tuple[Artifact, ...]
+
+
+def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEvent) -> CamerasFound:
+    """Features to adjusted scene. Raises ReconstructionError when no submodel stands."""
+    features = plan.feature_steps(job)
+    if plan.needs_looks(job):
+        looks = plan.looks_step(features)
+        made = run_all(executor, [*features, looks], on_event)
+        pairs = np.load(made[looks.digest].path / "pairs.npy")
+    else:
+        pairs = plan.pairs_to_match(job)
+    found = plan.match_steps(job, features, pairs, split)
+    calibration = plan.calibration_step(job, found, split)
+    first = MAPPERS[0] if len(job.survey.photos) > 4 else MAPPERS[1]
+    mapping = plan.submodel_steps(job, found, split.submodels, first, calibration)
+    steps = [*features, *found.matches, *([calibration] if calibration else [])]
+    done = run_all(executor, steps, on_event)
+    if calibration and not done[calibration.digest].manifest.fact("passed"):
+        # A sample that maps badly must not shape every submodel: each then calibrates itself, from the metadata.
+        calibration = None
+        mapping = plan.submodel_steps(job, found, split.submodels, first, None)
+    outcomes = executor.run(mapping, on_event)
+    mapped = _judged(job, found, list(zip(split.submodels, mapping)), outcomes, calibration, executor, on_event)
+    good = [m for m in mapped if m.step is not None]
+    if not good:
+        raise ReconstructionError(
+            f"The cameras could not be found: {mapped[0].why or 'no mapper placed the photos'}",
+            f"{len(job.survey.photos)} photos",
+            "photos must overlap by 60 % or more; check that they are sharp and of one place",
+        )
+    aligned = plan.align_step(job, [m.submodel for m in good], [m.step for m in good if m.step])
+    adjusted = plan.adjust_step(job, found, aligned)
+    end = run_all(executor, [aligned, adjusted], on_event)
+    return CamerasFound(
+        tuple(mapped), end[aligned.digest], end[adjusted.digest], adjusted, tuple(done[s.digest] for s in features)
+    )
+
+
+def _judged(
+    job: Job,
+    found: plan.Found,
+    tried: Sequence[tuple[Submodel, Step]],
+    outcomes: dict[str, Outcome],
+    calibration: Step | None,
+    executor: Executor,
+    on_event: OnEvent,
+) -> list[MappedSubmodel]:
+    """Second chances for what failed: the other mapper, then both on halves."""
+    result = [_outcome(s, step, outcomes[step.digest], 1, "good") for s, step in tried]
+    failed = [m for m in result if m.step is None]
+    if not failed:
+        return result
+    result = [m for m in result if m.step is not None]
+    again = plan.submodel_steps(job, found, [m.submodel for m in failed], MAPPERS[1], calibration)
+    outcomes = executor.run(again, on_event)
+    second = [_outcome(m.submodel, s, outcomes[s.digest], 2, "retried") for m, s in zip(failed, again)]
+    result += [m for m in second if m.step is not None]
+    halves = [h for m in second if m.step is None for h in _halves(job, m.submodel)]
+    whole = [m for m in second if m.step is None and not _halves(job, m.submodel)]
+    for mapper, attempt in ((MAPPERS[0], 3), (MAPPERS[1], 4)):
+        if not halves:
+            break
+        steps = plan.submodel_steps(job, found, halves, mapper, calibration)
+        outcomes = executor.run(steps, on_event)
+        third = [_outcome(h, s, outcomes[s.digest], attempt, "resplit") for h, s in zip(halves, steps)]
+        result += [m for m in third if m.step is not None]
+        halves = [m.submodel for m in third if m.step is None]
+        last = [m for m in third if m.step is None]
+        if mapper == MAPPERS[1]:
+            whole += last
+    return sorted([*result, *whole], key=lambda m: m.submodel.name)
+
+
+def _outcome(submodel: Submodel, step: Step, outcome: Outcome, attempts: int, status: str) -> MappedSubmodel:
+    if isinstance(outcome, Artifact) and outcome.manifest.fact("passed"):
+        return MappedSubmodel(submodel, step, outcome, attempts, status, "")
+    why = str(outcome.manifest.fact("why")) if isinstance(outcome, Artifact) else outcome.message
+    return MappedSubmodel(
+        submodel, None, outcome if isinstance(outcome, Artifact) else None, attempts, "quarantined", why
+    )
+
+
+def _halves(job: Job, submodel: Submodel) -> list[Submodel]:
+    """The submodel cut in two across its longer side, each half with the other's near photos as halo; none if too small."""
+    index = {p.name: i for i, p in enumerate(job.survey.photos)}
+    xy = job.survey.positions_in_world()[[index[n] for n in submodel.core], :2]
+    if len(submodel.core) < 2 * SMALLEST_HALF or not np.isfinite(xy).all():
+        return []
+    axis = int(np.argmax(np.ptp(xy, axis=0)))
+    order = np.lexsort((np.arange(len(xy)), xy[:, axis]))
+    middle = len(order) // 2
+    border = max(3, len(order) // 5)
+    made = []
+    for letter, core, near in (
+        ("a", order[:middle], order[middle : middle + border]),
+        ("b", order[middle:], order[middle - border : middle]),
+    ):
+        names = tuple(sorted(submodel.core[i] for i in core))
+        made.append(Submodel(f"{submodel.name}{letter}", names, tuple(sorted(submodel.core[i] for i in near))))
+    return made

@@ -1,0 +1,177 @@
+"""The plan of the first half: photos to cameras. It grows in known places: after the survey, after look-alikes are found (no GPS),
+and after submodels were judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from passel.pipeline.job import Job, outputs, photo_input
+from passel.pipeline.step import ArtifactInput, Input, Step
+from passel.pipeline.steps.block import AdjustParams, AlignParams
+from passel.pipeline.steps.cameras import (
+    FeatureParams,
+    LooksParams,
+    MatchParams,
+    SubmodelParams,
+    prior_cameras,
+)
+from passel.reconstruct.pairs import all_pairs, pairs_by_position
+from passel.survey.assemble import footprint_m
+from passel.survey.split import photo_places
+from passel.survey.submodel import SplitPlan, Submodel
+
+Inputs = tuple[tuple[str, Input], ...]
+
+CAMERAS = "passel.pipeline.steps.cameras"
+BLOCK = "passel.pipeline.steps.block"
+
+EXHAUSTIVE = 60  # photos without GPS up to which every pair is matched
+LOOK_ALIKES, FOLLOWING = 20, 4
+PAIRS_A_STEP = 100
+SAMPLE = 40  # photos the calibration is made from
+REACH = 2.5  # footprints within which two photos may share ground
+
+
+@dataclass(frozen=True)
+class Found:
+    """The steps of features and matches, which every later step of the cameras builds on. features: in survey order."""
+
+    features: tuple[Step, ...]
+    matches: tuple[Step, ...]
+    pairs_of: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def feature_steps(job: Job) -> list[Step]:
+    cameras = {c.id: c for c in job.survey.cameras}
+    steps = []
+    for photo in job.survey.photos:
+        c = cameras[photo.camera]
+        params = FeatureParams(c.width_px, c.height_px, job.options.feature_quality)
+        megapixels = c.width_px * c.height_px / 1e6
+        steps.append(
+            Step(
+                "features", photo.name, f"{CAMERAS}:features", 1, params, (("photo", photo_input(photo)),),
+                memory_mb=int(450 + 5 * megapixels), limit_s=600,
+            )
+        )  # fmt: skip
+    return steps
+
+
+def looks_step(features: Sequence[Step]) -> Step:
+    """Look-alikes among photos without GPS."""
+    return Step(
+        "pairs", "looks", f"{CAMERAS}:looks", 1, LooksParams(LOOK_ALIKES, FOLLOWING), outputs("features", features),
+        memory_mb=1500,
+    )  # fmt: skip
+
+
+def needs_looks(job: Job) -> bool:
+    """Whether pairs must be found by looks: no GPS, and too many photos to match every pair."""
+    return photo_places(job.survey) is None and len(job.survey.photos) > EXHAUSTIVE
+
+
+def pairs_to_match(job: Job) -> np.ndarray:
+    """(p, 2) survey indices, by GPS where there is any, else every pair."""
+    places = photo_places(job.survey)
+    if places is None:
+        return all_pairs(len(job.survey.photos))
+    reach = footprint_m(job.survey)
+    order = np.argsort([p.name for p in job.survey.photos])
+    pairs = order[pairs_by_position(places.xy_m, None if reach is None else REACH * reach)]
+    return np.unique(np.sort(pairs.reshape(-1, 2), axis=1), axis=0)
+
+
+def match_steps(job: Job, features: Sequence[Step], pairs: np.ndarray, plan: SplitPlan) -> Found:
+    """Chunks of pairs that share photos, so that few features are loaded for many pairs."""
+    photos = job.survey.photos
+    core = {name: k for k, s in enumerate(plan.submodels) for name in s.core}
+    rank = {
+        i: r for r, i in enumerate(sorted(range(len(photos)), key=lambda i: (core[photos[i].name], photos[i].name)))
+    }
+    ordered = sorted(
+        ((int(a), int(b)) for a, b in pairs), key=lambda p: (min(rank[p[0]], rank[p[1]]), max(rank[p[0]], rank[p[1]]))
+    )
+    chunks = [tuple(ordered[i : i + PAIRS_A_STEP]) for i in range(0, len(ordered), PAIRS_A_STEP)]
+    cameras, camera_of = prior_cameras(job.survey), job.survey.camera_index()
+    steps = []
+    for number, chunk in enumerate(chunks):
+        used = sorted({i for pair in chunk for i in pair})
+        local = {i: k for k, i in enumerate(used)}
+        params = MatchParams(
+            tuple(photos[i].name for i in used),
+            tuple((local[a], local[b]) for a, b in chunk),
+            cameras,
+            tuple(int(camera_of[i]) for i in used),
+        )
+        inputs = outputs("features", [features[i] for i in used])
+        steps.append(
+            Step("matches", f"pairs_{number:05d}", f"{CAMERAS}:matches", 1, params, inputs, memory_mb=800, limit_s=1800)
+        )
+    return Found(tuple(features), tuple(steps), tuple(chunks))
+
+
+def calibration_step(job: Job, found: Found, plan: SplitPlan) -> Step | None:
+    """A pass over a connected sample in the thick of the survey; None for one submodel, which calibrates itself."""
+    if len(plan.submodels) < 2:
+        return None
+    places = photo_places(job.survey)
+    assert places is not None, "a split survey has positions"
+    cameras = [p.camera for p in sorted(job.survey.photos, key=lambda p: p.name)]
+    middle = np.median(places.xy_m, axis=0)
+    # Start in the thick of it: the photo whose neighbours are nearest, among those not at the survey's edge.
+    distance = np.linalg.norm(places.xy_m - middle, axis=1)
+    start = places.xy_m[int(np.argmin(distance))]
+    order = np.lexsort((np.arange(len(cameras)), np.linalg.norm(places.xy_m - start, axis=1)))
+    names = sorted(places.names[i] for i in order[:SAMPLE])
+    sample = Submodel("calibration", tuple(names), ())
+    return _mapping("calibration", job, found, sample, "incremental", None)
+
+
+def submodel_steps(
+    job: Job, found: Found, submodels: Sequence[Submodel], mapper: str, calibration: Step | None
+) -> list[Step]:
+    return [_mapping("mapping", job, found, s, mapper, calibration) for s in submodels]
+
+
+def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str, calibration: Step | None) -> Step:
+    index = {p.name: i for i, p in enumerate(job.survey.photos)}
+    wanted = {index[n] for n in submodel.photos}
+    chunks = [
+        step for step, pairs in zip(found.matches, found.pairs_of) if any(a in wanted and b in wanted for a, b in pairs)
+    ]
+    inputs: Inputs = (
+        ("survey", job.survey_file),
+        *outputs("features", [found.features[index[n]] for n in submodel.photos]),
+        *outputs("matches", chunks),
+        *((("calibration", ArtifactInput(calibration.digest)),) if calibration else ()),
+    )
+    params = SubmodelParams(submodel.name, submodel.photos, mapper, job.options.feature_quality, stage == "calibration")
+    n = len(submodel.photos)
+    return Step(
+        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 1, params, inputs,
+        memory_mb=600 + 4 * n, limit_s=1800 + 30.0 * n,
+    )  # fmt: skip
+
+
+def align_step(job: Job, submodels: Sequence[Submodel], mapped: Sequence[Step]) -> Step:
+    params = AlignParams(
+        tuple(s.name for s in submodels), tuple(s.core for s in submodels), not job.options.sm_no_align
+    )
+    inputs: Inputs = (("survey", job.survey_file), *outputs("scene", mapped))
+    memory = 600 + len(job.survey.photos)
+    return Step("align", "similarities", f"{BLOCK}:align", 1, params, inputs, memory_mb=memory, limit_s=6 * 3600)
+
+
+def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
+    params = AdjustParams(tuple(p.name for p in job.survey.photos), job.options.feature_quality)
+    inputs: Inputs = (
+        ("survey", job.survey_file),
+        ("aligned", ArtifactInput(aligned.digest)),
+        *outputs("features", found.features),
+        *outputs("matches", found.matches),
+    )
+    memory = int(500 + 1.5 * len(job.survey.photos))
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 1, params, inputs, memory_mb=memory, limit_s=24 * 3600)
