@@ -42,6 +42,15 @@ class CamerasFound:
     adjusted_step: Step
     features: tuple[Artifact, ...]
 
+    @property
+    def holes(self) -> tuple[str, ...]:
+        """What the map will lack, in words."""
+        return tuple(
+            f"submodel {m.submodel.name} ({len(m.submodel.core)} photos) could not be mapped: {m.why}"
+            for m in self.submodels
+            if m.status == "quarantined"
+        )
+
 
 def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEvent) -> CamerasFound:
     """Features to adjusted scene. Raises ReconstructionError when no submodel stands."""

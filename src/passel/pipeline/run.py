@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import passel
@@ -16,6 +17,7 @@ from passel.pipeline.events import Event, OnEvent
 from passel.pipeline.executor import Executor, Workplace
 from passel.pipeline.find_cameras import CamerasFound, find_cameras
 from passel.pipeline.job import Job, Project, run_all
+from passel.pipeline.make_products import make_products, report
 from passel.pipeline.progress import Progress
 from passel.pipeline.run_log import RunLog
 from passel.pipeline.step import FileInput, Step
@@ -23,7 +25,7 @@ from passel.pipeline.steps.survey import InspectParams, load_batch
 from passel.pipeline.store import Store
 from passel.products.layout import Layout, write_text
 from passel.products.plan_picture import plan_picture
-from passel.survey.assemble import assemble_survey, footprint_m
+from passel.survey.assemble import DEFAULT_GPS_SIGMA_M, assemble_survey, footprint_m
 from passel.survey.cameras_file import read_cameras_file
 from passel.survey.describe import describe_survey
 from passel.survey.geo_file import read_geo_file
@@ -118,6 +120,7 @@ def _forget(project: Project, store: Store, options: Options) -> None:
 
 
 def _run(run: _Run) -> RunResult:
+    started_s = time.monotonic()
     survey = _survey(run)
     run.progress.say(describe_survey(survey))
     if run.ends_with("survey"):
@@ -127,16 +130,11 @@ def _run(run: _Run) -> RunResult:
     if run.ends_with("split"):
         return _ended(run, "split")
     cameras = find_cameras(job, split, run.executor, run.on_event)
-    holes = tuple(
-        f"submodel {m.submodel.name} ({len(m.submodel.core)} photos) could not be mapped: {m.why}"
-        for m in cameras.submodels
-        if m.status == "quarantined"
-    )
     if run.ends_with("align"):
-        return _ended(run, "align", holes)
-    products = make_products(job, cameras, run.layout, run.executor, run.on_event)
-    write_report(job, split, cameras, products, run.layout, run.log.stages())
-    return RunResult(run.request.output, _last_words(run, cameras), holes)
+        return _ended(run, "align", cameras.holes)
+    made = make_products(job, cameras, run.layout, run.executor, run.on_event)
+    report(job, split, cameras, made, run.layout, run.log.stages(), time.monotonic() - started_s)
+    return RunResult(run.request.output, _last_words(run, cameras), (*cameras.holes, *made.lost_tiles))
 
 
 def _ended(run: _Run, stage: str, holes: tuple[str, ...] = ()) -> RunResult:
@@ -157,15 +155,15 @@ def _survey(run: _Run) -> Survey:
     done = run_all(run.executor, steps, run.on_event)
     found = [load_batch(done[s.digest].path) for s in steps]
     options = run.request.options
-    survey = assemble_survey(
+    accuracy = options.gps_accuracy_m
+    return assemble_survey(
         [f for facts, _ in found for f in facts],
         [r for _, refusals in found for r in refusals],
         paths,
         read_geo_file(options.geo) if options.geo else (),
         read_cameras_file(options.cameras) if options.cameras else (),
+        DEFAULT_GPS_SIGMA_M if accuracy is None else (accuracy, 2.0 * accuracy),
     )
-    accuracy = options.gps_accuracy_m
-    return survey if accuracy is None else replace(survey, gps_sigma_m=(accuracy, 2.0 * accuracy))
 
 
 def _seen_file(path: Path) -> FileInput:

@@ -58,6 +58,10 @@ class Layout:
         return self.report / "orthophoto.png"
 
     @property
+    def first_look(self) -> Path:
+        return self.report / "first_look.png"
+
+    @property
     def dsm_preview(self) -> Path:
         return self.report / "dsm.png"
 

@@ -7,7 +7,7 @@ Roles: 'photo' (files, in the order of the params' names), 'plate' (artifacts of
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import cv2
@@ -160,7 +160,13 @@ def tile(inputs: StepInputs, params: TileParams, out: Path) -> dict[str, Fact]:
     )
     result = make_tile(job, sources)
     result.save(out)
-    head = {"dem_window": asdict(result.dem_window), "ortho_window": asdict(result.ortho_window)}
+    head = {
+        "name": params.name,
+        "dsm_window": astuple(result.dem_window),
+        "ortho_window": astuple(result.ortho_window),
+        "dsm_resolution_m": params.dem_m,
+        "ortho_resolution_m": params.ortho_m,
+    }
     (out / "tile.json").write_text(json.dumps(head), encoding="utf-8")
     return {
         "dsm_known": float(np.isfinite(result.dsm).mean()),

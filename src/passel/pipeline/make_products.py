@@ -1,0 +1,123 @@
+"""Running the second half: ground tiles, then the merged files in the output folder, then the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import passel
+from passel.pipeline import plan_ground as plan
+from passel.pipeline.events import Artifact, OnEvent
+from passel.pipeline.executor import Executor
+from passel.pipeline.find_cameras import CamerasFound
+from passel.pipeline.job import Job, run_all
+from passel.pipeline.steps import products as files
+from passel.pipeline.steps.products import load_raster_facts
+from passel.pipeline.tally import StageTally
+from passel.products.layout import Layout
+from passel.products.publish import publish, write_report
+from passel.products.report_facts import camera_facts, capture_span, gps_residuals, product_facts, reconstruction_facts
+from passel.products.report_model import FindingRow, ProductFacts, ReportFacts, StageRow, SubmodelRow
+from passel.products.report_rows import alignment_rows, finding_rows, gates_of
+from passel.reconstruct.scene import Scene
+from passel.survey.submodel import SplitPlan
+
+
+@dataclass(frozen=True)
+class ProductsMade:
+    """The finished products. lost_tiles: tiles that could not be made, in words; notes: what else the user should know."""
+
+    facts: ProductFacts
+    lost_tiles: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def make_products(
+    job: Job, cameras: CamerasFound, layout: Layout, executor: Executor, on_event: OnEvent
+) -> ProductsMade:
+    """Tiles, merge, files in the output folder. A tile that fails leaves a hole that is told, unless all fail."""
+    scene = Scene.load(cameras.adjusted.path)
+    ground = plan.ground_of(job, scene)
+    surface = plan.surface_steps(job, ground, cameras.adjusted_step)
+    early = run_all(executor, surface.all, on_event)
+    publish(early[surface.quick.digest].path / "quick.png", layout.first_look)
+    tiles = plan.tile_steps(job, ground, cameras.adjusted_step, surface)
+    outcomes = executor.run(tiles, on_event)
+    made = [t for t in tiles if isinstance(outcomes[t.digest], Artifact)]
+    if not made:
+        run_all(executor, tiles, on_event)  # raises the first cause
+    lost = tuple(f"tile {t.name} could not be made" for t in tiles if t not in made)
+    products = plan.product_steps(job, cameras.adjusted_step, made)
+    done = run_all(executor, products.all, on_event)
+    _publish_all(products, done, layout)
+    facts = product_facts(
+        ground.gsd_m,
+        load_raster_facts(done[products.orthophoto.digest].path),
+        load_raster_facts(done[products.dsm.digest].path),
+        int(done[products.points.digest].manifest.fact("points")),
+    )
+    return ProductsMade(facts, lost, ground.notes)
+
+
+def _publish_all(products: plan.ProductSteps, done: Mapping[str, Artifact], layout: Layout) -> None:
+    for step, name, target in (
+        (products.orthophoto, files.ORTHOPHOTO, layout.orthophoto),
+        (products.orthophoto, files.ORTHOPHOTO_PICTURE, layout.orthophoto_preview),
+        (products.dsm, files.DSM, layout.dsm),
+        (products.dsm, files.DSM_PICTURE, layout.dsm_preview),
+        (products.points, files.CLOUD, layout.cloud),
+        (products.side_files, files.CAMERAS, layout.cameras),
+        (products.side_files, files.IMAGES, layout.images),
+        (products.side_files, files.SHOTS, layout.shots),
+    ):
+        publish(done[step.digest].path / name, target)
+
+
+def report(
+    job: Job,
+    split: SplitPlan,
+    cameras: CamerasFound,
+    made: ProductsMade,
+    layout: Layout,
+    stages: Sequence[StageTally],
+    total_s: float,
+) -> None:
+    """report.html, stats.json and what they are made of."""
+    scene = Scene.load(cameras.adjusted.path)
+    detected = {
+        p.name: int(a.manifest.fact("features")) for p, a in zip(job.survey.photos, cameras.features, strict=True)
+    }
+    lost = [FindingRow("error", words) for words in (*cameras.holes, *made.lost_tiles)]
+    facts = ReportFacts(
+        name=job.options.name or layout.root.name,
+        version=passel.__version__,
+        crs=f"EPSG:{job.survey.frame.epsg}" if job.survey.frame.epsg else "",
+        captured=capture_span([p.time for p in job.survey.photos]),
+        total_s=total_s,
+        reconstruction=reconstruction_facts(job.survey, scene, detected),
+        products=made.facts,
+        cameras=camera_facts(job.survey, scene),
+        gps=gps_residuals(job.survey, scene),
+        alignment=alignment_rows(cameras.adjusted.path / "alignment.json"),
+        submodels=tuple(_submodel_rows(cameras)),
+        stages=tuple(
+            StageRow(s.stage, s.made + s.reused, s.reused, s.cpu_seconds, s.wall_seconds, s.peak_rss_mb) for s in stages
+        ),
+        findings=(*lost, *finding_rows(job.survey, split), *(FindingRow("note", n) for n in made.notes)),
+    )
+    pictures = (
+        ("Orthophoto", layout.orthophoto_preview),
+        ("Surface model (DSM)", layout.dsm_preview),
+        ("Submodels", layout.plan_picture),
+    )
+    write_report(layout, facts, pictures)
+
+
+def _submodel_rows(cameras: CamerasFound) -> list[SubmodelRow]:
+    rows = []
+    for m in cameras.submodels:
+        gates = gates_of(m.artifact.path / "verdict.json") if m.artifact else ()
+        placed = int(m.artifact.manifest.fact("photos")) if m.artifact else 0
+        s = m.submodel
+        rows.append(SubmodelRow(s.name, len(s.core), len(s.halo), placed, m.attempts, m.status, gates))
+    return rows

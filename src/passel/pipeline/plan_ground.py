@@ -1,0 +1,226 @@
+"""The plan of the second half: cameras to ground tiles to products. All of it is known once the cameras are adjusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from passel.geo.grid import Grid, Tile, Window, tiles_over
+from passel.options import Options
+from passel.pipeline.job import Job, outputs, photo_input
+from passel.pipeline.step import ArtifactInput, Input, Step
+from passel.pipeline.steps.ground import (
+    CoarseMosaicParams,
+    CoarseTileParams,
+    GainsParams,
+    PlateParams,
+    QuickParams,
+    TileParams,
+)
+from passel.pipeline.steps.products import MergeParams
+from passel.reconstruct.scene import Scene, View, views_in_map
+from passel.surface.camera import choose_resolution, photos_seeing
+from passel.surface.coarse import COARSE_FACTOR, COARSE_MARGIN
+from passel.surface.extent import SurveyGround, survey_ground
+from passel.surface.fine import MARGIN_CELLS
+from passel.surface.plate import plate_reduction
+
+GROUND = "passel.pipeline.steps.ground"
+PRODUCTS = "passel.pipeline.steps.products"
+
+CELL_GSD = 3.0  # matching cell in ground sampling distances: finer gains nothing (research/surface.md §1b)
+CORE_CELLS = 768
+SMALL_CORE_CELLS = 384  # a survey of few tiles is cut finer, so that every core has work
+SMALL_SURVEY_TILES = 8
+COARSE_CORE_CELLS = 384
+FINEST_M = 0.001  # cell sizes are whole millimetres
+
+Inputs = tuple[tuple[str, Input], ...]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is mapped and how finely. gsd_m: median ground sampling distance; cell_m, dem_m, ortho_m: cells of the lattices."""
+
+    views: tuple[View, ...]
+    ground: SurveyGround
+    gsd_m: float
+    cell_m: float
+    dem_m: float
+    ortho_m: float
+    offset_m: tuple[float, float]
+    notes: tuple[str, ...]
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.cell_m, self.offset_m)
+
+
+@dataclass(frozen=True)
+class SurfaceSteps:
+    """The steps before the tiles. plates: one a photo, in the order of the views."""
+
+    plates: tuple[Step, ...]
+    coarse_tiles: tuple[Step, ...]
+    coarse: Step
+    gains: Step
+    quick: Step
+
+    @property
+    def all(self) -> list[Step]:
+        return [*self.plates, *self.coarse_tiles, self.coarse, self.gains, self.quick]
+
+
+@dataclass(frozen=True)
+class ProductSteps:
+    """The steps that make the files users get."""
+
+    orthophoto: Step
+    dsm: Step
+    points: Step
+    side_files: Step
+
+    @property
+    def all(self) -> list[Step]:
+        return [self.orthophoto, self.dsm, self.points, self.side_files]
+
+
+def ground_of(job: Job, scene: Scene) -> Ground:
+    """Choose lattices and tiles for the adjusted scene. Raises ReconstructionError when no ground is seen twice."""
+    frame = job.survey.frame
+    views = views_in_map(scene, frame)
+    points = frame.map_from_world(scene.points)
+    gsd_m = choose_resolution(views, points)
+    cell_m = _round_up(CELL_GSD * gsd_m)
+    ortho_m, dem_m, notes = _product_cells(job.options, gsd_m, cell_m)
+    grid = Grid(cell_m, frame.map_offset_m)
+    found = survey_ground(views, points, grid, CORE_CELLS)
+    if len(found.tiles) <= SMALL_SURVEY_TILES:
+        found = survey_ground(views, points, grid, SMALL_CORE_CELLS)
+    return Ground(views, found, gsd_m, cell_m, dem_m, ortho_m, frame.map_offset_m, notes)
+
+
+def _product_cells(options: Options, gsd_m: float, cell_m: float) -> tuple[float, float, tuple[str, ...]]:
+    """(orthophoto cell, DEM cell, what to tell the user): as asked for, but not finer than the photos resolve."""
+    cells, notes = [], []
+    for name, asked_cm, default_m in (
+        ("orthophoto", options.orthophoto_resolution_cm, _round_up(gsd_m)),
+        ("dem", options.dem_resolution_cm, cell_m),
+    ):
+        if asked_cm is None:
+            cells.append(default_m)
+        elif asked_cm / 100.0 < gsd_m and not options.ignore_gsd:
+            cells.append(_round_up(gsd_m))
+            notes.append(
+                f"--{name}-resolution {asked_cm:g} cm is finer than the photos resolve: {100 * cells[-1]:g} cm is used "
+                "(--ignore-gsd overrules)"
+            )
+        else:
+            cells.append(asked_cm / 100.0)
+    return cells[0], cells[1], tuple(notes)
+
+
+def _round_up(metres: float) -> float:
+    return round(float(np.ceil(metres / FINEST_M - 1e-6)) * FINEST_M, 6)
+
+
+def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
+    """Plates, coarse surface, colour gains and the first look."""
+    plates = _plate_steps(job, ground)
+    plate_of = {v.photo: p for v, p in zip(ground.views, plates)}
+    base: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
+    coarse_grid = Grid(ground.cell_m * COARSE_FACTOR, ground.offset_m)
+    window = _coarse_window(ground.ground.window)
+    coarse_tiles = []
+    for tile in tiles_over(window, COARSE_CORE_CELLS):
+        bounds = coarse_grid.bounds(tile.padded(COARSE_MARGIN))
+        names = photos_seeing(ground.views, bounds, ground.ground.z_range_m)
+        if names:
+            coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, [plate_of[n] for n in names]))
+    coarse = Step(
+        "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 1, CoarseMosaicParams(ground.cell_m),
+        (("survey", job.survey_file), *outputs("coarse_tile", coarse_tiles)), memory_mb=1000,
+    )  # fmt: skip
+    gains = Step(
+        "coarse", "gains", f"{GROUND}:make_gains", 1, GainsParams(),
+        (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates)), memory_mb=1200,
+    )  # fmt: skip
+    quick = Step(
+        "coarse", "quick", f"{GROUND}:make_quick", 1, QuickParams(_four(window)),
+        (
+            *base, ("coarse", ArtifactInput(coarse.digest)), ("gains", ArtifactInput(gains.digest)),
+            *outputs("plate", plates),
+        ), memory_mb=800,
+    )  # fmt: skip
+    return SurfaceSteps(tuple(plates), tuple(coarse_tiles), coarse, gains, quick)
+
+
+def _plate_steps(job: Job, ground: Ground) -> list[Step]:
+    photos = {p.name: p for p in job.survey.photos}
+    steps = []
+    for view in ground.views:
+        params = PlateParams((view.photo,), plate_reduction(ground.gsd_m, ground.cell_m))
+        inputs: Inputs = (("photo", photo_input(photos[view.photo])),)
+        steps.append(Step("coarse", f"plate {view.photo}", f"{GROUND}:make_plate", 1, params, inputs, memory_mb=400))
+    return steps
+
+
+def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, plates: Sequence[Step]) -> Step:
+    params = CoarseTileParams(tile.name, _four(tile.core), cell_m)
+    return Step(
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 1, params, (*base, *outputs("plate", plates)),
+        memory_mb=1500, limit_s=3600,
+    )  # fmt: skip
+
+
+def tile_steps(job: Job, ground: Ground, scene: Step, surface: SurfaceSteps) -> list[Step]:
+    """One step a ground tile, with only the photos that can see it."""
+    photos = {p.name: p for p in job.survey.photos}
+    plate_of = {v.photo: p for v, p in zip(ground.views, surface.plates)}
+    steps = []
+    for tile in ground.ground.tiles:
+        bounds = ground.grid.bounds(tile.padded(MARGIN_CELLS))
+        names = photos_seeing(ground.views, bounds, ground.ground.z_range_m)
+        if len(names) < 2:
+            continue
+        params = TileParams(
+            tile.name, _four(tile.core), ground.cell_m, ground.dem_m, ground.ortho_m,
+            not job.options.fast_orthophoto, tuple(names),
+        )  # fmt: skip
+        inputs: Inputs = (
+            ("survey", job.survey_file),
+            ("scene", ArtifactInput(scene.digest)),
+            ("coarse", ArtifactInput(surface.coarse.digest)),
+            ("gains", ArtifactInput(surface.gains.digest)),
+            *outputs("plate", [plate_of[n] for n in names]),
+            *(("photo", photo_input(photos[n])) for n in names),
+        )
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 1, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+    return steps
+
+
+def product_steps(job: Job, scene: Step, tiles: Sequence[Step]) -> ProductSteps:
+    """Merging and side files."""
+    inputs: Inputs = (("survey", job.survey_file), *outputs("tile", tiles))
+    params = MergeParams()
+
+    def merge(name: str) -> Step:
+        return Step("merge", name, f"{PRODUCTS}:{name}", 1, params, inputs, memory_mb=800, limit_s=12 * 3600)
+
+    sides: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
+    side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 1, params, sides, memory_mb=500)
+    return ProductSteps(merge("orthophoto"), merge("dsm"), merge("points"), side_files)
+
+
+def _coarse_window(window: Window) -> Window:
+    """The matching window on the coarse lattice, rounded outwards."""
+    f = COARSE_FACTOR
+    c0, r0 = window.col // f, window.row // f
+    return Window(c0, r0, -(-(window.col + window.cols) // f) - c0, -(-(window.row + window.rows) // f) - r0)
+
+
+def _four(window: Window) -> tuple[int, int, int, int]:
+    col, row, cols, rows = astuple(window)
+    return col, row, cols, rows
