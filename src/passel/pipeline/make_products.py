@@ -41,7 +41,7 @@ def make_products(
     surface = plan.surface_steps(job, ground, cameras.adjusted_step)
     early = run_all(executor, surface.all, on_event)
     publish(early[surface.quick.digest].path / "quick.png", layout.first_look)
-    tiles = plan.tile_steps(job, ground, cameras.adjusted_step, surface)
+    tiles = plan.tile_steps(job, ground, surface)
     outcomes = executor.run(tiles, on_event)
     made = [t for t in tiles if isinstance(outcomes[t.digest], Artifact)]
     if not made:

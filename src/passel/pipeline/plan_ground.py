@@ -18,6 +18,7 @@ from passel.pipeline.steps.ground import (
     PlateParams,
     QuickParams,
     TileParams,
+    ViewsParams,
 )
 from passel.pipeline.steps.products import MergeParams
 from passel.reconstruct.scene import Scene, View, views_in_map
@@ -62,6 +63,7 @@ class Ground:
 class SurfaceSteps:
     """The steps before the tiles. plates: one a photo, in the order of the views."""
 
+    views: Step
     plates: tuple[Step, ...]
     coarse_tiles: tuple[Step, ...]
     coarse: Step
@@ -70,7 +72,7 @@ class SurfaceSteps:
 
     @property
     def all(self) -> list[Step]:
-        return [*self.plates, *self.coarse_tiles, self.coarse, self.gains, self.quick]
+        return [self.views, *self.plates, *self.coarse_tiles, self.coarse, self.gains, self.quick]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,12 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
     """Plates, coarse surface, colour gains and the first look."""
     plates = _plate_steps(job, ground)
     plate_of = {v.photo: p for v, p in zip(ground.views, plates)}
-    base: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
+    views = Step(
+        "coarse", "views", f"{GROUND}:make_views", 1, ViewsParams(ground.cell_m),
+        (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest))),
+        memory_mb=500 + len(ground.views) // 10,
+    )  # fmt: skip
+    base: Inputs = (("survey", job.survey_file), ("views", ArtifactInput(views.digest)))
     coarse_grid = Grid(ground.cell_m * COARSE_FACTOR, ground.offset_m)
     window = _coarse_window(ground.ground.window)
     coarse_tiles = []
@@ -154,7 +161,7 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
             *outputs("plate", plates),
         ), memory_mb=800,
     )  # fmt: skip
-    return SurfaceSteps(tuple(plates), tuple(coarse_tiles), coarse, gains, quick)
+    return SurfaceSteps(views, tuple(plates), tuple(coarse_tiles), coarse, gains, quick)
 
 
 def _plate_steps(job: Job, ground: Ground) -> list[Step]:
@@ -175,7 +182,7 @@ def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, plates: Sequence[
     )  # fmt: skip
 
 
-def tile_steps(job: Job, ground: Ground, scene: Step, surface: SurfaceSteps) -> list[Step]:
+def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
     """One step a ground tile, with only the photos that can see it."""
     photos = {p.name: p for p in job.survey.photos}
     plate_of = {v.photo: p for v, p in zip(ground.views, surface.plates)}
@@ -191,7 +198,7 @@ def tile_steps(job: Job, ground: Ground, scene: Step, surface: SurfaceSteps) -> 
         )  # fmt: skip
         inputs: Inputs = (
             ("survey", job.survey_file),
-            ("scene", ArtifactInput(scene.digest)),
+            ("views", ArtifactInput(surface.views.digest)),
             ("coarse", ArtifactInput(surface.coarse.digest)),
             ("gains", ArtifactInput(surface.gains.digest)),
             *outputs("plate", [plate_of[n] for n in names]),

@@ -25,7 +25,7 @@ from passel.pipeline.steps.survey import InspectParams, load_batch
 from passel.pipeline.store import Store
 from passel.products.layout import Layout, write_text
 from passel.products.plan_picture import plan_picture
-from passel.survey.assemble import DEFAULT_GPS_SIGMA_M, assemble_survey, footprint_m
+from passel.survey.assemble import DEFAULT_GPS_SIGMA_M, assemble_survey, overlap_reach_m
 from passel.survey.cameras_file import read_cameras_file
 from passel.survey.describe import describe_survey
 from passel.survey.geo_file import read_geo_file
@@ -37,7 +37,6 @@ from passel.survey.split import split_survey
 from passel.survey.submodel import SplitPlan
 
 PHOTOS_A_BATCH = 40
-FOOTPRINT_GUESS_M = 60.0  # only where neither height nor spacing tells
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,9 @@ def _run(run: _Run) -> RunResult:
         return _ended(run, "align", cameras.holes)
     made = make_products(job, cameras, run.layout, run.executor, run.on_event)
     report(job, split, cameras, made, run.layout, run.log.stages(), time.monotonic() - started_s)
-    return RunResult(run.request.output, _last_words(run, cameras), (*cameras.holes, *made.lost_tiles))
+    return RunResult(
+        run.request.output, _last_words(run, cameras, len(survey.photos)), (*cameras.holes, *made.lost_tiles)
+    )
 
 
 def _ended(run: _Run, stage: str, holes: tuple[str, ...] = ()) -> RunResult:
@@ -178,11 +179,11 @@ def _seen_file(path: Path) -> FileInput:
 
 def _split(run: _Run, survey: Survey) -> SplitPlan:
     options = run.request.options
-    footprint = footprint_m(survey) or FOOTPRINT_GUESS_M
+    reach_m = overlap_reach_m(survey)
     if options.split_image_groups:
-        plan = plan_from_image_groups(survey, options.split_image_groups, options.split_overlap_m, footprint)
+        plan = plan_from_image_groups(survey, options.split_image_groups, options.split_overlap_m, reach_m)
     else:
-        plan = split_survey(survey, options.split, options.split_overlap_m, footprint)
+        plan = split_survey(survey, options.split, options.split_overlap_m, reach_m)
     for note in plan.notes:
         run.progress.say(note)
     if survey.frame.is_georeferenced:
@@ -191,6 +192,6 @@ def _split(run: _Run, survey: Survey) -> SplitPlan:
     return plan
 
 
-def _last_words(run: _Run, cameras: CamerasFound) -> str:
+def _last_words(run: _Run, cameras: CamerasFound, photos: int) -> str:
     placed = int(cameras.adjusted.manifest.fact("photos"))
-    return f"The map is in {run.request.output} ({placed} photos); open {run.layout.report_page}"
+    return f"The map is in {run.request.output} ({placed} of {photos} photos placed); open {run.layout.report_page}"

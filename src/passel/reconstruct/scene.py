@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -130,3 +131,25 @@ def views_in_map(scene: Scene, frame: Frame) -> tuple[View, ...]:
             View(photo, scene.cameras[scene.camera_of[i]], scene.cam_from_world[i] @ linear, centres[i]),
         )
     return tuple(views)
+
+
+def save_views(views: Sequence[View], path: Path) -> None:
+    """Write views as JSON: numbers keep all their digits."""
+    rows = [
+        {
+            "photo": v.photo,
+            "intrinsics": asdict(v.intrinsics),
+            "cam_from_map": v.cam_from_map.tolist(),
+            "centre": v.centre.tolist(),
+        }
+        for v in views
+    ]
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+
+def load_views(path: Path) -> tuple[View, ...]:
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(
+        View(r["photo"], Intrinsics(**r["intrinsics"]), np.array(r["cam_from_map"]), np.array(r["centre"]))
+        for r in rows
+    )

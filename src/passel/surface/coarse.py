@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -58,6 +58,17 @@ class PriorHeights:
         cols = np.clip(np.arange(bins.col, bins.col + bins.cols) - self.window.col, 0, self.window.cols - 1)
         at = np.ix_(rows, cols)
         return enlarged(self.low[at], factor), enlarged(self.high[at], factor)
+
+    def save(self, path: Path) -> None:
+        place = np.array([self.grid.resolution_m, *self.grid.offset_m])
+        np.savez(path, place=place, window=np.array(astuple(self.window)), low=self.low, high=self.high)
+
+    @staticmethod
+    def load(path: Path) -> PriorHeights:
+        with np.load(path) as d:
+            cell_m, east, north = (float(v) for v in d["place"])
+            window = Window(*(int(v) for v in d["window"]))
+            return PriorHeights(Grid(cell_m, (east, north)), window, d["low"], d["high"])
 
 
 def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: tuple[float, float]) -> PriorHeights:

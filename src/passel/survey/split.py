@@ -46,14 +46,14 @@ def split_survey(survey: Survey, photos_per_submodel: int, overlap_m: float, foo
     overlap_m: photos of other cores this close to a core photo form the halo. footprint_m: width of one photo on the
     ground; photos closer than that can overlap. Every core is connected in that sense and has at least `MIN_PHOTOS`
     photos; what cannot stand alone joins its nearest neighbour, and a note says so. Without any GPS, or with few
-    photos, one submodel has everything.
+    photos of one piece, one submodel has everything; islands are mapped apart, for only GPS ties them.
     """
     names = tuple(sorted(p.name for p in survey.photos))
     places = photo_places(survey)
     if places is None:
         note = "No photo has GPS: the survey cannot be split by place and is mapped as one submodel."
         return SplitPlan((Submodel("submodel_0000", names, ()),), (note,) if len(names) > photos_per_submodel else ())
-    if len(names) <= photos_per_submodel:
+    if len(names) <= photos_per_submodel and pieces_of(places.xy_m, footprint_m).max() == 0:
         return SplitPlan((Submodel("submodel_0000", names, ()),), places.notes)
     core_of, notes = _cores(places, max(photos_per_submodel, MIN_PHOTOS), footprint_m)
     return plan_from_cores(places, core_of, (overlap_m, footprint_m), (*places.notes, *notes))

@@ -1,7 +1,8 @@
 """Steps of the ground: plates, coarse surface, colour gains, quick look, tiles. Thin: read inputs, call the surface room, write files.
 
-Roles: 'photo' (files, in the order of the params' names), 'plate' (artifacts of `make_plate`), 'scene' (folder of a Scene), 'survey'
-(survey.json or its folder), 'coarse_tile', 'coarse', 'gains' (artifacts of the steps here).
+Roles: 'photo' (files, in the order of the params' names), 'scene' (folder of a Scene), 'survey' (survey.json); 'views', 'plate',
+'coarse_tile', 'coarse', 'gains': artifacts of the steps here. Only `make_views` reads the scene: its points grow with the survey, and
+a tile must not.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 
 from passel.geo.grid import Grid, Tile, Window
 from passel.pipeline.step import Fact, StepInputs
-from passel.reconstruct.scene import Scene, View, views_in_map
+from passel.reconstruct.scene import Scene, View, load_views, save_views, views_in_map
 from passel.surface import plate as plates_of
-from passel.surface.coarse import COARSE_FACTOR, CoarseSurface, coarse_tile, mosaic, prior_heights
+from passel.surface.coarse import COARSE_FACTOR, CoarseSurface, PriorHeights, coarse_tile, mosaic, prior_heights
 from passel.surface.colour import Gains, solve_gains
 from passel.surface.plate import load_plates, save_plates
 from passel.surface.quick import quick_orthophoto
@@ -78,6 +79,23 @@ class TileParams:
     photos: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ViewsParams:
+    """cell_m: the matching cell."""
+
+    cell_m: float
+
+
+def make_views(inputs: StepInputs, params: ViewsParams, out: Path) -> dict[str, Fact]:
+    """What the ground needs of a scene: its views in the map frame, and where the ground may be."""
+    survey, scene = Survey.load(inputs.one("survey")), Scene.load(inputs.one("scene"))
+    views = views_in_map(scene, survey.frame)
+    points = survey.frame.map_from_world(scene.points)
+    save_views(views, out / "views.json")
+    prior_heights(views, points, params.cell_m, survey.frame.map_offset_m).save(out / "prior.npz")
+    return {"views": len(views)}
+
+
 def make_plate(inputs: StepInputs, params: PlateParams, out: Path) -> dict[str, Fact]:
     """Reduce the photos for matching (gray) and for colours and previews (tiny)."""
     _one_thread()
@@ -93,11 +111,9 @@ def make_plate(inputs: StepInputs, params: PlateParams, out: Path) -> dict[str, 
 def make_coarse_tile(inputs: StepInputs, params: CoarseTileParams, out: Path) -> dict[str, Fact]:
     """Match one tile of the coarse surface from the 'plate's given."""
     _one_thread()
-    survey, scene, views = _read_scene(inputs)
+    views = _read_views(inputs)
     plates = load_plates(inputs.many("plate"))
-    offset = survey.frame.map_offset_m
-    points = survey.frame.map_from_world(scene.points)
-    prior = prior_heights(views, points, params.cell_m, offset)
+    prior = PriorHeights.load(inputs.one("views") / "prior.npz")
     tile = Tile(params.name, Window(*params.core))
     z = coarse_tile(tile, params.cell_m, prior, [v for v in views if v.photo in plates], plates)
     np.save(out / "z.npy", z)
@@ -107,7 +123,7 @@ def make_coarse_tile(inputs: StepInputs, params: CoarseTileParams, out: Path) ->
 
 def make_coarse_mosaic(inputs: StepInputs, params: CoarseMosaicParams, out: Path) -> dict[str, Fact]:
     """Put the coarse tiles together and fill what is missing."""
-    survey = _read_survey(inputs)
+    survey = Survey.load(inputs.one("survey"))
     tiles = []
     for folder in inputs.many("coarse_tile"):
         head = json.loads((folder / "tile.json").read_text(encoding="utf-8"))
@@ -119,7 +135,7 @@ def make_coarse_mosaic(inputs: StepInputs, params: CoarseMosaicParams, out: Path
 
 def make_gains(inputs: StepInputs, params: GainsParams, out: Path) -> dict[str, Fact]:
     """Colour gains of all photos."""
-    _, _, views = _read_scene(inputs)
+    views = _read_views(inputs)
     plates = load_plates(inputs.many("plate"))
     gains = solve_gains([v for v in views if v.photo in plates], plates, CoarseSurface.load(inputs.one("coarse")))
     gains.save(out)
@@ -129,7 +145,7 @@ def make_gains(inputs: StepInputs, params: GainsParams, out: Path) -> dict[str, 
 
 def make_quick(inputs: StepInputs, params: QuickParams, out: Path) -> dict[str, Fact]:
     """A first orthophoto of the whole survey: quick.png (RGBA) and its place in quick.json."""
-    _, _, views = _read_scene(inputs)
+    views = _read_views(inputs)
     plates = load_plates(inputs.many("plate"))
     surface, gains = CoarseSurface.load(inputs.one("coarse")), Gains.load(inputs.one("gains"))
     some = [v for v in views if v.photo in plates]
@@ -143,7 +159,7 @@ def make_quick(inputs: StepInputs, params: QuickParams, out: Path) -> dict[str, 
 def tile(inputs: StepInputs, params: TileParams, out: Path) -> dict[str, Fact]:
     """Make one ground tile: dsm.npy, filled.npy, ortho.npy, points.npz and the windows they cover in tile.json."""
     _one_thread()
-    survey, _, views = _read_scene(inputs)
+    survey, views = Survey.load(inputs.one("survey")), _read_views(inputs)
     plates = load_plates(inputs.many("plate"))
     photos = dict(zip(params.photos, inputs.many("photo"), strict=True))
     offset = survey.frame.map_offset_m
@@ -181,12 +197,5 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _read_survey(inputs: StepInputs) -> Survey:
-    path = inputs.one("survey")
-    return Survey.load(path / "survey.json" if path.is_dir() else path)
-
-
-def _read_scene(inputs: StepInputs) -> tuple[Survey, Scene, tuple[View, ...]]:
-    survey = _read_survey(inputs)
-    scene = Scene.load(inputs.one("scene"))
-    return survey, scene, views_in_map(scene, survey.frame)
+def _read_views(inputs: StepInputs) -> tuple[View, ...]:
+    return load_views(inputs.one("views") / "views.json")
