@@ -14,6 +14,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+# Without numba's reference counting: counting the arrays of WorldArrays at every call took two thirds of a photo's time. So
+# kernels make no arrays; what they fill is handed to them.
+kernel = njit(cache=True, nogil=True, _nrt=False)
+kernel_inline = njit(cache=True, nogil=True, _nrt=False, inline="always")
+
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
@@ -61,7 +66,7 @@ class WorldArrays(NamedTuple):
     mark_size: float
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mixed(h: np.uint64) -> float:
     """A well mixed number in [0, 1) of a lattice number."""
     h ^= h >> _S29
@@ -70,13 +75,13 @@ def _mixed(h: np.uint64) -> float:
     return float(np.int64((h * _M1) >> _S40)) * (1.0 / 16777216.0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def hash01(seed: int, ix: int, iy: int) -> float:
     """A number in [0, 1) for an integer lattice point."""
     return _mixed(np.uint64(ix) * _M1 + np.uint64(iy) * _M2 + np.uint64(seed) * _M3)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def noise(seed: int, x: float, y: float) -> float:
     """Value noise in [0, 1) with lattice spacing 1 and smooth interpolation."""
     ix, iy = math.floor(x), math.floor(y)
@@ -88,13 +93,13 @@ def noise(seed: int, x: float, y: float) -> float:
     return (a + (b - a) * u) * (1.0 - v) + (c + (d - c) * u) * v
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def ground(w: WorldArrays, x: float, y: float) -> tuple[float, float, float]:
     """Ground height and its slopes to east and north. Beyond the world's edge the last patch is clamped."""
     return _spline(w.coef, (x - w.coef_west) / w.coef_step, (y - w.coef_south) / w.coef_step, w.coef_step)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _spline(k: F64, sx: float, sy: float, step: float) -> tuple[float, float, float]:
     """Uniform cubic B-spline: value and slopes. Written out because it runs several times for every ray."""
     rows, cols = k.shape
@@ -123,7 +128,7 @@ def _spline(k: F64, sx: float, sy: float, step: float) -> tuple[float, float, fl
     return h / 36.0, gx / (36.0 * step), gy / (36.0 * step)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def roof(o: F64, x: float, y: float) -> float:
     """Top of one object over (x, y); -inf outside its plan."""
     px, py = x - o[CX], y - o[CY]
@@ -136,7 +141,7 @@ def roof(o: F64, x: float, y: float) -> float:
     return o[RIDGE] - (o[RIDGE] - o[EAVE]) * abs(ly) / o[HY]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def zone(w: WorldArrays, x: float, y: float) -> int:
     """Zone bits of a place; all of them outside the world."""
     c, r = math.floor((x - w.west) / w.cell), math.floor((y - w.south) / w.cell)
@@ -144,7 +149,7 @@ def zone(w: WorldArrays, x: float, y: float) -> int:
     return int(w.zones[r, c]) if 0 <= c < cols and 0 <= r < rows else 255
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def ceiling(w: WorldArrays, x: float, y: float) -> float:
     """A height no object near the place reaches; -inf if there is none."""
     c, r = math.floor((x - w.west) / w.cell), math.floor((y - w.south) / w.cell)
@@ -152,7 +157,7 @@ def ceiling(w: WorldArrays, x: float, y: float) -> float:
     return w.roofs[r, c] if 0 <= c < cols and 0 <= r < rows else -np.inf
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def surface(w: WorldArrays, x: float, y: float) -> tuple[float, int]:
     """Height of the top surface, and the object it belongs to (-1: ground)."""
     best, which = ground(w, x, y)[0], -1
@@ -166,7 +171,7 @@ def surface(w: WorldArrays, x: float, y: float) -> tuple[float, int]:
     return best, which
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def hit_blob(o: F64, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
     """Distance along the ray at which it enters an ellipsoid; inf if it misses."""
     ex, ey, ez = (ox - o[CX]) / o[HX], (oy - o[CY]) / o[HX], (oz - o[LOW]) / o[HY]
@@ -176,7 +181,7 @@ def hit_blob(o: F64, ox: float, oy: float, oz: float, dx: float, dy: float, dz: 
     return (-b - math.sqrt(q)) / a if q > 0 else np.inf
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def hit_box(o: F64, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple[float, int]:
     """Distance and face at which the ray enters a gabled box (a convex body of six planes, open below); inf if it misses."""
     px, py = ox - o[CX], oy - o[CY]
@@ -208,7 +213,7 @@ def hit_box(o: F64, ox: float, oy: float, oz: float, dx: float, dy: float, dz: f
     return (near, face) if near < far else (np.inf, NOTHING)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def trace(
     w: WorldArrays, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, t0: float, t1: float
 ) -> tuple[float, int, int]:

@@ -19,6 +19,7 @@ from passel.demo.kernels import (
     WorldArrays,
     ground,
     hash01,
+    kernel,
     noise,
 )
 
@@ -29,13 +30,13 @@ WOOD_FROM = 0.69
 MEADOW, WHEAT, PLOUGHED, CLOVER, HAY, ORCHARD = range(6)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def road_y(x: float) -> float:
     """North coordinate of the central road at east x."""
     return 20.0 * math.sin(x / 71.0 + 0.6) + 7.0 * math.sin(x / 29.0) - 12.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def road_offset(x: float, y: float) -> float:
     """Signed distance (m) to the nearest paved road, positive north of it."""
     d = y - road_y(x)
@@ -44,7 +45,7 @@ def road_offset(x: float, y: float) -> float:
     return d / math.sqrt(1.0 + slope * slope)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def track_offset(x: float, y: float) -> float:
     """Signed distance (m) to the nearest farm track, which run north and south."""
     d = x - 62.0 - 11.0 * math.sin(y / 43.0)
@@ -53,7 +54,7 @@ def track_offset(x: float, y: float) -> float:
     return d / math.sqrt(1.0 + slope * slope)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def parcel(seed: int, x: float, y: float) -> tuple[int, float, float, float]:
     """The field at (x, y): its kind, a hue in [0, 1), distance (m) to its border, and the coordinate (m) across its rows."""
     wx = x + 6.0 * math.sin(y / 57.0)
@@ -69,13 +70,13 @@ def parcel(seed: int, x: float, y: float) -> tuple[int, float, float, float]:
     return kind, hue, edge, (v if hue > 0.3 else u)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def woodness(seed: int, x: float, y: float) -> float:
     """Above WOOD_FROM: wood."""
     return 0.75 * noise(seed + 21, x / 74.0, y / 74.0) + 0.25 * noise(seed + 22, x / 21.0, y / 21.0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def is_village(seed: int, x: float, y: float) -> bool:
     """Gardens and houses lie along the paved roads, in groups."""
     return abs(road_offset(x, y)) < 36.0 and noise(seed + 31, x / 95.0 + 0.35, y / 400.0) > 0.38
@@ -104,7 +105,7 @@ def zones(w: WorldArrays, sun: tuple[float, float, float]) -> NDArray[np.uint8]:
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _shaded(w: WorldArrays, r: int, c: int, sun: tuple[float, float, float]) -> bool:
     """Whether anything may stand between the ground of a square and the sun."""
     rows, cols = w.top.shape

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from passel.demo.kernels import (
@@ -17,6 +16,8 @@ from passel.demo.kernels import (
     WorldArrays,
     ceiling,
     ground,
+    kernel,
+    kernel_inline,
     noise,
     surface,
     trace,
@@ -28,6 +29,7 @@ from passel.reconstruct.scene import Intrinsics
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
+BOOL = NDArray[np.bool_]
 
 _SUN_LIGHT = (1.42, 1.33, 1.16)
 _SKY_LIGHT = (0.33, 0.38, 0.47)
@@ -35,7 +37,7 @@ _NEWTON = 6
 ROUGH = 0.16  # half of the relative step in brightness between neighbours that asks for more rays
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def _normal(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) -> tuple[float, float, float]:
     """Outward unit normal of the surface at a point."""
     if face == GROUND:
@@ -62,7 +64,7 @@ def _normal(w: WorldArrays, which: int, face: int, x: float, y: float, z: float)
     return o[3] * lx - o[4] * ly, o[4] * lx + o[3] * ly, nz
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def _shade(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) -> tuple[float, float, float]:
     """Light leaving a surface point: sun with cast shadow, and sky."""
     r, g, b = albedo(w, which, face, x, y, z)
@@ -81,7 +83,7 @@ def _shade(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) 
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _undistort(c: F64, u: float, v: float) -> tuple[float, float]:
     """Normalised image coordinates of a pixel, by iteration. c: fx fy cx cy k1 k2 p1 p2 k3."""
     xd, yd = (u - c[2]) / c[0], (v - c[3]) / c[1]
@@ -98,7 +100,7 @@ def _undistort(c: F64, u: float, v: float) -> tuple[float, float]:
     return x, y
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def _ray(
     w: WorldArrays, c: F64, m: F64, o: F64, u: float, v: float, guess: float
 ) -> tuple[float, float, float, float, int, int]:
@@ -128,38 +130,32 @@ def _ray(
     return o[0] + hit * dx, o[1] + hit * dy, o[2] + hit * dz, t, which, face
 
 
-@njit(cache=True, nogil=True)
-def _photo(w: WorldArrays, c: F64, width: int, height: int, m: F64, o: F64, samples: int) -> F32:
-    """(height, width, 3) linear light: a ray at each pixel centre, then samples² rays where neighbours differ."""
-    out = np.empty((height, width, 3), np.float32)
-    what = np.empty((height, width), np.int32)
-    depth = np.empty((height, width), np.float32)
-    rough = np.ones((height, width), np.bool_)
-    for side in (1, samples):
-        k = 1.0 / side
-        for row in range(height):
-            t = o[2] - ground(w, o[0], o[1])[0] if row == 0 else float(depth[row - 1, 0])
-            for col in range(width):
-                if not rough[row, col]:
-                    continue
-                r = g = b = 0.0
-                for s in range(side * side):
-                    u, v = col + (s % side + 0.5) * k, row + (s // side + 0.5) * k
-                    x, y, z, t, which, face = _ray(w, c, m, o, u, v, t)
-                    shade = _shade(w, which, face, x, y, z)
-                    r, g, b = r + shade[0], g + shade[1], b + shade[2]
-                out[row, col, 0], out[row, col, 1], out[row, col, 2] = r * k * k, g * k * k, b * k * k
-                what[row, col], depth[row, col] = 8 * which + face, t
-        if side < samples:
-            rough = _rough(out, what)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _rough(light: F32, what: I32) -> NDArray[np.bool_]:
-    """Pixels with another surface or a clear step in brightness beside them."""
+@kernel
+def _cast(w: WorldArrays, c: F64, pose: tuple[F64, F64], side: int, wanted: BOOL, seen: tuple[F32, I32, F32]) -> None:
+    """Fill the `wanted` pixels of `seen` (light, what, length) with the mean of side² rays. pose: world_from_cam, centre."""
+    (m, o), (light, what, depth) = pose, seen
     height, width = what.shape
-    out = np.zeros((height, width), np.bool_)
+    k = 1.0 / side
+    for row in range(height):
+        t = o[2] - ground(w, o[0], o[1])[0] if row == 0 else float(depth[row - 1, 0])
+        for col in range(width):
+            if not wanted[row, col]:
+                continue
+            r = g = b = 0.0
+            which, face = -1, GROUND
+            for s in range(side * side):
+                u, v = col + (s % side + 0.5) * k, row + (s // side + 0.5) * k
+                x, y, z, t, which, face = _ray(w, c, m, o, u, v, t)
+                shade = _shade(w, which, face, x, y, z)
+                r, g, b = r + shade[0], g + shade[1], b + shade[2]
+            light[row, col, 0], light[row, col, 1], light[row, col, 2] = r * k * k, g * k * k, b * k * k
+            what[row, col], depth[row, col] = 8 * which + face, t
+
+
+@kernel
+def _mark_rough(light: F32, what: I32, rough: BOOL) -> None:
+    """Set the pixels with another surface or a clear step in brightness beside them."""
+    height, width = what.shape
     for row in range(height):
         for col in range(width):
             a = light[row, col, 1]
@@ -168,14 +164,23 @@ def _rough(light: F32, what: I32) -> NDArray[np.bool_]:
                 if r < height and q < width:
                     b = light[r, q, 1]
                     if what[row, col] != what[r, q] or abs(a - b) > 0.004 + ROUGH * (a + b):
-                        out[row, col] = out[r, q] = True
-    return out
+                        rough[row, col] = rough[r, q] = True
 
 
-@njit(cache=True, nogil=True)
-def _ortho(w: WorldArrays, x: F64, y: F64, spread: F64, samples: int) -> F32:
-    """(n, 3) linear light seen from straight above, averaged over cells with half sides `spread` (2, 2) east/north of col/row."""
-    out = np.zeros((len(x), 3), np.float32)
+def _photo(w: WorldArrays, c: F64, size: tuple[int, int], pose: tuple[F64, F64], samples: int) -> F32:
+    """(height, width, 3) linear light: a ray at each pixel centre, then samples² rays where neighbours differ."""
+    light, what, depth = np.empty((*size, 3), np.float32), np.empty(size, np.int32), np.empty(size, np.float32)
+    _cast(w, c, pose, 1, np.ones(size, np.bool_), (light, what, depth))
+    if samples > 1:
+        rough = np.zeros(size, np.bool_)
+        _mark_rough(light, what, rough)
+        _cast(w, c, pose, samples, rough, (light, what, depth))
+    return light
+
+
+@kernel
+def _ortho(w: WorldArrays, x: F64, y: F64, spread: F64, samples: int, out: F32) -> None:
+    """Fill `out` (n, 3) with the light seen from straight above, averaged over cells with half sides `spread` (2, 2) east/north."""
     k = 1.0 / (samples * samples)
     for i in range(len(x)):
         r = g = b = 0.0
@@ -190,7 +195,6 @@ def _ortho(w: WorldArrays, x: F64, y: F64, spread: F64, samples: int) -> F32:
             shade = _shade(w, which, face, px, py, z)
             r, g, b = r + shade[0], g + shade[1], b + shade[2]
         out[i, 0], out[i, 1], out[i, 2] = r * k, g * k, b * k
-    return out
 
 
 _TONE = (255.0 * np.linspace(0.0, 1.0, 4097) ** (1 / 2.2)).astype(np.float32)
@@ -229,10 +233,8 @@ def render_photo(
     linear = _photo(
         world.arrays,
         c,
-        camera.width_px,
-        camera.height_px,
-        np.ascontiguousarray(cam_from_world.T),
-        np.ascontiguousarray(centre, dtype=float),
+        (camera.height_px, camera.width_px),
+        (np.ascontiguousarray(cam_from_world.T), np.ascontiguousarray(centre, dtype=float)),
         samples,
     )
     u = (np.arange(camera.width_px, dtype=np.float32) + 0.5) / camera.width_px * 2 - 1
@@ -247,5 +249,6 @@ def true_ortho(world: World, x: F64, y: F64, cell_vectors_m: F64, samples: int =
 
     cell_vectors_m (2, 2): east and north (rows) of one step along a column number and a row number (columns).
     """
-    flat = _ortho(world.arrays, x.ravel().copy(), y.ravel().copy(), 0.5 * cell_vectors_m, samples)
+    flat = np.empty((x.size, 3), np.float32)
+    _ortho(world.arrays, x.ravel().copy(), y.ravel().copy(), 0.5 * cell_vectors_m, samples, flat)
     return developed(flat, EXPOSURE).reshape(*x.shape, 3)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from passel.demo.kernels import (
     CROWN,
     F64,
@@ -23,6 +21,8 @@ from passel.demo.kernels import (
     WOOD_ZONE,
     WorldArrays,
     hash01,
+    kernel,
+    kernel_inline,
     noise,
     zone,
 )
@@ -45,7 +45,7 @@ from passel.demo.layout import (
 Colour = tuple[float, float, float]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def grain(seed: int, x: float, y: float) -> float:
     """Detail of 13 cm to 1.2 m, mean about 0.5."""
     return (
@@ -56,24 +56,24 @@ def grain(seed: int, x: float, y: float) -> float:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def blend(a: Colour, b: Colour, k: float) -> Colour:
     return a[0] + (b[0] - a[0]) * k, a[1] + (b[1] - a[1]) * k, a[2] + (b[2] - a[2]) * k
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scaled(a: Colour, k: float) -> Colour:
     return a[0] * k, a[1] * k, a[2] * k
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ramp(low: float, high: float, x: float) -> float:
     """0 below low, 1 above high, smooth between."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def field_colour(seed: int, x: float, y: float, fine: float, broad: float) -> Colour:
     """Crops, meadows and what grows between them."""
     kind, hue, edge, across = parcel(seed, x, y)
@@ -98,7 +98,7 @@ def field_colour(seed: int, x: float, y: float, fine: float, broad: float) -> Co
     return blend(verge, c, ramp(0.5, 1.3, edge + 0.8 * (broad - 0.5)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def road_colour(seed: int, x: float, offset: float, fine: float, broad: float) -> Colour:
     """Asphalt with patches and painted lines."""
     c = scaled((0.105, 0.105, 0.11), 0.55 + 0.7 * fine + 0.4 * broad)
@@ -111,7 +111,7 @@ def road_colour(seed: int, x: float, offset: float, fine: float, broad: float) -
     return c
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def ground_colour(w: WorldArrays, x: float, y: float) -> Colour:
     """Albedo of the ground, marks included."""
     mx, my = x / w.mark_cell, y / w.mark_cell
@@ -146,7 +146,7 @@ def ground_colour(w: WorldArrays, x: float, y: float) -> Colour:
     return blend(c, gravel, 0.8 * ramp(ROAD_HALF_M + 1.0, ROAD_HALF_M + 0.1, abs(road) + ragged))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def box_colour(seed: int, o: F64, face: int, x: float, y: float, z: float) -> Colour:
     """Walls with windows, tiled or flat roofs, cars."""
     px, py = x - o[1], y - o[2]
@@ -183,7 +183,7 @@ def box_colour(seed: int, o: F64, face: int, x: float, y: float, z: float) -> Co
     return (0.035, 0.04, 0.05) if 0.3 < fw < 0.72 and 0.28 < fh < 0.72 else c
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def leaf_colour(seed: int, o: F64, x: float, y: float, z: float) -> Colour:
     """Leaves with gaps, or straw."""
     fine = grain(seed + 9, x + 0.25 * z, y - 0.2 * z)
@@ -194,7 +194,7 @@ def leaf_colour(seed: int, o: F64, x: float, y: float, z: float) -> Colour:
     return scaled(blend((0.045, 0.105, 0.025), (0.115, 0.135, 0.035), o[HUE]), k)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel_inline
 def albedo(w: WorldArrays, which: int, face: int, x: float, y: float, z: float) -> Colour:
     """Colour of the surface point of an object (-1: ground)."""
     if face == GROUND or which < 0:
