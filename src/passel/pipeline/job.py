@@ -39,7 +39,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Job:
-    """A surveyed job. survey_file: the survey as steps get it (without the photos' paths, which change nothing)."""
+    """A surveyed job. survey_file: the survey as steps get it, without what changes no result: the photos' paths, the findings."""
 
     survey: Survey
     survey_file: FileInput
@@ -47,7 +47,7 @@ class Job:
 
     @staticmethod
     def of(survey: Survey, options: Options, project: Project) -> Job:
-        bare = replace(survey, photos=tuple(replace(p, path=p.name) for p in survey.photos))
+        bare = replace(survey, photos=tuple(replace(p, path=p.name) for p in survey.photos), findings=())
         path = project.work / "survey.json"
         text = bare.as_json()
         write_text(path, text)

@@ -266,10 +266,7 @@ def overlap_reach_m(survey: Survey) -> float:
     """Distance (m) within which two photos may share ground: from the photos' footprint, else from how densely they were taken."""
     xyz = survey.positions_in_world()
     xy = xyz[np.isfinite(xyz[:, 0]), :2]
-    footprint = footprint_m(survey)
-    if footprint is not None:
-        return footprint
-    return check.link_distance_m(xy, None) if len(xy) >= 2 else _SMALLEST_EXTENT_M
+    return check.link_distance_m(xy, footprint_m(survey)) if len(xy) >= 2 else _SMALLEST_EXTENT_M
 
 
 def _layout_findings(survey: Survey) -> list[Finding]:
