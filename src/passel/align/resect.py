@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from passel.align.guided import Sighting
 from passel.align.projection import pack, to_ray
 from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import Intrinsics, Scene
@@ -16,62 +17,110 @@ from passel.reconstruct.scene import Intrinsics, Scene
 F64 = NDArray[np.float64]
 MIN_INLIERS = 40
 MIN_INLIER_SHARE = 0.4
+MAX_ERROR = 6.0  # noise units
+SOLVABLE = 6  # fewer points leave a pose to chance
 
 
 @dataclass(frozen=True)
 class Unplaced:
-    """A photo without a pose: its name, survey index, camera (index into the scene's cameras) and its features' pixels (n, 2)."""
+    """A photo without a pose: its name, survey index, camera (index into the scene's cameras), its features' pixels (n, 2), and
+    noise_px: the size in full-size pixels of the pixel they were found on."""
 
     name: str
     survey_index: int
     camera: int
     xy: F64
+    noise_px: float
+
+
+@dataclass(frozen=True)
+class Pose:
+    """cam_from_world (3, 3) rotation and centre (3,) world metres."""
+
+    cam_from_world: F64
+    centre: F64
 
 
 def resect(
     scene: Scene, survey_index: Sequence[int], unplaced: Sequence[Unplaced], matches: Sequence[PairMatches]
 ) -> Scene:
     """The scene with every unplaced photo that its matches place beyond doubt. survey_index: of the scene's photos, in order."""
-    point_of = _points_by_feature(scene, survey_index)
-    wanted = {u.survey_index: u for u in unplaced}
-    seen: dict[int, dict[int, int]] = {k: {} for k in wanted}
-    for m in matches:
-        for new, old, column in ((m.first, m.second, 0), (m.second, m.first, 1)):
-            if new in wanted and old in point_of:
-                points = point_of[old]
-                for mine, theirs in zip(m.features[:, column].tolist(), m.features[:, 1 - column].tolist()):
-                    if theirs in points:
-                        seen[new].setdefault(mine, points[theirs])
-    poses = {k: _pose(scene, wanted[k], seen[k]) for k in sorted(wanted)}
-    return _with_photos(scene, [(wanted[k], pose) for k, pose in poses.items() if pose is not None])
+    point_of = points_by_feature(scene, survey_index)
+    own = matches_of(unplaced, matches)
+    placed: list[tuple[Unplaced, Pose]] = []
+    for photo in unplaced:
+        seen = points_seen(photo, own[photo.survey_index], point_of)
+        if len(seen) < MIN_INLIERS:
+            continue
+        feature = np.array(sorted(seen), np.int64)
+        point = np.array([seen[int(f)] for f in feature], np.int64)
+        solved = pose_from_points(scene, photo, Sighting(feature, point), MAX_ERROR * photo.noise_px)
+        if solved is not None and len(solved[1]) >= max(MIN_INLIERS, MIN_INLIER_SHARE * len(feature)):
+            placed.append((photo, solved[0]))
+    return with_photos(scene, placed)
 
 
-def _points_by_feature(scene: Scene, survey_index: Sequence[int]) -> Mapping[int, Mapping[int, int]]:
+def points_by_feature(scene: Scene, survey_index: Sequence[int]) -> Mapping[int, Mapping[int, int]]:
+    """For each placed photo (by survey index): its feature → scene point."""
     found: dict[int, dict[int, int]] = {k: {} for k in survey_index}
     for photo, feature, point in zip(scene.obs_photo.tolist(), scene.obs_feature.tolist(), scene.obs_point.tolist()):
         found[survey_index[photo]][feature] = point
     return found
 
 
-def _pose(scene: Scene, photo: Unplaced, seen: Mapping[int, int]) -> tuple[F64, F64] | None:
-    """(rotation, centre) by RANSAC, None when too few agree."""
-    if len(seen) < MIN_INLIERS:
+def matches_of(unplaced: Sequence[Unplaced], matches: Sequence[PairMatches]) -> dict[int, list[PairMatches]]:
+    """For each unplaced photo (by survey index) the matches it is part of."""
+    own: dict[int, list[PairMatches]] = {u.survey_index: [] for u in unplaced}
+    for m in matches:
+        for k in (m.first, m.second):
+            if k in own:
+                own[k].append(m)
+    return own
+
+
+def points_seen(
+    photo: Unplaced, matches: Sequence[PairMatches], point_of: Mapping[int, Mapping[int, int]]
+) -> dict[int, int]:
+    """The photo's features → scene points, through its verified matches with placed photos."""
+    seen: dict[int, int] = {}
+    for m in matches:
+        for new, old, column in ((m.first, m.second, 0), (m.second, m.first, 1)):
+            if new == photo.survey_index and old in point_of:
+                points = point_of[old]
+                for mine, theirs in zip(m.features[:, column].tolist(), m.features[:, 1 - column].tolist()):
+                    if theirs in points:
+                        seen.setdefault(mine, points[theirs])
+    return seen
+
+
+def pose_from_points(
+    scene: Scene, photo: Unplaced, sighting: Sighting, max_error_px: float
+) -> tuple[Pose, NDArray[np.int64]] | None:
+    """The pose by RANSAC and the rows of `sighting` that agree with it, None when fewer than six do."""
+    if len(sighting.feature) < SOLVABLE:
         return None
-    features = sorted(seen)
-    xyz = scene.points[[seen[f] for f in features]]
+    xyz = scene.points[sighting.point]
     origin = xyz.mean(axis=0)
     camera = scene.cameras[photo.camera]
-    rays = normalised(camera, photo.xy[features])
+    rays = normalised(camera, photo.xy[sighting.feature])
     cv2.setRNGSeed(1)
     ok, turn, shift, inliers = cv2.solvePnPRansac(
-        xyz - origin, rays, np.eye(3), None, iterationsCount=500, reprojectionError=8.0 / camera.fx, confidence=0.9999
-    )
-    if not ok or inliers is None or len(inliers) < max(MIN_INLIERS, MIN_INLIER_SHARE * len(features)):
+        xyz - origin, rays, np.eye(3), None, iterationsCount=4000, reprojectionError=max_error_px / camera.fx,
+        confidence=0.9999, flags=cv2.SOLVEPNP_P3P,
+    )  # fmt: skip
+    if not ok or inliers is None or len(inliers) < SOLVABLE:
         return None
-    chosen = inliers.ravel()
-    turn, shift = cv2.solvePnPRefineLM((xyz - origin)[chosen], rays[chosen], np.eye(3), None, turn, shift)
-    rotation = np.asarray(cv2.Rodrigues(turn)[0], float)
-    return rotation, origin - rotation.T @ np.asarray(shift, float).ravel()
+    chosen = np.sort(inliers.ravel()).astype(np.int64)
+    for _ in range(2):  # the refined pose may win points that RANSAC's own missed
+        turn, shift = cv2.solvePnPRefineLM((xyz - origin)[chosen], rays[chosen], np.eye(3), None, turn, shift)
+        rotation, t = np.asarray(cv2.Rodrigues(turn)[0], float), np.asarray(shift, float).ravel()
+        q = (xyz - origin) @ rotation.T + t
+        with np.errstate(divide="ignore", invalid="ignore"):
+            miss = np.linalg.norm(q[:, :2] / q[:, 2:] - rays, axis=1)
+        chosen = np.flatnonzero((miss <= max_error_px / camera.fx) & (q[:, 2] > 0))
+        if len(chosen) < SOLVABLE:
+            return None
+    return Pose(rotation, origin - rotation.T @ t), chosen
 
 
 def normalised(camera: Intrinsics, xy: F64) -> F64:
@@ -80,7 +129,8 @@ def normalised(camera: Intrinsics, xy: F64) -> F64:
     return np.array([to_ray(row, aspect, u, v) for u, v in xy], float).reshape(-1, 2)
 
 
-def _with_photos(scene: Scene, placed: Sequence[tuple[Unplaced, tuple[F64, F64]]]) -> Scene:
+def with_photos(scene: Scene, placed: Sequence[tuple[Unplaced, Pose]]) -> Scene:
+    """The scene with more photos, which observe no points yet."""
     if not placed:
         return scene
     names = [*scene.photos, *(u.name for u, _ in placed)]
@@ -91,8 +141,8 @@ def _with_photos(scene: Scene, placed: Sequence[tuple[Unplaced, tuple[F64, F64]]
         scene.cameras,
         tuple(names[i] for i in order),
         np.concatenate([scene.camera_of, [u.camera for u, _ in placed]]).astype(np.int32)[order],
-        np.concatenate([scene.cam_from_world, [p[0] for _, p in placed]])[order],
-        np.concatenate([scene.centres, [p[1] for _, p in placed]])[order],
+        np.concatenate([scene.cam_from_world, [p.cam_from_world for _, p in placed]])[order],
+        np.concatenate([scene.centres, [p.centre for _, p in placed]])[order],
         scene.points,
         scene.obs_point,
         number[scene.obs_photo],

@@ -174,4 +174,4 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("matches", found.matches),
     )
     memory = int(500 + 1.5 * len(job.survey.photos))
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 1, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 2, params, inputs, memory_mb=memory, limit_s=24 * 3600)

@@ -10,13 +10,14 @@ import numpy as np
 
 from passel.align.level import levelled
 from passel.align.merge import merge_scenes
+from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
 from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between
 from passel.align.whole import adjust_whole
 from passel.geo.similarity import Similarity
 from passel.pipeline.step import Fact, StepInputs
 from passel.pipeline.steps.cameras import evidence_for
-from passel.reconstruct.features import Features
+from passel.reconstruct.features import SIZE_PX, Features
 from passel.reconstruct.matches import load_matches
 from passel.reconstruct.scene import Scene
 from passel.survey.model import Survey
@@ -67,25 +68,33 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
     survey = Survey.load(inputs.one("survey"))
     aligned = Scene.load(inputs.one("aligned"))
     index = {p.name: i for i, p in enumerate(survey.photos)}
-    loaded = {
-        n: Features.load(p / "features.npz", with_descriptors=False)
-        for n, p in zip(params.photos, inputs.many("features"), strict=True)
-    }
+    path = {n: p / "features.npz" for n, p in zip(params.photos, inputs.many("features"), strict=True)}
+    loaded = {n: Features.load(p, with_descriptors=False) for n, p in path.items()}
     found = [m for p in inputs.many("matches") for m in load_matches(p / "matches.npz", index)]
     focal = np.array([c.focal_prior_px for c in survey.cameras])
     held = np.array([c.focal_prior_sigma for c in survey.cameras])
-    scene = aligned
+    scene, rescued = aligned, 0
     for number in range(RESECT_ROUNDS):
         scene, facts = adjust_whole(
             scene, evidence_for(survey, scene.photos, loaded, params.quality, focal, held), found
         )
-        missing = _unplaced(survey, scene, loaded)
+        missing = _unplaced(survey, scene, loaded, params.quality)
         if not missing or number == RESECT_ROUNDS - 1:
             break
         grown = resect(scene, [index[n] for n in scene.photos], missing, found)
-        if len(grown.photos) == len(scene.photos):
+        missing = [u for u in missing if u.name not in set(grown.photos)]
+        more = rescue(
+            *(grown, [index[n] for n in grown.photos], missing, found),
+            Positions(survey.positions_in_world(), survey.position_sigmas()),
+            lambda k: Features.load(path[survey.photos[k].name]),
+        )
+        if len(more.scene.photos) == len(scene.photos):
             break
-        scene = grown
+        scene, found, rescued = (
+            more.scene,
+            [*found, *more.matches],
+            rescued + len(more.scene.photos) - len(grown.photos),
+        )
     if not survey.frame.is_georeferenced:
         scene = levelled(scene)
     scene.save(out)
@@ -95,14 +104,18 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
     return {
         "photos": len(scene.photos), "points": facts.points, "observations": facts.observations,
         "reprojection_px": facts.reprojection_px, "gps_sigma_horizontal_m": facts.gps_sigma_used_m[0],
-        "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations,
+        "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations, "rescued": rescued,
     }  # fmt: skip
 
 
-def _unplaced(survey: Survey, scene: Scene, loaded: dict[str, Features]) -> list[Unplaced]:
+def _unplaced(survey: Survey, scene: Scene, loaded: dict[str, Features], quality: str) -> list[Unplaced]:
     placed, camera = set(scene.photos), survey.camera_index()
+    longest = {c.id: max(c.width_px, c.height_px) for c in survey.cameras}
     return [
-        Unplaced(p.name, i, int(camera[i]), loaded[p.name].xy.astype(np.float64))
+        Unplaced(
+            *(p.name, i, int(camera[i]), loaded[p.name].xy.astype(np.float64)),
+            noise_px=max(1.0, longest[p.camera] / SIZE_PX[quality]),
+        )
         for i, p in enumerate(survey.photos)
         if p.name not in placed
     ]
