@@ -28,16 +28,25 @@ class CameraDifference:
 
 @dataclass(frozen=True)
 class CrossingTracks:
-    """Mean reprojection error (px) of tracks whose photos lie in the cores of several submodels, and of those within one."""
+    """Mean reprojection error (px) of tracks whose photos lie in the cores of several submodels, and of those within one.
+
+    alike_px: of those within, weighted to hold as many observations of each track length as those across: long tracks
+    reproject worse, split or not, and tracks across are longer.
+    """
 
     crossing: int
     crossing_px: float
     within: int
     within_px: float
+    alike_px: float
 
     @property
     def ratio(self) -> float:
         return self.crossing_px / self.within_px
+
+    @property
+    def ratio_alike(self) -> float:
+        return self.crossing_px / self.alike_px
 
 
 def camera_difference(one: Scene, other: Scene) -> CameraDifference:
@@ -69,10 +78,17 @@ def crossing_tracks(output: Path, core: dict[str, int]) -> CrossingTracks:
     error = reprojection_errors(scene)
     crosses = _spread(scene, np.array([core[n] for n in scene.photos]))
     seen = crosses[scene.obs_point]
+    length = np.bincount(scene.obs_point, minlength=len(scene.points))[scene.obs_point]
+    across, within = (np.bincount(length[s], minlength=int(length.max()) + 1) for s in (seen, ~seen))
+    total = np.bincount(length[~seen], error[~seen], minlength=len(across))
+    both = (across > 0) & (within > 0)
     return CrossingTracks(
-        int(crosses.sum()), float(error[seen].mean()) if seen.any() else np.nan,
-        int((~crosses).sum()), float(error[~seen].mean()) if (~seen).any() else np.nan,
-    )  # fmt: skip
+        int(crosses.sum()),
+        float(error[seen].mean()) if seen.any() else np.nan,
+        int((~crosses).sum()),
+        float(error[~seen].mean()) if (~seen).any() else np.nan,
+        float((across[both] * total[both] / within[both]).sum() / across[both].sum()) if both.any() else np.nan,
+    )
 
 
 def _spread(scene: Scene, core_of_photo: NDArray[np.int64]) -> NDArray[np.bool_]:

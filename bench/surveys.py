@@ -138,12 +138,14 @@ def _seneca(outputs: Outputs, commands: Mapping[str, Command | None], _: Path | 
         f"{SENECA_FULL_SIZE * tracks.crossing_px:.3f} px of {tracks.crossing} tracks, "
         f"{SENECA_FULL_SIZE * tracks.within_px:.3f} px of {tracks.within}; the same sorting of the unsplit run: {same.ratio:.3f}"
     )
+    alike = f"long tracks reproject worse in any run; the same sorting of the unsplit run: {same.ratio_alike:.3f}"
     return [
         *checks,
         Check(run, "cameras against unsplit, median", d.median_m, "m", "≤", 0.10, f"{d.photos} photos"),
         Check(run, "cameras against unsplit, RMS", d.rms_m, "m", "≤", 0.20, f"largest {d.largest_m:.2f} m"),
         Check(run, "rotations against unsplit, median", d.median_deg, "°", "≤", 0.05, f"largest {d.largest_deg:.3f}°"),
         Check(run, "reprojection of tracks across submodels / within", tracks.ratio, "", "≤", OVERHEAD, note),
+        Check(run, "the same at equal track lengths", tracks.ratio_alike, "", "≤", OVERHEAD, alike),
     ]
 
 

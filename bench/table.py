@@ -30,8 +30,8 @@ def summary(results: Sequence[SurveyResult]) -> str:
     lines += [
         "",
         "A stage's CPU time is that of its steps with the processes they started, from log.json. The command's is user and system time",
-        "of the command and all processes it started and waited for (wait4), so the driver's row also holds planning, scheduling, the workers'",
-        "start and, for the demo, rendering the photos and comparing the map with the truth. Peak RSS: the largest single process.",
+        "of the command and all processes it started and waited for (wait4), so the driver's row also holds planning, scheduling, the",
+        "workers' start and, for the demo, rendering the photos and comparing the map with the truth. Peak RSS: the largest process.",
         "", "## Where and when", "",
     ]  # fmt: skip
     for r in results:
