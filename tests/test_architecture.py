@@ -21,7 +21,6 @@ BESIDE = {"demo": {"errors", "geo", "survey", "reconstruct", "products"}}
 # What may be imported only in some rooms (path prefixes).
 ONLY_IN = {
     "pycolmap": ("reconstruct/", "align/"),
-    "pyceres": ("reconstruct/", "align/"),
     "rasterio": ("products/raster", "demo/accuracy"),
     "dask": ("cluster/",),
     "distributed": ("cluster/",),
