@@ -35,6 +35,7 @@ COARSE_FACTOR = 8  # matching cells
 START_FACTOR = 32
 BIN_FACTOR = 256  # bins of points that bound the first heights
 COARSE_MARGIN = 128  # coarse cells
+LEAST_WIDTH = 48
 BLOCK_CELLS = 16  # of the coarse levels
 WORST_COST = 104  # quarter bits: 42 % of the bits differ
 
@@ -102,7 +103,8 @@ def coarse_tile(
     offset = prior.grid.offset_m
     padded = tile.padded(COARSE_MARGIN)
     found: Heights | None = None
-    for factor in (START_FACTOR, START_FACTOR // 2, COARSE_FACTOR):
+    start = start_factor(views, plates)
+    for factor in [f for f in (START_FACTOR, START_FACTOR // 2, COARSE_FACTOR) if f <= start]:
         k = factor // COARSE_FACTOR
         window = Window(padded.col // k, padded.row // k, padded.cols // k, padded.rows // k)
         low_m, high_m = prior.over(_whole_bins(window, BIN_FACTOR // factor), BIN_FACTOR // factor)
@@ -121,8 +123,25 @@ def coarse_tile(
         found = match_level(level, views, plates, blocks, factor)
         if above is not None:
             found = _keep_coarser(found, above)
+        else:
+            found = _keep_middle(found, (low_m + high_m) / 2)
     assert found is not None
     return _core(found, tile, padded)
+
+
+def start_factor(views: Sequence[View], plates: Mapping[str, Plate]) -> int:
+    """The coarsest level at which a plate is still LEAST_WIDTH pixels wide: census windows need some picture around them."""
+    widths = [v.intrinsics.width_px * plates[v.photo].scale_x for v in views]
+    factor = START_FACTOR
+    while factor > COARSE_FACTOR and widths and float(np.median(widths)) / factor < LEAST_WIDTH:
+        factor //= 2
+    return factor
+
+
+def _keep_middle(found: Heights, middle: F32) -> Heights:
+    """Cells that fewer than two photos see start in the middle of what is possible."""
+    z = np.where(found.seen >= 2, found.z, middle)
+    return Heights(z.astype(np.float32), found.cost, found.seen, found.edge)
 
 
 def _whole_bins(window: Window, n: int) -> Window:

@@ -13,7 +13,16 @@ from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
 from passel.surface.blocks import Block
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
-from passel.surface.match import Heights, Level, block_planes, enlarged, match_level, plan_level, ranges_around
+from passel.surface.match import (
+    Heights,
+    Level,
+    block_planes,
+    enlarged,
+    match_level,
+    plan_level,
+    ranges_around,
+    skip_unseen,
+)
 from passel.surface.plate import Plate
 from passel.surface.refine import refine
 
@@ -23,6 +32,8 @@ U8 = NDArray[np.uint8]
 BLOCK_CELLS = 128
 MARGIN_CELLS = BLOCK_CELLS  # ≥ 100: beyond it a neighbour's smoothing does not reach the core
 REFINED_RIM_CELLS = 16
+REFINING_STEPS_CELLS = (0.4, 0.2)
+LEAST_SCORE = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ def match_tile(
             np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner]),
         )  # fmt: skip
         blocks = plan_level(level, views, planes)
+        skip_unseen(level, blocks)
         found = match_level(level, views, plates, blocks, factor)
         above = enlarged(z, 2)[inner]
         z, inner = np.where(found.seen >= 2, found.z, above).astype(np.float32), (slice(None), slice(None))
@@ -75,10 +87,14 @@ def _refined(
     window = tile.core.grown(REFINED_RIM_CELLS)
     part = window.slices_in(level.window)
     score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
+    cell_m = level.grid.resolution_m
+    # the window follows the surface, so it must be smooth where the ground is, and keep its edges
     surface = cv2.medianBlur(z, 5)
-    for step in (0.4, 0.2):
+    for step in REFINING_STEPS_CELLS:
+        surface = cv2.bilateralFilter(surface, 7, 1.0 * cell_m, 2.0)
         better = refine(level, window, surface, views, plates, blocks, step)
-        surface[part] = cv2.medianBlur(np.where(better.score > 0.3, better.z, surface[part]), 3)
+        surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
+    surface = cv2.bilateralFilter(surface, 5, 0.5 * cell_m, 1.2)
     score[part], agreeing[part] = better.score, better.agreeing
     return Matched(level.window, surface, score, found.cost, found.seen, agreeing, found.edge)
 

@@ -95,6 +95,15 @@ def plan_level(level: Level, views: Sequence[View], planes_m: Sequence[float]) -
     return plan_blocks(views, level.grid, blocks_of(level.window, level.block_cells), planes_m, reach)
 
 
+def skip_unseen(level: Level, blocks: Sequence[Block]) -> None:
+    """Leave one height to the cells of blocks with fewer than two photos: nothing can be matched, so nothing is spent on them."""
+    for block in blocks:
+        if len(block.photos) < 2:
+            part = block.window.slices_in(level.window)
+            level.lowest[part] += level.count[part] // 2
+            level.count[part] = 1
+
+
 def match_level(
     level: Level, views: Sequence[View], plates: Mapping[str, Plate], blocks: Sequence[Block], reduction: int
 ) -> Heights:

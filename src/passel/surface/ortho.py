@@ -153,6 +153,23 @@ def _visible(
                 m += 1
                 if m == photo.shape[2]:
                     break
+            if m == 0:
+                _show_hidden(order, n, params, sizes, x, y, height, photo[r, c], score[r, c], edge[r, c])
+
+
+@njit(cache=True, nogil=True)
+def _show_hidden(
+    order: NDArray[np.int64], n: int, params: F64, sizes: F64, x: float, y: float, height: float, photo: I16, score: F32,
+    edge: F32,
+) -> None:  # fmt: skip
+    """Hidden from every photo: what the most nadir one shows there is a better picture than a hole."""
+    for i in range(n):
+        u, v = project(params[order[i]], x, y, height)
+        if u > 4 and v > 4 and u < sizes[order[i], 0] - 5 and v < sizes[order[i], 1] - 5:
+            photo[0] = order[i]
+            score[0] = 0.0
+            edge[0] = 1.0
+            return
 
 
 @njit(cache=True, nogil=True)

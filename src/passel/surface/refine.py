@@ -20,10 +20,11 @@ from passel.surface.plate import Plate
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
-WINDOW_CELLS = 7
+WINDOW_CELLS = 9
 UNSEEN = -9.0
 NOISE_VARIANCE = 4.0  # gray levels squared: flat ground gives no score
-LEAST_AGREEMENT = 0.25  # correlation of one photo with the others below which it is taken to see something else
+LEAST_SQUARES = 0.02  # mean square of normalised grays: below it there is only noise
+LEAST_AGREEMENT = 0.3  # correlation of one photo with the others below which it is taken to see something else
 
 
 @dataclass(frozen=True)
@@ -104,37 +105,42 @@ def agreeing_photos(samples: F32) -> NDArray[np.bool_]:
     values = np.where(seen, samples, 0)
     total, n = values.sum(axis=0), seen.sum(axis=0)
     size = (WINDOW_CELLS, WINDOW_CELLS)
+    mean_square = cv2.boxFilter((values**2).sum(axis=0) / np.maximum(n, 1), -1, size)
     agreement = np.empty_like(values)
     for k in range(len(samples)):
         cross = values[k] * (total - values[k]) / np.maximum(n - 1, 1)
-        agreement[k] = np.where(seen[k], cv2.boxFilter(cross.astype(np.float32), -1, size), -1)
-    floor = np.minimum(LEAST_AGREEMENT, np.sort(agreement, axis=0)[-2])  # two always stay
+        product = cv2.boxFilter(cross.astype(np.float32), -1, size)
+        agreement[k] = np.where(seen[k], product / np.maximum(mean_square, LEAST_SQUARES), -1)
+    floor = np.minimum(LEAST_AGREEMENT, np.partition(agreement, -2, axis=0)[-2])  # two always stay
     return np.asarray(seen & (agreement >= floor))
 
 
 def windowed_score(samples: F32, use: NDArray[np.bool_]) -> F32:
     """Mean pairwise correlation over the window of the photos in use, -1 where fewer than two."""
-    raw = np.empty(samples.shape[1:], np.float32)
-    _pairwise(samples, use, raw)
-    return np.asarray(cv2.boxFilter(raw, -1, (WINDOW_CELLS, WINDOW_CELLS)))
+    products, squares = np.empty(samples.shape[1:], np.float32), np.empty(samples.shape[1:], np.float32)
+    _pairwise(samples, use, products, squares)
+    size = (WINDOW_CELLS, WINDOW_CELLS)
+    below = cv2.boxFilter(squares, -1, size)
+    return np.where(below > LEAST_SQUARES, cv2.boxFilter(products, -1, size) / np.maximum(below, LEAST_SQUARES), -1)
 
 
 @njit(cache=True, nogil=True)
-def _pairwise(samples: F32, use: NDArray[np.bool_], out: F32) -> None:
-    """Per cell: mean product over all pairs of the photos in use."""
+def _pairwise(samples: F32, use: NDArray[np.bool_], products: F32, squares: F32) -> None:
+    """Per cell: mean product over all pairs of the photos in use, and their mean square; zeros where fewer than two."""
     k_all, rows, cols = samples.shape
     for r in range(rows):
         for c in range(cols):
             total = np.float32(0.0)
-            squares = np.float32(0.0)
+            square = np.float32(0.0)
             n = 0
             for k in range(k_all):
                 v = samples[k, r, c]
                 if use[k, r, c] and v > UNSEEN:
                     total += v
-                    squares += v * v
+                    square += v * v
                     n += 1
-            out[r, c] = (total * total - squares) / (n * (n - 1)) if n > 1 else np.float32(-1.0)
+            products[r, c] = (total * total - square) / (n * (n - 1)) if n > 1 else np.float32(0.0)
+            squares[r, c] = square / n if n > 1 else np.float32(0.0)
 
 
 @njit(cache=True, nogil=True)

@@ -1,0 +1,240 @@
+"""The surface room against an analytic world: heights, orthophoto, colours, partition, borders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import surface_world as world
+
+from passel.geo.grid import Bounds, Grid, Tile, Window, tiles_over
+from passel.surface import coarse as coarse_of
+from passel.surface.blocks import blocks_of
+from passel.surface.camera import choose_resolution, photos_seeing
+from passel.surface.clean import fill, lonely, small_holes
+from passel.surface.coarse import CoarseSurface, filled_smoothly
+from passel.surface.colour import Gains, solve_gains
+from passel.surface.extent import survey_ground
+from passel.surface.plate import Plate, load_plates, make_plate, plate_reduction, save_plates
+from passel.surface.quick import quick_orthophoto
+from passel.surface.resample import bilinear, onto
+from passel.surface.tile import TileJob, TileResult, TileSources, make_tile, product_window
+
+CELL_M = 0.1  # 3 GSD
+GRID = Grid(CELL_M, (0.0, 0.0))
+DEM = Grid(0.15, (0.0, 0.0))
+ORTHO = Grid(0.04, (0.0, 0.0))
+GAINS = {"p11.png": 1.2, "p22.png": 0.85}
+
+
+@dataclass(frozen=True)
+class World:
+    paths: dict[str, Path]
+    plates: dict[str, Plate]
+    coarse: CoarseSurface
+    gains: Gains
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    paths = world.write_photos(folder, GAINS)
+    reduction = plate_reduction(world.GSD_M, CELL_M)
+    save_plates([make_plate(p, n, reduction, i, folder) for i, (n, p) in enumerate(paths.items())], folder)
+    plates = load_plates([folder])
+    views, points = world.views(), world.scene_points()
+    prior = coarse_of.prior_heights(views, points, CELL_M, (0.0, 0.0))
+    grid = Grid(CELL_M * 8, (0.0, 0.0))
+    tiles = [Tile("a", Window(-32, -32, 64, 64))]
+    coarse = coarse_of.mosaic(grid, [(t, coarse_of.coarse_tile(t, CELL_M, prior, views, plates)) for t in tiles])
+    return World(paths, plates, coarse, solve_gains(views, plates, coarse))
+
+
+def run(made: World, core: Window, *, fine: bool = True, dem: Grid = GRID) -> TileResult:
+    job = TileJob(Tile("t", core), GRID, dem, ORTHO, fine)
+    return make_tile(job, TileSources(world.views(), made.plates, made.paths, made.coarse, made.gains))
+
+
+@pytest.fixture(scope="module")
+def west(made: World) -> TileResult:
+    return run(made, Window(-128, -128, 128, 256))
+
+
+@pytest.fixture(scope="module")
+def east(made: World) -> TileResult:
+    return run(made, Window(0, -128, 128, 256))
+
+
+def truth(grid: Grid, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = grid.x(np.arange(window.col, window.col + window.cols) + 0.5)
+    y = grid.y(np.arange(window.row, window.row + window.rows) + 0.5)
+    return *np.meshgrid(x, y), world.true_heights(x, y)
+
+
+def nmad(e: np.ndarray) -> float:
+    return float(1.4826 * np.median(np.abs(e - np.median(e))))
+
+
+def test_heights_on_open_ground_are_better_than_one_gsd(west: TileResult) -> None:
+    x, y, z = truth(GRID, west.dem_window)
+    open_ground = ~((x > -5.5) & (y > 1.5) & (y < 9.5)) & (np.hypot(x, y) < 11)
+    e = (west.dsm - z)[open_ground]
+    assert np.isfinite(e).mean() > 0.99
+    e = e[np.isfinite(e)]
+    assert nmad(e) < 0.7 * world.GSD_M
+    assert abs(np.median(e)) < 0.3 * world.GSD_M
+    assert (np.abs(e) > 0.3).mean() < 0.002
+
+
+def test_roof_is_flat_at_its_height(west: TileResult) -> None:
+    x, y, z = truth(GRID, west.dem_window)
+    roof = (x > -3.5) & (x < 0) & (y > 3.5) & (y < 7.5)
+    e = (west.dsm - z)[roof]
+    assert abs(np.nanmedian(e)) < world.GSD_M
+    assert (np.abs(e) > 0.3).mean() < 0.01
+
+
+def test_no_step_at_the_border_of_two_tiles(west: TileResult, east: TileResult) -> None:
+    both = np.concatenate([west.dsm, east.dsm], axis=1)
+    _, _, z = truth(GRID, Window(-128, -128, 256, 256))
+    e = (both - z)[128:250]  # south of the house
+    steps = np.abs(np.diff(e, axis=1))
+    border, inside = np.nanmedian(steps[:, 127]), np.nanmedian(steps[:, 100:156])
+    assert border <= 1.3 * inside + 0.0005
+    assert abs(np.nanmedian(np.diff(e, axis=1)[:, 127])) < 0.002
+
+
+def test_orthophoto_is_true_and_evenly_coloured(west: TileResult, made: World) -> None:
+    x, y, _ = truth(ORTHO, west.ortho_window)
+    noise = np.random.default_rng(7).random((257, 257))
+    some = np.flatnonzero((np.abs(x) < 10).ravel() & (np.abs(y) < 10).ravel())[::97]
+    value = np.array([world._texture(a, b, noise) for a, b in zip(x.ravel()[some], y.ravel()[some], strict=True)])
+    shown = west.ortho.reshape(-1, 4)[some]
+    assert (shown[:, 3] == 255).mean() > 0.999
+    # one survey-wide factor is free: gains are relative
+    expected, red = 40 + 170 * value, shown[:, 0].astype(float)
+    red *= np.median(expected / red)
+    away_from_walls = ~(
+        (np.abs(x.ravel()[some] + 4) < 1) | (np.abs(y.ravel()[some] - 3) < 1) | (np.abs(y.ravel()[some] - 8) < 1)
+    )
+    assert np.corrcoef(expected[away_from_walls], red[away_from_walls])[0, 1] > 0.97
+    assert np.median(np.abs(expected - red)[away_from_walls]) < 6
+
+
+def test_gains_undo_the_photos_exposure(made: World) -> None:
+    relative = made.gains.log_gain.mean(axis=1)
+    names = made.gains.photos
+    usual = np.median([relative[i] for i, n in enumerate(names) if n not in GAINS])
+    for name, factor in GAINS.items():
+        assert relative[names.index(name)] - usual == pytest.approx(-np.log(factor), abs=0.04)
+
+
+def test_gains_and_surface_survive_saving(made: World, tmp_path: Path) -> None:
+    made.gains.save(tmp_path)
+    made.coarse.save(tmp_path)
+    again = Gains.load(tmp_path)
+    assert again.photos == made.gains.photos
+    assert np.array_equal(again.log_gain, made.gains.log_gain)
+    assert np.array_equal(CoarseSurface.load(tmp_path).z, made.coarse.z)
+
+
+def test_points_lie_on_the_surface(west: TileResult) -> None:
+    p = west.points
+    assert len(p.xyz) == len(p.rgb) == len(p.views) > 10000
+    z = np.array([world.height(a, b) for a, b, _ in p.xyz[::50]])
+    assert nmad(p.xyz[::50, 2] - z) < world.GSD_M
+    assert p.views.min() >= 2
+
+
+def test_a_coarser_dem_is_made_of_means(made: World, west: TileResult) -> None:
+    core = Window(-128, -128, 128, 256)
+    window = product_window(GRID, Tile("t", core), DEM)
+    assert window.shape == (170, 85)
+    z = onto(west.dsm, GRID, core, DEM, window)
+    _, _, t = truth(DEM, window)
+    south = slice(90, 160)
+    assert nmad((z - t)[south][np.isfinite(z)[south]]) < world.GSD_M
+
+
+def test_same_input_same_bytes_and_coarse_orthophoto(made: World) -> None:
+    core = Window(0, 0, 128, 128)
+    first, second = run(made, core, fine=False), run(made, core, fine=False)
+    assert np.array_equal(first.ortho, second.ortho)
+    assert (first.ortho[:, :, 3] == 255).all()
+    assert len(first.points.xyz) == 0
+
+
+def test_product_windows_tile_the_plane() -> None:
+    for product in (DEM, ORTHO):
+        windows = [product_window(GRID, t, product) for t in tiles_over(Window(-100, -100, 300, 100), 64)]
+        covered = np.zeros((1000, 2000), int)
+        for w in windows:
+            covered[w.row + 500 : w.row + 500 + w.rows, w.col + 700 : w.col + 700 + w.cols] += 1
+        assert covered.max() == 1
+        assert covered.sum() == sum(w.rows * w.cols for w in windows)
+
+
+def test_resolution_ground_and_photos_of_a_tile() -> None:
+    views, points = world.views(), world.scene_points()
+    assert choose_resolution(views, points) == pytest.approx(world.GSD_M, rel=0.05)
+    ground = survey_ground(views, points, GRID, 128)
+    assert 9 <= len(ground.tiles) <= 16
+    far = Bounds(18.0, 18.0, 19.0, 19.0)
+    names = photos_seeing(views, far, ground.z_range_m)
+    assert 0 < len(names) < 8
+    assert photos_seeing(views, Bounds(500, 500, 510, 510), ground.z_range_m) == []
+
+
+def test_quick_look_shows_the_middle(made: World) -> None:
+    picture, grid, window = quick_orthophoto(
+        world.views(), made.plates, made.coarse, made.gains, Window(-12, -12, 24, 24)
+    )
+    assert max(picture.shape) <= 2000
+    assert grid.bounds(window).west == pytest.approx(-12 * 0.8, abs=grid.resolution_m)
+    assert (picture[:, :, 3] == 255).all()
+
+
+def test_holes_small_are_filled_large_are_not() -> None:
+    z = np.add.outer(np.arange(80.0), np.arange(80.0)).astype(np.float32)
+    good = np.ones((80, 80), bool)
+    good[10:14, 10:14] = False
+    good[30:70, 30:70] = False
+    holes = small_holes(good, 4)
+    assert holes[10:14, 10:14].all()
+    assert not holes[40:60, 40:60].any()
+    filled = fill(np.where(good, z, np.nan).astype(np.float32), holes)
+    assert np.abs(filled - z)[10:14, 10:14].max() < 1.5
+    z[50, 5] += 40
+    assert lonely(z, np.ones((80, 80), bool), 3.0)[50, 5]
+
+
+def test_fills_and_resampling_keep_planes() -> None:
+    grid, fine = Grid(1.0, (0.0, 0.0)), Grid(0.25, (0.0, 0.0))
+    window = Window(-10, -10, 20, 20)
+    x, y = np.meshgrid(grid.x(np.arange(-10, 10) + 0.5), grid.y(np.arange(-10, 10) + 0.5))
+    z = (0.3 * x - 0.2 * y).astype(np.float32)
+    wanted = Window(-20, -20, 40, 40)
+    fx, fy = np.meshgrid(fine.x(np.arange(-20, 20) + 0.5), fine.y(np.arange(-20, 20) + 0.5))
+    assert np.abs(bilinear(z, grid, window, fine, wanted) - (0.3 * fx - 0.2 * fy)).max() < 1e-5
+    hole = z.copy()
+    hole[5:8, 5:8] = np.nan
+    full = filled_smoothly(hole)
+    assert np.isfinite(full).all()
+    assert np.abs(full - z).max() < 1.0
+
+
+def test_blocks_are_the_same_from_every_tile() -> None:
+    a = {w for w in blocks_of(Window(-256, 0, 512, 256), 128)}
+    b = {w for w in blocks_of(Window(0, 0, 256, 256), 128)}
+    assert b <= a
+
+
+def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    from passel.errors import InputError
+
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not a photo")
+    with pytest.raises(InputError, match=r"bad\.jpg"):
+        make_plate(bad, "bad.jpg", 2, 0, tmp_path)
