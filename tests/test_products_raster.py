@@ -121,7 +121,7 @@ def test_nothing_to_merge_and_wrong_arrays_are_told(tmp_path: Path) -> None:
         np.save(t.folder / "dsm.npy", np.full(t.dsm.shape, np.nan, np.float32))
     with pytest.raises(StepError, match="No tile"):
         merge_orthophoto(tiles, FRAME, tmp_path / "o.tif")
-    with pytest.raises(StepError, match="single height"):
+    with pytest.raises(StepError, match="No tile has anything"):
         merge_dsm(tiles, FRAME, tmp_path / "d.tif")
     (tiles[0].folder / "tile.json").write_text(json.dumps({"name": "x"}))
     with pytest.raises(StepError, match="cannot be read"):

@@ -214,7 +214,7 @@ def product_steps(job: Job, scene: Step, tiles: Sequence[Step]) -> ProductSteps:
     params = MergeParams()
 
     def merge(name: str) -> Step:
-        return Step("merge", name, f"{PRODUCTS}:{name}", 1, params, inputs, memory_mb=800, limit_s=12 * 3600)
+        return Step("merge", name, f"{PRODUCTS}:{name}", 2, params, inputs, memory_mb=800, limit_s=12 * 3600)
 
     sides: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
     side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 1, params, sides, memory_mb=500)

@@ -63,11 +63,12 @@ class RasterFacts:
 
 @dataclass(frozen=True)
 class _Piece:
-    """One tile's array on disk and its window."""
+    """One tile's array on disk, its window, and the part of it that holds data: the map ends where the data end, not the tiles."""
 
     path: Path
     window: Window
     header_bytes: int
+    data: Window
 
 
 def merge_orthophoto(tiles: Sequence[ProductTile], frame: Frame, path: Path, threads: int = 1) -> RasterFacts:
@@ -79,7 +80,7 @@ def merge_orthophoto(tiles: Sequence[ProductTile], frame: Frame, path: Path, thr
     """
     pieces = [_piece(t.folder / "ortho.npy", t.ortho, np.dtype("u1"), 4) for t in tiles]
     found = [p for p in pieces if p is not None]
-    outer = _union([p.window for p in found], path)
+    outer = _union([p.data for p in found], path)
     seen = sum(int(np.count_nonzero(np.load(p.path, mmap_mode="r")[..., 3])) for p in found)
     resolution = tiles[0].ortho_resolution_m
     bands = [
@@ -99,8 +100,8 @@ def merge_dsm(tiles: Sequence[ProductTile], frame: Frame, path: Path, threads: i
     """
     pieces = [_piece(t.folder / "dsm.npy", t.dsm, np.dtype("<f4"), 1) for t in tiles]
     found = [p for p in pieces if p is not None]
-    outer = _union([p.window for p in found], path)
-    facts = _height_facts(found, outer, tiles[0].dsm_resolution_m, path)
+    outer = _union([p.data for p in found], path)
+    facts = _height_facts(found, outer, tiles[0].dsm_resolution_m)
     facts = replace(facts, filled=_filled_cells(tiles) / (facts.covered * outer.cols * outer.rows))
     statistics = "".join(
         f'<MDI key="STATISTICS_{key}">{value!r}</MDI>'
@@ -123,7 +124,14 @@ def _piece(path: Path, window: Window, dtype: np.dtype[np.generic], bands: int) 
     if array.shape != wanted or array.dtype != dtype or not array.flags.c_contiguous:
         what = f"The tile's array is {array.dtype} {array.shape}, its window says {dtype} {wanted}"
         raise StepError(what, str(path), "run again with --rerun-all")
-    return _Piece(path.resolve(), window, int(array.offset))
+    held = array[..., 3] > 0 if bands == 4 else np.isfinite(array)
+    rows, cols = np.flatnonzero(held.any(axis=1)), np.flatnonzero(held.any(axis=0))
+    if not len(rows):
+        return None
+    data = Window(
+        window.col + int(cols[0]), window.row + int(rows[0]), int(cols[-1] - cols[0]) + 1, int(rows[-1] - rows[0]) + 1
+    )
+    return _Piece(path.resolve(), window, int(array.offset), data)
 
 
 def _union(windows: Sequence[Window], path: Path) -> Window:
@@ -139,7 +147,7 @@ def _bounds(w: Window, resolution_m: float) -> tuple[float, float, float, float]
     return west, north - w.rows * resolution_m, west + w.cols * resolution_m, north
 
 
-def _height_facts(pieces: Sequence[_Piece], outer: Window, resolution_m: float, path: Path) -> RasterFacts:
+def _height_facts(pieces: Sequence[_Piece], outer: Window, resolution_m: float) -> RasterFacts:
     count, total, squares, low, high = 0, 0.0, 0.0, math.inf, -math.inf
     shift = None
     for p in pieces:
@@ -152,8 +160,7 @@ def _height_facts(pieces: Sequence[_Piece], outer: Window, resolution_m: float, 
         total += float((h - shift).sum())
         squares += float(((h - shift) ** 2).sum())
         low, high = min(low, float(h.min())), max(high, float(h.max()))
-    if shift is None:
-        raise StepError("No tile has a single height", path.name, "see the report for what failed before")
+    assert shift is not None, "every piece holds data"
     mean = total / count
     nodata = next(v for v in _NODATA_CANDIDATES if v < low - 1.0)
     std = math.sqrt(max(0.0, squares / count - mean**2))
@@ -207,13 +214,13 @@ def _sources(pieces: Sequence[_Piece], outer: Window, band: int, kind: str) -> I
     nodata = "<NODATA>nan</NODATA>" if kind == "ComplexSource" else ""
     dtype = "Float32" if kind == "ComplexSource" else "Byte"
     for i, p in enumerate(pieces):
-        w = p.window
-        size = f'xSize="{w.cols}" ySize="{w.rows}"'
+        w, d = p.window, p.data
+        size = f'xSize="{d.cols}" ySize="{d.rows}"'
         yield (
             f'<{kind}><SourceFilename relativeToVRT="1">{i}.vrt</SourceFilename><SourceBand>{band}</SourceBand>'
             f'<SourceProperties RasterXSize="{w.cols}" RasterYSize="{w.rows}" DataType="{dtype}" BlockXSize="{w.cols}" '
-            f'BlockYSize="1"/><SrcRect xOff="0" yOff="0" {size}/>'
-            f'<DstRect xOff="{w.col - outer.col}" yOff="{w.row - outer.row}" {size}/>{nodata}</{kind}>'
+            f'BlockYSize="1"/><SrcRect xOff="{d.col - w.col}" yOff="{d.row - w.row}" {size}/>'
+            f'<DstRect xOff="{d.col - outer.col}" yOff="{d.row - outer.row}" {size}/>{nodata}</{kind}>'
         )
 
 
