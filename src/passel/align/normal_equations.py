@@ -15,25 +15,27 @@ def robust_cost(rows, aspect, of_photo, rotations, centres, points, start, photo
     for p in range(len(start) - 1):
         for o in range(start[p], start[p + 1]):
             k = photo[o]
-            q = rotations[k] @ (points[p] - centres[k])
+            d0, d1, d2 = points[p, 0] - centres[k, 0], points[p, 1] - centres[k, 1], points[p, 2] - centres[k, 2]
+            r = rotations[k]
             s = 1e4
-            if q[2] > 1e-6:
-                u, v = to_pixel(rows[of_photo[k]], aspect[of_photo[k]], q[0], q[1], q[2])
+            q2 = r[2, 0] * d0 + r[2, 1] * d1 + r[2, 2] * d2
+            if q2 > 1e-6:
+                q0 = r[0, 0] * d0 + r[0, 1] * d1 + r[0, 2] * d2
+                q1 = r[1, 0] * d0 + r[1, 1] * d1 + r[1, 2] * d2
+                u, v = to_pixel(rows[of_photo[k]], aspect[of_photo[k]], q0, q1, q2)
                 s = ((u - xy[o, 0]) ** 2 + (v - xy[o, 1]) ** 2) / (scale * scale)
             total += 0.5 * scale * scale * np.log1p(s)
     return total
 
 
 @njit(cache=True, nogil=True)
-def _linearise(row, aspect, rotation, centre, point, xy, scale, jp, ji, jx, r):
+def _linearise(row, aspect, rotation, centre, point, xy, scale, jp, ji, jx, r, q, jq):
     """Jacobians (weighted by the square root of the Cauchy weight) of one observation; False if it is behind the camera."""
     d0, d1, d2 = point[0] - centre[0], point[1] - centre[1], point[2] - centre[2]
-    q = np.empty(3)
     for a in range(3):
         q[a] = rotation[a, 0] * d0 + rotation[a, 1] * d1 + rotation[a, 2] * d2
     if q[2] <= 1e-6:
         return False
-    jq = np.empty((2, 3))
     u, v = to_pixel_with_derivatives(row, aspect, q, jq, ji)
     r[0], r[1] = u - xy[0], v - xy[1]
     w = 1.0 / np.sqrt(1.0 + (r[0] * r[0] + r[1] * r[1]) / (scale * scale))
@@ -71,12 +73,13 @@ def _point_terms(
     """All Jacobians of one point, its 3×3 block v and gradient gx."""
     v[:] = 0.0
     gx[:] = 0.0
+    q, jq = np.empty(3), np.empty((2, 3))
     for o in range(lo, hi):
         k = photo[o]
         a = o - lo
         c = of_photo[k]
         ok[a] = _linearise(
-            rows[c], aspect[c], rotations[k], centres[k], point, xy[o], scale, jp[a], ji[a], jx[a], r[a]
+            rows[c], aspect[c], rotations[k], centres[k], point, xy[o], scale, jp[a], ji[a], jx[a], r[a], q, jq
         )  # fmt: skip
         if ok[a]:
             for i in range(3):

@@ -64,6 +64,24 @@ def _ray(row, aspect, rotation, u, v, out):
 
 
 @njit(cache=True, nogil=True)
+def _solved(h, g, least, out):
+    """The symmetric 3×3 system h · out = g by cofactors; False if its determinant is below `least`."""
+    c00 = h[1, 1] * h[2, 2] - h[1, 2] * h[1, 2]
+    c01 = h[0, 2] * h[1, 2] - h[0, 1] * h[2, 2]
+    c02 = h[0, 1] * h[1, 2] - h[0, 2] * h[1, 1]
+    det = h[0, 0] * c00 + h[0, 1] * c01 + h[0, 2] * c02
+    if not abs(det) >= least:
+        return False
+    c11 = h[0, 0] * h[2, 2] - h[0, 2] * h[0, 2]
+    c12 = h[0, 1] * h[0, 2] - h[0, 0] * h[1, 2]
+    c22 = h[0, 0] * h[1, 1] - h[0, 1] * h[0, 1]
+    out[0] = (c00 * g[0] + c01 * g[1] + c02 * g[2]) / det
+    out[1] = (c01 * g[0] + c11 * g[1] + c12 * g[2]) / det
+    out[2] = (c02 * g[0] + c12 * g[1] + c22 * g[2]) / det
+    return True
+
+
+@njit(cache=True, nogil=True)
 def _midpoint(rays, photo, centres, used, lo, hi, point):
     """The point nearest to all used rays (least squares); False if they are parallel."""
     a = np.zeros((3, 3))
@@ -71,45 +89,51 @@ def _midpoint(rays, photo, centres, used, lo, hi, point):
     for o in range(lo, hi):
         if not used[o]:
             continue
-        d = rays[o - lo]
-        c = centres[photo[o]]
+        k = photo[o]
         for i in range(3):
             for j in range(3):
-                m = (1.0 if i == j else 0.0) - d[i] * d[j]
+                m = (1.0 if i == j else 0.0) - rays[o - lo, i] * rays[o - lo, j]
                 a[i, j] += m
-                b[i] += m * c[j]
-    if abs(np.linalg.det(a)) < 1e-12:
-        return False
-    point[:] = np.linalg.solve(a, b)
-    return True
+                b[i] += m * centres[k, j]
+    return _solved(a, b, 1e-12, point)
+
+
+@njit(cache=True, nogil=True)
+def _in_camera(rotation, centre, point, q):
+    d0, d1, d2 = point[0] - centre[0], point[1] - centre[1], point[2] - centre[2]
+    for a in range(3):
+        q[a] = rotation[a, 0] * d0 + rotation[a, 1] * d1 + rotation[a, 2] * d2
 
 
 @njit(cache=True, nogil=True)
 def _refine(rows, aspect, of_photo, rotations, centres, photo, xy, used, lo, hi, point):
     """Gauss-Newton on the reprojection error of one point."""
-    jq = np.empty((2, 3))
-    ji = np.empty((2, 8))
+    jq, ji = np.empty((2, 3)), np.empty((2, 8))
+    q, g, step, j0, j1 = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    h = np.empty((3, 3))
     for _ in range(6):
-        h = np.zeros((3, 3))
-        g = np.zeros(3)
+        h[:] = 0.0
+        g[:] = 0.0
         for o in range(lo, hi):
             if not used[o]:
                 continue
             k = photo[o]
-            q = rotations[k] @ (point - centres[k])
+            turn = rotations[k]
+            _in_camera(turn, centres[k], point, q)
             if q[2] <= 1e-6:
                 continue
             u, v = to_pixel_with_derivatives(rows[of_photo[k]], aspect[of_photo[k]], q, jq, ji)
-            j = jq @ rotations[k]
             r0, r1 = u - xy[o, 0], v - xy[o, 1]
             w = 1.0 / (1.0 + (r0 * r0 + r1 * r1) / 4.0)
             for a in range(3):
-                g[a] += w * (j[0, a] * r0 + j[1, a] * r1)
+                j0[a] = jq[0, 0] * turn[0, a] + jq[0, 1] * turn[1, a] + jq[0, 2] * turn[2, a]
+                j1[a] = jq[1, 0] * turn[0, a] + jq[1, 1] * turn[1, a] + jq[1, 2] * turn[2, a]
+            for a in range(3):
+                g[a] += w * (j0[a] * r0 + j1[a] * r1)
                 for b in range(3):
-                    h[a, b] += w * (j[0, a] * j[0, b] + j[1, a] * j[1, b])
-        if abs(np.linalg.det(h)) < 1e-18:
+                    h[a, b] += w * (j0[a] * j0[b] + j1[a] * j1[b])
+        if not _solved(h, g, 1e-18, step):
             return
-        step = np.linalg.solve(h, g)
         for a in range(3):
             point[a] -= step[a]
         if abs(step[0]) + abs(step[1]) + abs(step[2]) < 1e-5:
@@ -119,9 +143,10 @@ def _refine(rows, aspect, of_photo, rotations, centres, photo, xy, used, lo, hi,
 @njit(cache=True, nogil=True)
 def _measure(rows, aspect, of_photo, rotations, centres, photo, xy, lo, hi, point, error):
     """Reprojection errors of all observations of one point; infinite behind a camera."""
+    q = np.empty(3)
     for o in range(lo, hi):
         k = photo[o]
-        q = rotations[k] @ (point - centres[k])
+        _in_camera(rotations[k], centres[k], point, q)
         if q[2] <= 1e-6 or not np.isfinite(q[2]):
             error[o] = np.inf
             continue

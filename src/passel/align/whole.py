@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from passel.align.adjust import Priors, adjust
+from passel.align.adjust import FINE, ROUGH, Priors, adjust
 from passel.align.block import Cameras, tracks_of_scene
 from passel.align.thin import well_spread
 from passel.align.tracks import build_tracks
@@ -25,7 +25,7 @@ F64 = NDArray[np.float64]
 
 MIN_POINTS = 30  # photos with fewer points are dropped: their pose is a guess
 PER_PHOTO = 640  # observations a photo brings into the adjustment
-INDEPENDENT = 12.0  # observations of a photo that are worth independent ones: the rest repeat its systematic errors
+INDEPENDENT = 4.0  # observations of a photo that are worth independent ones: the rest repeat its systematic errors
 ROUNDS_PX = (8.0, 4.0, 3.0)  # observations farther off than so many noise units leave before each round
 
 
@@ -49,7 +49,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class AdjustmentFacts:
-    """How the adjustment went. gps_sigma_used_m: (horizontal, vertical) median sigma in the last round; dropped: photos left out."""
+    """How the adjustment went. gps_sigma_used_m: (horizontal, vertical) median sigma in the last round; gps_factor: by what the claimed
+    sigmas were multiplied, (horizontally, vertically); dropped: photos left out."""
 
     rounds: int
     iterations: int
@@ -57,28 +58,40 @@ class AdjustmentFacts:
     observations: int
     reprojection_px: float
     gps_sigma_used_m: tuple[float, float]
+    gps_factor: tuple[float, float]
     dropped: tuple[str, ...]
 
 
-def adjust_whole(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches]) -> tuple[Scene, AdjustmentFacts]:
-    """The scene (in the world frame, roughly right) adjusted. Photos that end with too few points are dropped and named."""
+def adjust_whole(
+    scene: Scene, evidence: Evidence, matches: Sequence[PairMatches], before: AdjustmentFacts | None = None
+) -> tuple[Scene, AdjustmentFacts]:
+    """The scene (in the world frame, roughly right) adjusted. Photos that end with too few points are dropped and named.
+
+    before: of an adjustment that nearly all poses come from: its judgement of the GPS holds, and the first, rough round is left out.
+    Raises ReconstructionError when fewer than two photos have enough points.
+    """
     cameras = Cameras.of_scene(scene)
     unit = float(np.median(evidence.noise_px))
     priors = _priors(cameras, evidence)
     sizes = np.array([(scene.cameras[k].width_px, scene.cameras[k].height_px) for k in scene.camera_of], float)
     iterations = 0
-    tracks = build_tracks(cameras, matches, _place(evidence), evidence.xy, reach_px=4.0 * ROUNDS_PX[0] * unit)
-    for number, limit in enumerate(ROUNDS_PX):
-        if number == 1:  # poses are good now: wrong matches can be told from right ones
-            tracks = build_tracks(cameras, matches, _place(evidence), evidence.xy, reach_px=ROUNDS_PX[0] * unit)
+    factor = before.gps_factor if before else (1.0, 1.0)
+    priors = replace(priors, gps_sigma=_scaled(priors.gps_sigma, factor))
+    for number, limit in list(enumerate(ROUNDS_PX))[1 if before else 0 :]:
+        if number <= 1:  # after the first round poses are good and wrong matches can be told from right ones
+            reach = (4.0 if number == 0 else 1.0) * ROUNDS_PX[0] * unit
+            tracks = build_tracks(cameras, matches, _place(evidence), evidence.xy, reach)
         found = triangulate(cameras, tracks, (4.0 if number == 0 else 1.0) * limit * unit)
         some = _thinned(found, sizes)
         if not len(some.points):
             raise ReconstructionError("no point is seen consistently by two photos", "adjustment", "check the overlap")
         held = _held(priors, len(some.error) / len(scene.photos))
-        done = adjust(cameras, some.points, some.tracks, held, scale_px=2.0 * unit)
+        tolerance = FINE if number == len(ROUNDS_PX) - 1 else ROUGH
+        done = adjust(cameras, some.points, some.tracks, held, 2.0 * unit, tolerance)
         cameras, iterations = done.cameras, iterations + done.iterations
-        priors = replace(priors, gps_sigma=_honest_sigma(cameras.centres - evidence.gps, evidence.gps_sigma))
+        if number == 0:  # once: a sigma judged again after it has pulled would shrink round by round
+            factor = _honest_factor(cameras.centres - evidence.gps, evidence.gps_sigma)
+            priors = replace(priors, gps_sigma=_scaled(priors.gps_sigma, factor))
     found = triangulate(cameras, tracks, ROUNDS_PX[-1] * unit)
     weak = np.bincount(found.tracks.photo, minlength=len(scene.photos)) < MIN_POINTS
     result = _without(cameras.scene(scene.photos, found.points, found.tracks), weak)
@@ -86,8 +99,8 @@ def adjust_whole(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches
         raise ReconstructionError("fewer than two photos have enough points", "adjustment", "check the overlap")
     sigma = np.nanmedian(priors.gps_sigma, axis=0) if np.isfinite(priors.gps_sigma).any() else np.full(3, np.nan)
     return result, AdjustmentFacts(
-        len(ROUNDS_PX), iterations, len(result.points), len(result.obs_xy), float(found.error.mean()),
-        (float(sigma[0]), float(sigma[2])), tuple(np.array(scene.photos)[weak].tolist()),
+        len(ROUNDS_PX) - (before is not None), iterations, len(result.points), len(result.obs_xy), float(found.error.mean()),
+        (float(sigma[0]), float(sigma[2])), factor, tuple(np.array(scene.photos)[weak].tolist()),
     )  # fmt: skip
 
 
@@ -127,17 +140,20 @@ def _held(priors: Priors, observations_per_photo: float) -> Priors:
     return replace(priors, row_sigma=sigma)
 
 
-def _honest_sigma(miss: F64, claimed: F64) -> F64:
-    """GPS sigmas scaled, horizontally and vertically apart, to the scatter that the block shows them to have."""
-    if not np.isfinite(miss).any():
-        return claimed
-    out = claimed.copy()
-    for axes in ([0, 1], [2]):
+def _honest_factor(miss: F64, claimed: F64) -> tuple[float, float]:
+    """By what to multiply the GPS sigmas, horizontally and vertically, to make them the scatter that the block shows."""
+    factor = [1.0, 1.0]
+    for k, axes in enumerate(([0, 1], [2])):
         usable = np.isfinite(miss[:, axes[0]]) & (claimed[:, axes[0]] < 1e3)
-        if usable.sum() < 4:
-            continue
-        ratio = 1.4826 * np.median(np.abs(miss[usable][:, axes] / claimed[usable][:, axes]))
-        out[:, axes] *= np.clip(ratio, 0.1, 10.0)
+        if usable.sum() >= 4:
+            ratio = 1.4826 * np.median(np.abs(miss[usable][:, axes] / claimed[usable][:, axes]))
+            factor[k] = float(np.clip(ratio, 0.02, 10.0))
+    return factor[0], factor[1]
+
+
+def _scaled(sigma: F64, factor: tuple[float, float]) -> F64:
+    """GPS sigmas (n, 3) times the factors, at least a centimetre; NaN rows stay."""
+    out = sigma * (factor[0], factor[0], factor[1])
     return np.where(np.isfinite(out), np.maximum(out, 0.01), out)
 
 

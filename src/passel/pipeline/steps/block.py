@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from passel.align.merge import merge_scenes
 from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
 from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between
-from passel.align.whole import adjust_whole
+from passel.align.whole import AdjustmentFacts, adjust_whole
 from passel.geo.similarity import Similarity
 from passel.pipeline.step import Fact, StepInputs
 from passel.pipeline.steps.cameras import evidence_for
 from passel.reconstruct.features import SIZE_PX, Features
-from passel.reconstruct.matches import load_matches
+from passel.reconstruct.matches import PairMatches, load_matches
 from passel.reconstruct.scene import Scene
 from passel.survey.model import Survey
 
@@ -69,32 +70,8 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
     aligned = Scene.load(inputs.one("aligned"))
     index = {p.name: i for i, p in enumerate(survey.photos)}
     path = {n: p / "features.npz" for n, p in zip(params.photos, inputs.many("features"), strict=True)}
-    loaded = {n: Features.load(p, with_descriptors=False) for n, p in path.items()}
     found = [m for p in inputs.many("matches") for m in load_matches(p / "matches.npz", index)]
-    focal = np.array([c.focal_prior_px for c in survey.cameras])
-    held = np.array([c.focal_prior_sigma for c in survey.cameras])
-    scene, rescued = aligned, 0
-    for number in range(RESECT_ROUNDS):
-        scene, facts = adjust_whole(
-            scene, evidence_for(survey, scene.photos, loaded, params.quality, focal, held), found
-        )
-        missing = _unplaced(survey, scene, loaded, params.quality)
-        if not missing or number == RESECT_ROUNDS - 1:
-            break
-        grown = resect(scene, [index[n] for n in scene.photos], missing, found)
-        missing = [u for u in missing if u.name not in set(grown.photos)]
-        more = rescue(
-            *(grown, [index[n] for n in grown.photos], missing, found),
-            Positions(survey.positions_in_world(), survey.position_sigmas()),
-            lambda k: Features.load(path[survey.photos[k].name]),
-        )
-        if len(more.scene.photos) == len(scene.photos):
-            break
-        scene, found, rescued = (
-            more.scene,
-            [*found, *more.matches],
-            rescued + len(more.scene.photos) - len(grown.photos),
-        )
+    scene, facts, rescued = _adjusted(survey, aligned, path, found, params.quality)
     if not survey.frame.is_georeferenced:
         scene = levelled(scene)
     scene.save(out)
@@ -106,6 +83,37 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
         "reprojection_px": facts.reprojection_px, "gps_sigma_horizontal_m": facts.gps_sigma_used_m[0],
         "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations, "rescued": rescued,
     }  # fmt: skip
+
+
+def _adjusted(
+    survey: Survey, scene: Scene, path: Mapping[str, Path], found: Sequence[PairMatches], quality: str
+) -> tuple[Scene, AdjustmentFacts, int]:
+    """The scene adjusted, with all photos that can be placed by what it shows; and how many of them took guided matching."""
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    loaded = {n: Features.load(p, with_descriptors=False) for n, p in path.items()}
+    focal = np.array([c.focal_prior_px for c in survey.cameras])
+    held = np.array([c.focal_prior_sigma for c in survey.cameras])
+    positions = Positions(survey.positions_in_world(), survey.position_sigmas())
+    scene, facts = adjust_whole(scene, evidence_for(survey, scene.photos, loaded, quality, focal, held), found)
+    rescued = 0
+    for _ in range(RESECT_ROUNDS - 1):
+        missing = _unplaced(survey, scene, loaded, quality)
+        grown = resect(scene, [index[n] for n in scene.photos], missing, found)
+        more = rescue(
+            grown,
+            [index[n] for n in grown.photos],
+            [u for u in missing if u.name not in set(grown.photos)],
+            found,
+            positions,
+            lambda k: Features.load(path[survey.photos[k].name]),
+        )
+        if len(more.scene.photos) == len(scene.photos):
+            break
+        rescued += len(more.scene.photos) - len(grown.photos)
+        scene, found = more.scene, [*found, *more.matches]
+        evidence = evidence_for(survey, scene.photos, loaded, quality, focal, held)
+        scene, facts = adjust_whole(scene, evidence, found, facts)
+    return scene, facts, rescued
 
 
 def _unplaced(survey: Survey, scene: Scene, loaded: dict[str, Features], quality: str) -> list[Unplaced]:
