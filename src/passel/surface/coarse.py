@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,7 @@ from passel.surface.match import (
     match_level,
     plan_level,
     ranges_around,
+    skip_unseen,
 )
 from passel.surface.plate import Plate
 from passel.surface.resample import bilinear
@@ -117,14 +118,12 @@ def coarse_tile(
         else:
             lowest, count = ranges_around(found.z, 2, dz, 4)
         level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, np.ascontiguousarray(lowest), count)
-        planes = block_planes((low_m + high_m) / 2, BLOCK_CELLS, dz)
-        blocks = plan_level(level, views, planes)
+        middle = ((low_m + high_m) / 2).astype(np.float32)
+        blocks = plan_level(level, views, block_planes(middle, BLOCK_CELLS, dz))
+        skip_unseen(level, blocks)
         above = found
         found = match_level(level, views, plates, blocks, factor)
-        if above is not None:
-            found = _keep_coarser(found, above)
-        else:
-            found = _keep_middle(found, (low_m + high_m) / 2)
+        found = _keep_middle(found, middle) if above is None else _keep_coarser(found, above)
     assert found is not None
     return _core(found, tile, padded)
 

@@ -14,6 +14,7 @@ from passel.errors import ReconstructionError
 from passel.geo.grid import Grid, Tile, Window, tiles_over
 from passel.reconstruct.scene import View
 from passel.surface.camera import heights_above_ground_m, reach_m, sees
+from passel.surface.resample import centres
 
 F64 = NDArray[np.float64]
 
@@ -59,8 +60,8 @@ def survey_ground(views: Sequence[View], points: F64, grid: Grid, core_cells: in
 
 def _ground(points: F64, squares: Grid, window: Window) -> tuple[F64, F64]:
     """(rows, cols) height of the nearest points and distance (m) to the nearest, at the squares' centres."""
-    x = squares.x(np.arange(window.col, window.col + window.cols, dtype=float) + 0.5)
-    y = squares.y(np.arange(window.row, window.row + window.rows, dtype=float) + 0.5)
+    x = squares.x(centres(window.col, window.cols))
+    y = squares.y(centres(window.row, window.rows))
     gx, gy = np.meshgrid(x, y)
     k = min(8, len(points))
     distance, index = cKDTree(points[:, :2]).query(np.column_stack([gx.ravel(), gy.ravel()]), k=k)
@@ -87,7 +88,7 @@ def _times_seen(
         y = squares.y(np.arange(r0, r0 + z.shape[0], dtype=float) + window.row + 0.5)
         gx, gy = np.meshgrid(x, y)
         seen[part] += sees(view, np.column_stack([gx.ravel(), gy.ravel(), z.ravel()])).reshape(z.shape)
-    return ndimage.maximum_filter(seen, 3) if min(seen.shape) > 2 else seen  # type: ignore[no-any-return]
+    return ndimage.maximum_filter(seen, 3) if min(seen.shape) > 2 else seen
 
 
 def _holds_any(tile: Tile, mapped: NDArray[np.bool_], window: Window) -> bool:

@@ -109,10 +109,10 @@ def match_level(
 ) -> Heights:
     """Match one level: cost of every height of every cell, block by block; then semi-global smoothing over the whole window."""
     rows, cols = level.window.shape
-    start = np.zeros(rows * cols + 1, np.int64)
-    np.cumsum(level.count.ravel(), out=start[1:])
-    cost = np.empty(int(start[-1]), np.uint8)
-    start = start[:-1].reshape(rows, cols)
+    ends = np.zeros(rows * cols + 1, np.int64)
+    np.cumsum(level.count.ravel(), out=ends[1:])
+    cost = np.empty(int(ends[-1]), np.uint8)
+    start = ends[:-1].reshape(rows, cols)
     seen = np.zeros((rows, cols), np.uint8)
     pictures = Pictures(plates, views, blocks, reduction)
     for number, block in enumerate(blocks):

@@ -16,6 +16,7 @@ from passel.surface.blocks import blocks_of, coverage
 from passel.surface.camera import FAR, packed, project, reach_m
 from passel.surface.colour import Gains
 from passel.surface.plate import Plate
+from passel.surface.resample import centres
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -47,15 +48,15 @@ def block_candidates(views: Sequence[View], grid: Grid, window: Window, z: F32) 
     gx, gy = np.meshgrid(x, y)
     height = float(np.median(z))
     xyz = np.column_stack([gx.ravel(), gy.ravel(), np.full(gx.size, height)])
-    centres = np.array([v.centre for v in views]).reshape(-1, 3)
-    near = np.hypot(*(centres[:, :2] - xyz[4, :2]).T)
+    cameras = np.array([v.centre for v in views]).reshape(-1, 3)
+    near = np.hypot(*(cameras[:, :2] - xyz[4, :2]).T)
     some = [
         i for i in range(len(views)) if near[i] < reach_m(views[i], float(z.min())) + window.cols * grid.resolution_m
     ]
     if not some:
         return ()
     seen = coverage([views[i] for i in some], [packed(views[i]) for i in some], xyz)
-    tan = near[some] / np.maximum(centres[some, 2] - height, 1.0)
+    tan = near[some] / np.maximum(cameras[some, 2] - height, 1.0)
     counts = np.zeros(len(xyz), int)
     chosen: list[int] = []
     for k in np.argsort(tan, kind="stable"):
@@ -144,7 +145,7 @@ def _visible(
                 u, v = project(params[j], x, y, height)
                 if u == FAR:
                     continue
-                inside = min(min(u, sizes[j, 0] - 1 - u), min(v, sizes[j, 1] - 1 - v)) - 4.0
+                inside = min(u, sizes[j, 0] - 1 - u, v, sizes[j, 1] - 1 - v) - 4.0
                 if inside <= 0 or _hidden(z, highest, x0, y0, cell_m, x, y, height, params[j], top):
                     continue
                 photo[r, c, m] = j
@@ -280,8 +281,9 @@ def paint(
     fine, window, z = picture
     total = np.zeros((*window.shape, 3), np.uint16)
     share = np.zeros(window.shape, np.uint8)
-    col_of = np.clip(np.floor(grid.col(fine.x(np.arange(window.col, window.col + window.cols) + 0.5))) - core.col, 0, core.cols - 1).astype(np.int32)  # fmt: skip
-    row_of = np.clip(np.floor(grid.row(fine.y(np.arange(window.row, window.row + window.rows) + 0.5))) - core.row, 0, core.rows - 1).astype(np.int32)  # fmt: skip
+    x, y = fine.x(centres(window.col, window.cols)), fine.y(centres(window.row, window.rows))
+    col_of = np.clip(np.floor(grid.col(x)) - core.col, 0, core.cols - 1).astype(np.int32)
+    row_of = np.clip(np.floor(grid.row(y)) - core.row, 0, core.rows - 1).astype(np.int32)
     for j in np.unique(choice.photo[choice.weight > 0]):
         used = ((choice.photo == j) & (choice.weight > 0)).any(axis=2)
         rows, cols = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
@@ -331,7 +333,8 @@ def _paint_photo(
             a, b, d = (1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv
             e = fu * fv
             for band in range(3):
-                value = a * image[iv, iu, band] + b * image[iv, iu + 1, band] + d * image[iv + 1, iu, band] + e * image[iv + 1, iu + 1, band]  # fmt: skip
+                value = a * image[iv, iu, band] + b * image[iv, iu + 1, band]
+                value += d * image[iv + 1, iu, band] + e * image[iv + 1, iu + 1, band]
                 value = min(value * factor[band] * even + 0.5, 255.0)
                 total[r, c, band] += np.uint16(np.int64(value) * wt)
             share[r, c] += np.uint8(wt)

@@ -11,10 +11,15 @@ F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 
 
+def centres(first: int, n: int) -> F64:
+    """(n,) fractional lattice numbers of the centres of n cells from `first`."""
+    return np.arange(first, first + n, dtype=np.float64) + 0.5
+
+
 def bilinear(z: F32, source: Grid, window: Window, target: Grid, wanted: Window) -> F32:
     """z (float32, cells of `window` of the source lattice) at the cell centres of `wanted` of the target lattice; edges repeat."""
-    row = source.row(target.y(np.arange(wanted.row, wanted.row + wanted.rows, dtype=float) + 0.5)) - 0.5 - window.row
-    col = source.col(target.x(np.arange(wanted.col, wanted.col + wanted.cols, dtype=float) + 0.5)) - 0.5 - window.col
+    row = source.row(target.y(centres(wanted.row, wanted.rows))) - 0.5 - window.row
+    col = source.col(target.x(centres(wanted.col, wanted.cols))) - 0.5 - window.col
     return _along_rows(_along_rows(z, row).T, col).T.copy()
 
 
@@ -27,12 +32,8 @@ def _along_rows(z: F32, at: F64) -> F32:
 
 def cell_means(z: F32, source: Grid, window: Window, target: Grid, wanted: Window) -> F32:
     """Mean of the finite source cells whose centres lie in each target cell; NaN where there is none."""
-    row = (
-        np.floor(target.row(source.y(np.arange(window.row, window.row + window.rows, dtype=float) + 0.5))) - wanted.row
-    )
-    col = (
-        np.floor(target.col(source.x(np.arange(window.col, window.col + window.cols, dtype=float) + 0.5))) - wanted.col
-    )
+    row = np.floor(target.row(source.y(centres(window.row, window.rows)))) - wanted.row
+    col = np.floor(target.col(source.x(centres(window.col, window.cols)))) - wanted.col
     inside_r, inside_c = (row >= 0) & (row < wanted.rows), (col >= 0) & (col < wanted.cols)
     part = z[np.ix_(inside_r, inside_c)].astype(np.float64)
     number = (row[inside_r][:, None] * wanted.cols + col[inside_c][None]).astype(np.int64).ravel()

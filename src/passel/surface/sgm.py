@@ -38,7 +38,7 @@ def _advance(cost: U8, total: U16, at: int, n: int, before: F32, n_before: int, 
         out[i] = v
         total[at + i] += np.uint16(v)
         m = v if v < m else m
-    return m
+    return m  # type: ignore[return-value]
 
 
 @njit(cache=True, nogil=True)

@@ -142,7 +142,7 @@ def _points(job: TileJob, surface: Surface, views_used: U8, ortho: U8, ortho_win
     core, padded = job.tile.core, job.tile.padded(MARGIN_CELLS)
     part = core.slices_in(padded)
     rows, cols = np.nonzero(surface.measured[part])
-    x, y = job.grid.x(cols + core.col + 0.5), job.grid.y(rows + core.row + 0.5)
+    x, y = job.grid.x(cols.astype(float) + core.col + 0.5), job.grid.y(rows.astype(float) + core.row + 0.5)
     c = np.clip(np.floor(job.ortho_grid.col(x)).astype(int) - ortho_window.col, 0, ortho_window.cols - 1)
     r = np.clip(np.floor(job.ortho_grid.row(y)).astype(int) - ortho_window.row, 0, ortho_window.rows - 1)
     colour = ortho[r, c]
