@@ -19,7 +19,7 @@ import psutil
 
 from commands import Command, remembered, run
 from passel.errors import PasselError
-from results import Check, RunCost, SurveyResult
+from results import Check, SurveyResult
 from surveys import BENCHES, Bench, costs, dataset_folder
 from table import summary
 
@@ -76,13 +76,10 @@ def _bench(bench: Bench, out: Path, measure_only: bool) -> SurveyResult:
         else:
             code = "was not made" if command is None else f"ended with exit code {command.exit_code}"
             failures.append(Check(label, "run", math.nan, note=f"{code}; see {output.name}.log"))
-    found: tuple[RunCost, ...] = ()
-    checks: list[Check] = []
-    if outputs:
-        found, checks = costs(bench, outputs, commands)
+    if not outputs:
+        return SurveyResult(bench.name, about(), "", tuple(failures), ())
+    found, checks = costs(bench, outputs, commands)
     try:
-        if failures:
-            raise LookupError("a run is missing")
         checks = bench.measure(outputs, commands, dataset) + checks
     except (LookupError, OSError, ValueError, PasselError) as e:
         failures.append(Check("", "accuracy", math.nan, note=f"could not be measured: {e}"))

@@ -22,7 +22,7 @@ from passel.demo.truth import DemoTruth
 from results import Check, RunCost
 
 OVERHEAD = 1.1  # how much worse than its standard a split run may be
-BETWEEN_S = 240.0
+MOST_WALL_S = 240.0
 
 Outputs = Mapping[str, Path]
 
@@ -61,10 +61,12 @@ def _demo(outputs: Outputs, commands: Mapping[str, Command | None], _: Path | No
     for run, out in outputs.items():
         a, command = accuracy[run], commands[run]
         wall = command.wall_s if command else math.nan
-        checks.append(Check(run, "wall clock, photos made and map compared", wall, "s", "≤", BETWEEN_S))
+        checks.append(Check(run, "wall clock, photos made and map compared", wall, "s", "≤", MOST_WALL_S))
         checks.append(Check(run, "photos placed", len(scene_of(out).photos), "", "=", a.photos))
         checks += _demo_products(run, a)
         checks.append(_border(run, out))
+    if len(accuracy) < 2:
+        return checks
     one, other = accuracy["unsplit"], accuracy["split 20"]
     for x, y in zip(one.cameras, other.cameras):
         note = f"split {y.rmse_m:.4f} m, unsplit {x.rmse_m:.4f} m"
@@ -131,6 +133,8 @@ def _seneca(outputs: Outputs, commands: Mapping[str, Command | None], _: Path | 
         checks.append(Check(run, "GPS residual, 3D RMS", gps_rms_m(out), "m", "≤", 3.9))
         if (out / "odm_dem" / "dsm.tif").is_file():
             checks.append(_border(run, out))
+    if len(outputs) < 2:
+        return checks
     d = camera_difference(*(scene_of(out) for out in outputs.values()))
     run, out = "split 50", outputs["split 50"]
     tracks, same = (crossing_tracks(o, core_of(out)) for o in (out, outputs["unsplit"]))

@@ -37,7 +37,8 @@ OVERVIEW = f"""passel {passel.__version__}: thousands of drone photos into one s
 A run that was stopped goes on where it was when the same command is given again.
 """
 
-DEMO_PHOTOS, DEMO_SPLIT = 70, 20
+DEMO_PHOTOS, DEMO_SPLIT = 63, 20
+DEMO_OVERLAP_M = 45.0  # a strip and two photos: the default of 150 m would put nearly every photo into every submodel
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +145,9 @@ def _demo(words: tuple[str, ...]) -> int:
     _check_writable(folder)
     for notice in parsed.notices:
         print(f"passel: {notice}", file=sys.stderr)
-    options = parsed.options if "split" in parsed.given else replace(parsed.options, split=DEMO_SPLIT)
+    options = parsed.options
+    options = options if "split" in parsed.given else replace(options, split=DEMO_SPLIT)
+    options = options if "split-overlap" in parsed.given else replace(options, split_overlap_m=DEMO_OVERLAP_M)
 
     from passel.demo.accuracy import measure
     from passel.demo.flight import DemoSettings
