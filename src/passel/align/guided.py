@@ -90,7 +90,7 @@ def _best_in_window(expected, wanted, rows, xy, descriptors, reach, same_place, 
                 second, next_top = f, c
         if first < 0 or top < LEAST_COSINE:
             continue
-        if second >= 0 and 1.0 - min(top, 1.0) > RATIO * RATIO * (1.0 - min(next_top, 1.0)):
+        if second >= 0 and 1.0 - min(top, 1.0) >= RATIO * RATIO * (1.0 - min(next_top, 1.0)):
             continue
         best[q] = first
         cosine[q] = top
