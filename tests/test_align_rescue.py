@@ -164,6 +164,11 @@ def test_guided_matching_wants_place_and_likeness():
     assert len(hidden.feature) == 0
     # Two places that look alike in the window: neither can be chosen.
     twins = look_for(
-        sought, np.array([[110.0, 95.0], [np.nan, np.nan]]), xy + [[0, 0], [0, 0], [15, 0]], d[[0, 1, 0]], 40.0, 1.0
+        sought,
+        np.array([[110.0, 95.0], [np.nan, np.nan]]),
+        xy + np.diag([0.0, 0.0, 15.0])[:, [2, 0]],
+        d[[0, 1, 0]],
+        40.0,
+        1.0,
     )
     assert len(twins.feature) == 0

@@ -11,7 +11,7 @@ from passel.errors import ReconstructionError
 from passel.pipeline import plan_cameras as plan
 from passel.pipeline.events import Artifact, OnEvent, Outcome
 from passel.pipeline.executor import Executor
-from passel.pipeline.job import Job, run_all
+from passel.pipeline.job import Job, first_failure, run_all
 from passel.pipeline.step import Step
 from passel.survey.submodel import SplitPlan, Submodel
 
@@ -65,9 +65,13 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     calibration = plan.calibration_step(job, found, split)
     first = MAPPERS[0] if len(job.survey.photos) > 4 else MAPPERS[1]
     mapping = plan.submodel_steps(job, found, split.submodels, first, calibration)
-    steps = [*features, *found.matches, *([calibration] if calibration else [])]
-    done = run_all(executor, steps, on_event)
-    if calibration and not done[calibration.digest].manifest.fact("passed"):
+    needed = [*features, *found.matches]
+    outcomes = executor.run([*needed, *([calibration] if calibration else [])], on_event)
+    failed = first_failure(needed, outcomes)
+    if failed is not None:
+        raise failed
+    done = {d: o for d, o in outcomes.items() if isinstance(o, Artifact)}
+    if calibration and not _passed(outcomes[calibration.digest]):
         # A sample that maps badly must not shape every submodel: each then calibrates itself, from the metadata.
         calibration = None
         mapping = plan.submodel_steps(job, found, split.submodels, first, None)
@@ -123,8 +127,13 @@ def _judged(
     return sorted([*result, *whole], key=lambda m: m.submodel.name)
 
 
+def _passed(outcome: Outcome) -> bool:
+    """Whether a mapping was made and stands; a mapper that crashed or hung left nothing."""
+    return isinstance(outcome, Artifact) and bool(outcome.manifest.fact("passed"))
+
+
 def _outcome(submodel: Submodel, step: Step, outcome: Outcome, attempts: int, status: str) -> MappedSubmodel:
-    if isinstance(outcome, Artifact) and outcome.manifest.fact("passed"):
+    if isinstance(outcome, Artifact) and _passed(outcome):
         return MappedSubmodel(submodel, step, outcome, attempts, status, "")
     why = str(outcome.manifest.fact("why")) if isinstance(outcome, Artifact) else outcome.message
     return MappedSubmodel(
@@ -133,9 +142,11 @@ def _outcome(submodel: Submodel, step: Step, outcome: Outcome, attempts: int, st
 
 
 def _halves(job: Job, submodel: Submodel) -> list[Submodel]:
-    """The submodel cut in two across its longer side, each half with the other's near photos as halo; none if too small."""
+    """The submodel cut in two across its longer side; none if too small. Each half has the other's near photos as halo, and what of the
+    submodel's own halo lies on its side, so that it still shares photos with every neighbour."""
     index = {p.name: i for i, p in enumerate(job.survey.photos)}
-    xy = job.survey.positions_in_world()[[index[n] for n in submodel.core], :2]
+    everywhere = job.survey.positions_in_world()[:, :2]
+    xy = everywhere[[index[n] for n in submodel.core]]
     if len(submodel.core) < 2 * SMALLEST_HALF or not np.isfinite(xy).all():
         return []
     axis = int(np.argmax(np.ptp(xy, axis=0)))
@@ -148,5 +159,8 @@ def _halves(job: Job, submodel: Submodel) -> list[Submodel]:
         ("b", order[middle:], order[middle - border : middle]),
     ):
         names = tuple(sorted(submodel.core[i] for i in core))
-        made.append(Submodel(f"{submodel.name}{letter}", names, tuple(sorted(submodel.core[i] for i in near))))
+        cut = xy[order[middle], axis]
+        outer = [n for n in submodel.halo if (everywhere[index[n], axis] < cut) == (letter == "a")]
+        halo = (*(submodel.core[i] for i in near), *outer)
+        made.append(Submodel(f"{submodel.name}{letter}", names, tuple(sorted(halo))))
     return made

@@ -1,0 +1,177 @@
+"""Submodels that fail: tried with the other mapper, split again, at last left out; nothing else is lost. A fake executor decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from passel.errors import PasselError, ReconstructionError
+from passel.geo.frames import Frame
+from passel.options import Options
+from passel.pipeline.events import Artifact, OnEvent, Outcome, StepFailure
+from passel.pipeline.executor import ignore_events
+from passel.pipeline.find_cameras import CamerasFound, find_cameras
+from passel.pipeline.job import Job, Project
+from passel.pipeline.manifest import Cost, Manifest
+from passel.pipeline.step import ArtifactInput, Step
+from passel.survey.model import Camera, Photo, Position, Survey
+from passel.survey.submodel import SplitPlan, Submodel
+
+FRAME = Frame.around(np.array([[46.8, 7.5, 500.0]]))
+CAMERA = Camera("c", "Make", "Model", "", 4000, 3000, 3000.0, "exif35", 0.1)
+GOOD, BAD, CRASH, HANG = "good", "bad", "crash", "hang"
+Judge = Callable[[Step], str]
+
+
+def survey() -> Survey:
+    """Three strips of 20 photos, 15 m and 30 m apart."""
+    x, y = np.meshgrid(np.arange(20) * 15.0, np.arange(3) * 30.0)
+    degrees = FRAME.geographic_from_world(np.column_stack([x.ravel(), y.ravel(), np.full(60, 80.0)])).tolist()
+    photos = tuple(
+        Photo(f"p{i:02d}.jpg", f"p{i:02d}.jpg", f"{i:064x}", 1, "c", Position(*d, None, None), "", *(None,) * 4, 1.0)
+        for i, d in enumerate(degrees)
+    )
+    return Survey(photos, (CAMERA,), FRAME, (2.0, 4.0), ())
+
+
+def split() -> SplitPlan:
+    """Left and right half, with two columns of the other as halo."""
+    column = {f"p{i:02d}.jpg": i % 20 for i in range(60)}
+
+    def some(low: int, high: int) -> tuple[str, ...]:
+        return tuple(n for n, c in column.items() if low <= c < high)
+
+    return SplitPlan((Submodel("s0", some(0, 10), some(10, 12)), Submodel("s1", some(10, 20), some(8, 10))))
+
+
+class FakeExecutor:
+    """Makes every step in no time; `judge` says how mappings end."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.mapped: list[str] = []
+        self.steps: dict[str, Step] = {}
+
+    def run(self, steps: Sequence[Step], on_event: OnEvent) -> dict[str, Outcome]:
+        return {s.digest: self._made(s) for s in steps}
+
+    def stop(self) -> None:
+        raise AssertionError("nobody stops this run")
+
+    def close(self) -> None:
+        pass
+
+    def _made(self, step: Step) -> Outcome:
+        self.steps[step.digest] = step
+        word = GOOD
+        if step.stage in {"mapping", "calibration"}:
+            self.mapped.append(step.name)
+            word = self.judge(step)
+        if word == CRASH:
+            return StepFailure(step, "the process ended with signal 6", "died", 3)
+        if word == HANG:
+            return StepFailure(step, "it took longer than allowed", "timeout", 3)
+        facts = (("passed", word == GOOD), ("why", "" if word == GOOD else "GPS residual 60 m"))
+        cost = Cost("m", "2026-01-01T00:00:00+00:00", 1.0, 1.0, 1.0, 1)
+        return Artifact(
+            Manifest(step.digest, step.stage, step.name, step.function, step.version, (), facts, cost), Path(step.name)
+        )
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job.of(survey(), Options(), Project(tmp_path))
+
+
+def run(job: Job, judge: Judge) -> tuple[CamerasFound, FakeExecutor]:
+    executor = FakeExecutor(judge)
+    return find_cameras(job, split(), executor, ignore_events), executor
+
+
+def fails(*names: str, how: str = BAD) -> Judge:
+    return lambda step: how if step.name in names else GOOD
+
+
+def statuses(found: CamerasFound) -> dict[str, tuple[str, int]]:
+    return {m.submodel.name: (m.status, m.attempts) for m in found.submodels}
+
+
+def scenes_aligned(found: CamerasFound, executor: FakeExecutor) -> set[str]:
+    aligned = executor.steps[found.aligned.manifest.digest]
+    inputs = [i for role, i in aligned.inputs if role == "scene"]
+    return {executor.steps[i.digest].name for i in inputs if isinstance(i, ArtifactInput)}
+
+
+def test_good_submodels_are_mapped_once(job):
+    found, executor = run(job, lambda step: GOOD)
+    assert statuses(found) == {"s0": ("good", 1), "s1": ("good", 1)}
+    assert sorted(executor.mapped) == ["calibration_incremental", "s0_global", "s1_global"]
+    assert scenes_aligned(found, executor) == {"s0_global", "s1_global"}
+    assert len(found.features) == 60
+    assert found.holes == ()
+
+
+@pytest.mark.parametrize("how", [BAD, CRASH, HANG])
+def test_a_failed_submodel_is_tried_with_the_other_mapper(job, how):
+    found, executor = run(job, fails("s1_global", how=how))
+    assert statuses(found) == {"s0": ("good", 1), "s1": ("retried", 2)}
+    assert scenes_aligned(found, executor) == {"s0_global", "s1_incremental"}
+    assert found.holes == ()
+
+
+@pytest.mark.parametrize("how", [BAD, CRASH, HANG])
+def test_one_that_fails_twice_is_split_again(job, how):
+    found, executor = run(job, fails("s1_global", "s1_incremental", how=how))
+    assert statuses(found) == {"s0": ("good", 1), "s1a": ("resplit", 3), "s1b": ("resplit", 3)}
+    assert scenes_aligned(found, executor) == {"s0_global", "s1a_global", "s1b_global"}
+    a, b = (m.submodel for m in found.submodels[1:])
+    whole = split().submodels[1]
+    assert sorted(a.core + b.core) == sorted(whole.core)
+    assert set(a.core) & set(b.halo)
+    assert set(b.core) & set(a.halo)
+    assert set(whole.halo) <= set(a.halo) | set(b.halo)  # still tied to the neighbour
+    assert not set(a.core) & set(a.halo)
+
+
+def test_a_half_that_fails_gets_its_second_mapper(job):
+    found, _ = run(job, fails("s1_global", "s1_incremental", "s1b_global"))
+    assert statuses(found) == {"s0": ("good", 1), "s1a": ("resplit", 3), "s1b": ("resplit", 4)}
+
+
+def test_what_never_stands_is_left_out_and_named(job):
+    never = ("s1_global", "s1_incremental", "s1b_global", "s1b_incremental")
+    found, executor = run(job, fails(*never))
+    assert statuses(found) == {"s0": ("good", 1), "s1a": ("resplit", 3), "s1b": ("quarantined", 4)}
+    assert scenes_aligned(found, executor) == {"s0_global", "s1a_global"}
+    [hole] = found.holes
+    assert "s1b" in hole
+    assert "15 photos" in hole
+    assert "GPS residual 60 m" in hole
+
+
+def test_when_nothing_stands_the_run_says_so(job):
+    with pytest.raises(ReconstructionError, match=r"cameras could not be found.*GPS residual 60 m"):
+        run(job, lambda step: BAD)
+
+
+@pytest.mark.parametrize("how", [BAD, CRASH, HANG])
+def test_a_calibration_that_fails_shapes_no_submodel(job, how):
+    found, _ = run(job, fails("calibration_incremental", how=how))
+    assert statuses(found) == {"s0": ("good", 1), "s1": ("good", 1)}
+    for m in found.submodels:
+        assert m.step is not None
+        assert "calibration" not in [role for role, _ in m.step.inputs]
+
+
+def test_a_photo_that_cannot_be_read_ends_the_run(job):
+    class Broken(FakeExecutor):
+        def _made(self, step: Step) -> Outcome:
+            if step.stage == "features" and step.name == "p07.jpg":
+                return StepFailure(step, "the photo cannot be decoded", "error", 1, "p07.jpg", "replace the file")
+            return super()._made(step)
+
+    with pytest.raises(PasselError, match="cannot be decoded"):
+        find_cameras(job, split(), Broken(lambda step: GOOD), ignore_events)
