@@ -115,7 +115,7 @@ def matching_cost(
 
     codes: all photos' census arrays, flat; layout: (k, 3) where each starts, its rows and columns. lowest, count, start: height ranges
     of the block's cells (rows, cols) and where their costs lie in `cost`. row0, col0: the block's place in block coordinates (0).
-    The better half makes it robust against photos from which the point is hidden. seen: photos that reach the cell at mid height.
+    The better half makes it robust against photos from which the point is hidden. seen: most photos that reach the cell at any height.
     """
     rows, cols = lowest.shape
     k_all = len(layout)
@@ -138,8 +138,7 @@ def matching_cost(
                     if b != 0:
                         code[m] = b
                         m += 1
-                if i == n // 2:
-                    seen[r, c] = m
+                seen[r, c] = max(seen[r, c], m)
                 if m < 2:
                     cost[at + i] = NO_COST
                     continue

@@ -96,12 +96,15 @@ def plan_level(level: Level, views: Sequence[View], planes_m: Sequence[float]) -
 
 
 def skip_unseen(level: Level, blocks: Sequence[Block]) -> None:
-    """Leave one height to the cells of blocks with fewer than two photos: nothing can be matched, so nothing is spent on them."""
+    """Leave no heights to the cells of blocks with fewer than two photos: nothing can be matched there.
+
+    Their middle height stays in `lowest`; smoothing starts anew behind them, so that they do not pull at their neighbours.
+    """
     for block in blocks:
         if len(block.photos) < 2:
             part = block.window.slices_in(level.window)
             level.lowest[part] += level.count[part] // 2
-            level.count[part] = 1
+            level.count[part] = 0
 
 
 def match_level(
@@ -132,6 +135,8 @@ def _block_cost(
     level: Level, block: Block, views: Sequence[View], pictures: Pictures, start: NDArray[np.int64], cost: U8, seen: U8
 ) -> None:
     """Fill the matching cost of one block's cells."""
+    if len(block.photos) < 2:
+        return
     part = block.window.slices_in(level.window)
     lowest, count = level.lowest[part], level.count[part]
     first = int(lowest.min())

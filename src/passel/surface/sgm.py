@@ -73,7 +73,7 @@ def aggregate(cost: U8, lowest: I32, count: I32, start: I64, p1: float, p2: floa
             n = count[r, c]
             z = lowest[r, c]
             local = at - start[r, 0]
-            if cc > 0:
+            if cc > 0 and count[r, c - step] > 0:
                 m = _advance(cost, total, at, n, side, count[r, c - step], z - lowest[r, c - step], least_side, side_next,
                              pad, p1, p2)  # fmt: skip
             else:
@@ -84,7 +84,7 @@ def aggregate(cost: U8, lowest: I32, count: I32, start: I64, p1: float, p2: floa
                 c_before = c + d - 1
                 r_before = r - step
                 out = here[d, local : local + n]
-                if rr > 0 and c_before >= 0 and c_before < cols:
+                if rr > 0 and c_before >= 0 and c_before < cols and count[r_before, c_before] > 0:
                     n_before = count[r_before, c_before]
                     from_ = start[r_before, c_before] - start[r_before, 0]
                     m = _advance(cost, total, at, n, above[d, from_ : from_ + n_before], n_before,
@@ -106,6 +106,11 @@ def best_heights(
         for c in range(cols):
             at = start[r, c]
             n = count[r, c]
+            if n == 0:
+                z[r, c] = lowest[r, c] * dz
+                own[r, c] = 255
+                edge[r, c] = 1
+                continue
             b = 0
             for i in range(1, n):
                 if total[at + i] < total[at + b]:
