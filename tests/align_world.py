@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from passel.align.camera_priors import CameraPriors, camera_priors
 from passel.align.whole import Evidence
 from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import Intrinsics, Scene, project
@@ -52,8 +54,17 @@ class World:
         gps = s.centres + rng.normal(0, gps_sigma_m, (n, 3)) if known else np.full((n, 3), np.nan)
         return Evidence(
             tuple(range(n)), self.xy, gps, np.full((n, 3), gps_sigma_m if known else np.nan), np.ones(n),
-            np.array([focal * c.fx for c in s.cameras]), np.full(len(s.cameras), 0.05),
+            uncalibrated(s.cameras, focal),
         )  # fmt: skip
+
+
+def uncalibrated(cameras: Sequence[Intrinsics], focal: float) -> CameraPriors:
+    """What metadata tell of cameras whose true values these are: `focal` times the focal length with 5 % sigma, no distortion."""
+    start = [
+        Intrinsics(c.camera, c.width_px, c.height_px, focal * c.fx, focal * c.fy, c.width_px / 2, c.height_px / 2)
+        for c in cameras
+    ]
+    return camera_priors(start, np.full(len(start), 0.05), [False] * len(start), "auto")
 
 
 def turned(rotations: F64, sigma_rad: float, seed: int) -> F64:

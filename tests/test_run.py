@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from runs import digests, left_running, made, passel, stopped_when
 
 from passel.demo.accuracy import measure
 from passel.demo.flight import DemoSettings
 from passel.demo.truth import DemoTruth
 from passel.demo.write import write_demo
+from runs import digests, left_running, made, passel, stopped_when
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from passel.align.adjust import FINE, ROUGH, Priors, adjust
 from passel.align.block import Cameras, tracks_of_scene
+from passel.align.camera_priors import CameraPriors
 from passel.align.thin import well_spread
 from passel.align.tracks import build_tracks
 from passel.align.triangulate import Triangulation, reprojection, triangulate
@@ -35,7 +36,7 @@ class Evidence:
 
     survey_index: place of each photo in the survey, which the matches refer to. xy: its features' pixels. gps, gps_sigma: (n, 3) world
     metres, NaN rows without. noise_px: (n,) size in full-size pixels of the pixel its features were found on.
-    focal_prior_px, focal_sigma: per camera (c,): prior focal length and its relative sigma.
+    cameras: what is known of the cameras.
     """
 
     survey_index: tuple[int, ...]
@@ -43,8 +44,7 @@ class Evidence:
     gps: F64
     gps_sigma: F64
     noise_px: F64
-    focal_prior_px: F64
-    focal_sigma: F64
+    cameras: CameraPriors
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,12 @@ def _place(evidence: Evidence) -> dict[int, int]:
 
 
 def _priors(cameras: Cameras, evidence: Evidence) -> Priors:
-    """Distortion may go where the photos want it; the focal length within its prior; the principal point within 1 % of the width."""
-    rows = np.zeros_like(cameras.rows)
-    sigma = np.empty_like(rows)
-    for k, model in enumerate(cameras.models):
-        rows[k, :3] = evidence.focal_prior_px[k], model.width_px / 2, model.height_px / 2
-        width = max(model.width_px, model.height_px)
-        sigma[k] = (
-            evidence.focal_sigma[k] * evidence.focal_prior_px[k],
-            *(0.01 * width, 0.01 * width),
-            *(0.2, 0.2, 0.1, 0.005, 0.005),
-        )
     gps, gps_sigma = evidence.gps, evidence.gps_sigma
     if not np.isfinite(gps).any():
         # No GPS: hold every photo loosely where it is, or nothing would fix the block's place, heading and size.
         extent = float(np.linalg.norm(np.ptp(cameras.centres, axis=0)))
         gps, gps_sigma = cameras.centres.copy(), np.full_like(cameras.centres, max(0.05 * extent, 1e-6))
-    return Priors(gps, gps_sigma, rows, sigma)
+    return Priors(gps, gps_sigma, evidence.cameras.rows, evidence.cameras.sigma)
 
 
 def _held(priors: Priors, observations_per_photo: float) -> Priors:

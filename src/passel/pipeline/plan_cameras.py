@@ -148,7 +148,9 @@ def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str
         *outputs("matches", chunks),
         *((("calibration", ArtifactInput(calibration.digest)),) if calibration else ()),
     )
-    params = SubmodelParams(submodel.name, submodel.photos, mapper, job.options.feature_quality, stage == "calibration")
+    params = SubmodelParams(
+        submodel.name, submodel.photos, mapper, job.options.feature_quality, job.options.camera_lens
+    )
     n = len(submodel.photos)
     return Step(
         stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 2, params, inputs,
@@ -166,7 +168,8 @@ def align_step(job: Job, submodels: Sequence[Submodel], mapped: Sequence[Step]) 
 
 
 def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
-    params = AdjustParams(tuple(p.name for p in job.survey.photos), job.options.feature_quality)
+    names = tuple(p.name for p in job.survey.photos)
+    params = AdjustParams(names, job.options.feature_quality, job.options.camera_lens)
     inputs: Inputs = (
         ("survey", job.survey_file),
         ("aligned", ArtifactInput(aligned.digest)),

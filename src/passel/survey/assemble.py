@@ -15,7 +15,7 @@ from passel.errors import InputError
 from passel.geo.frames import Frame
 from passel.survey import check
 from passel.survey.altitudes import judge_altitudes
-from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_known_focals
+from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_calibrations
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.geo_file import GeoEntry
 from passel.survey.model import Camera, Finding, Photo, Position, Survey
@@ -53,7 +53,7 @@ def assemble_survey(
     _need_two(kept, refusals, len(facts), paths)
     cameras, camera_of, bodies = _cameras(kept)
     matched, missing = match_calibrations(calibrations, cameras)
-    cameras = with_known_focals(cameras, matched)
+    cameras = with_calibrations(cameras, matched)
     if calibrations and missing:
         message = f"The cameras file has no calibration for {check.some(missing)}: found from the photos"
         findings.append(Finding("warning", "no-calibration", message))

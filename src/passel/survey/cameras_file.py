@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from passel.errors import InputError
-from passel.survey.model import Camera
+from passel.survey.model import Calibration, Camera
 
 _KNOWN_PROJECTIONS = ("brown", "perspective", "simple_radial", "radial")
 _TODO = "give the cameras.json of an OpenDroneMap or Passel run with the same camera"
@@ -109,19 +109,22 @@ def match_calibrations(
     return tuple(matched), tuple(missing)
 
 
-def with_known_focals(cameras: Sequence[Camera], matched: Sequence[KnownCalibration]) -> tuple[Camera, ...]:
-    """The cameras with the focal priors of their calibrations."""
+def with_calibrations(cameras: Sequence[Camera], matched: Sequence[KnownCalibration]) -> tuple[Camera, ...]:
+    """The cameras with their calibrations, at their own size."""
     by_id = {k.camera: k for k in matched}
-    return tuple(
-        replace(
-            c,
-            focal_prior_px=by_id[c.id].focal_x * _side(c),
-            focal_prior_source="cameras.json",
-            focal_prior_sigma=_SIGMA_KNOWN,
-        )
-        if c.id in by_id
-        else c
-        for c in cameras
+    return tuple(_calibrated(c, by_id[c.id]) if c.id in by_id else c for c in cameras)
+
+
+def _calibrated(c: Camera, k: KnownCalibration) -> Camera:
+    side = _side(c)
+    cx, cy = c.width_px / 2 + k.c_x * side, c.height_px / 2 + k.c_y * side
+    known = Calibration(k.focal_x * side, k.focal_y * side, cx, cy, k.k1, k.k2, k.p1, k.p2, k.k3)
+    return replace(
+        c,
+        focal_prior_px=known.fx,
+        focal_prior_source="cameras.json",
+        focal_prior_sigma=_SIGMA_KNOWN,
+        calibration=known,
     )
 
 

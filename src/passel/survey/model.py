@@ -13,12 +13,28 @@ from passel.geo.frames import Frame
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """A calibration made before, at the camera's full size: pixels, centres at .5; Brown's terms as in `reconstruct.scene.Intrinsics`."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    k1: float
+    k2: float
+    p1: float
+    p2: float
+    k3: float
+
+
+@dataclass(frozen=True)
 class Camera:
     """One physical camera at one lens setting: the photos of one make, model, lens, size and focal length.
 
     id: stable name made of those. width_px, height_px: size as stored in the file (orientation tag ignored).
     focal_prior_px: focal length guess at full size; focal_prior_source says where it is from: 'xmp', 'exif35', 'exif+sensor',
     'sensor table', 'cameras.json' or 'guess'; focal_prior_sigma: its relative standard deviation.
+    calibration: of `--cameras`, if it has one for this camera.
     """
 
     id: str
@@ -30,6 +46,7 @@ class Camera:
     focal_prior_px: float
     focal_prior_source: str
     focal_prior_sigma: float
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,10 @@ class Survey:
             photos=tuple(
                 Photo(**{**p, "position": Position(**p["position"]) if p["position"] else None}) for p in d["photos"]
             ),
-            cameras=tuple(Camera(**c) for c in d["cameras"]),
+            cameras=tuple(
+                Camera(**{**c, "calibration": Calibration(**c["calibration"]) if c["calibration"] else None})
+                for c in d["cameras"]
+            ),
             frame=Frame(origin, frame["origin_height_m"], frame["epsg"], tuple(frame["map_offset_m"])),
             gps_sigma_m=tuple(d["gps_sigma_m"]),
             findings=tuple(Finding(**{**f, "photos": tuple(f["photos"])}) for f in d["findings"]),

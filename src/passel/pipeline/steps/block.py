@@ -17,7 +17,7 @@ from passel.align.similarities import Disagreement, align_jointly, disagreement,
 from passel.align.whole import AdjustmentFacts, adjust_whole
 from passel.geo.similarity import Similarity
 from passel.pipeline.step import Fact, StepInputs
-from passel.pipeline.steps.cameras import evidence_for
+from passel.pipeline.steps.cameras import evidence_for, survey_priors
 from passel.reconstruct.features import SIZE_PX, Features
 from passel.reconstruct.matches import PairMatches, load_matches
 from passel.reconstruct.scene import Scene
@@ -57,10 +57,12 @@ def align(inputs: StepInputs, params: AlignParams, out: Path) -> dict[str, Fact]
 
 @dataclass(frozen=True)
 class AdjustParams:
-    """photos: names, in the order of the 'features' inputs (all photos of the survey). quality: of the features."""
+    """photos: names, in the order of the 'features' inputs (all photos of the survey). quality: of the features. lens: ODM's
+    --camera-lens."""
 
     photos: tuple[str, ...]
     quality: str
+    lens: str
 
 
 def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fact]:
@@ -71,7 +73,7 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
     index = {p.name: i for i, p in enumerate(survey.photos)}
     path = {n: p / "features.npz" for n, p in zip(params.photos, inputs.many("features"), strict=True)}
     found = [m for p in inputs.many("matches") for m in load_matches(p / "matches.npz", index)]
-    scene, facts, rescued = _adjusted(survey, aligned, path, found, params.quality)
+    scene, facts, rescued = _adjusted(survey, aligned, path, found, params.quality, params.lens)
     if not survey.frame.is_georeferenced:
         scene = levelled(scene)
     scene.save(out)
@@ -86,15 +88,14 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
 
 
 def _adjusted(
-    survey: Survey, scene: Scene, path: Mapping[str, Path], found: Sequence[PairMatches], quality: str
+    survey: Survey, scene: Scene, path: Mapping[str, Path], found: Sequence[PairMatches], quality: str, lens: str
 ) -> tuple[Scene, AdjustmentFacts, int]:
     """The scene adjusted, with all photos that can be placed by what it shows; and how many of them took guided matching."""
     index = {p.name: i for i, p in enumerate(survey.photos)}
     loaded = {n: Features.load(p, with_descriptors=False) for n, p in path.items()}
-    focal = np.array([c.focal_prior_px for c in survey.cameras])
-    held = np.array([c.focal_prior_sigma for c in survey.cameras])
+    held = survey_priors(survey, lens)
     positions = Positions(survey.positions_in_world(), survey.position_sigmas())
-    scene, facts = adjust_whole(scene, evidence_for(survey, scene.photos, loaded, quality, focal, held), found)
+    scene, facts = adjust_whole(scene, evidence_for(survey, scene.photos, loaded, quality, held), found)
     rescued = 0
     for _ in range(RESECT_ROUNDS - 1):
         missing = _unplaced(survey, scene, loaded, quality)
@@ -111,7 +112,7 @@ def _adjusted(
             break
         rescued += len(more.scene.photos) - len(grown.photos)
         scene, found = more.scene, [*found, *more.matches]
-        evidence = evidence_for(survey, scene.photos, loaded, quality, focal, held)
+        evidence = evidence_for(survey, scene.photos, loaded, quality, held)
         scene, facts = adjust_whole(scene, evidence, found, facts)
     return scene, facts, rescued
 

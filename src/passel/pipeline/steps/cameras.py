@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from passel.align.camera_priors import CameraPriors, camera_priors
 from passel.align.gates import Gate, Verdict, judge
 from passel.align.whole import Evidence, adjust_whole
 from passel.errors import ReconstructionError
@@ -80,13 +81,13 @@ def matches(inputs: StepInputs, params: MatchParams, out: Path) -> dict[str, Fac
 @dataclass(frozen=True)
 class SubmodelParams:
     """name: of the submodel. photos: names, in the order of the inputs. mapper: 'global' or 'incremental'.
-    quality: of the features. calibrate: this is the calibration sample, so the cameras are free."""
+    quality: of the features. lens: ODM's --camera-lens."""
 
     name: str
     photos: tuple[str, ...]
     mapper: str
     quality: str
-    calibrate: bool = False
+    lens: str
 
 
 def submodel(inputs: StepInputs, params: SubmodelParams, out: Path) -> dict[str, Fact]:
@@ -134,18 +135,16 @@ def _mapped(
         return None, Verdict((Gate("photos placed", 0, 2, False),))
     rows = [index[n] for n in scene.photos]
     scene = placed_by_gps(scene, gps[rows], sigma[rows])
-    focal = np.array([c.fx for c in cameras])
-    held = (
-        np.full(len(cameras), CALIBRATED_SIGMA)
-        if calibrated
-        else np.array([c.focal_prior_sigma for c in survey.cameras])
-    )
-    evidence = evidence_for(survey, scene.photos, loaded, params.quality, focal, held)
+    held = survey_priors(survey, params.lens)
+    if calibrated:
+        n = len(cameras)
+        held = camera_priors(cameras, np.full(n, CALIBRATED_SIGMA), [False] * n, params.lens)
+    evidence = evidence_for(survey, scene.photos, loaded, params.quality, held)
     try:
         scene, _ = adjust_whole(scene, evidence, found)
     except ReconstructionError as e:
         return None, Verdict((Gate(e.what, 0, 1, False),))
-    evidence = evidence_for(survey, scene.photos, loaded, params.quality, focal, held)
+    evidence = evidence_for(survey, scene.photos, loaded, params.quality, held)
     matched = {n for m in found if len(m.features) >= 30 for n in (m.first, m.second)}
     return scene, judge(scene, evidence, found, len(matched))
 
@@ -165,8 +164,7 @@ def evidence_for(
     photos: Sequence[str],
     loaded: Mapping[str, Features],
     quality: str,
-    focal_px: np.ndarray,
-    focal_sigma: np.ndarray,
+    cameras: CameraPriors,
 ) -> Evidence:
     """What the survey and the features say about `photos`, for the adjustment."""
     index = {p.name: i for i, p in enumerate(survey.photos)}
@@ -178,17 +176,27 @@ def evidence_for(
         survey.positions_in_world()[rows],
         survey.position_sigmas()[rows],
         longest / np.minimum(longest, SIZE_PX[quality]),
-        focal_px,
-        focal_sigma,
+        cameras,
     )
 
 
 def prior_cameras(survey: Survey) -> tuple[Intrinsics, ...]:
-    """Each camera as its metadata tell: prior focal length, centred, no distortion."""
-    return tuple(
-        Intrinsics(c.id, c.width_px, c.height_px, c.focal_prior_px, c.focal_prior_px, c.width_px / 2, c.height_px / 2)
-        for c in survey.cameras
-    )
+    """Each camera as it was calibrated before (`--cameras`), else as its metadata tell: prior focal length, centred, no distortion."""
+    made = []
+    for c in survey.cameras:
+        known = c.calibration
+        f, size = c.focal_prior_px, (c.width_px, c.height_px)
+        if known is None:
+            made.append(Intrinsics(c.id, *size, f, f, c.width_px / 2, c.height_px / 2))
+        else:
+            made.append(Intrinsics(c.id, *size, **asdict(known)))
+    return tuple(made)
+
+
+def survey_priors(survey: Survey, lens: str) -> CameraPriors:
+    """What the survey knows of its cameras, for the adjustment."""
+    sigma = np.array([c.focal_prior_sigma for c in survey.cameras])
+    return camera_priors(prior_cameras(survey), sigma, [c.calibration is not None for c in survey.cameras], lens)
 
 
 def save_cameras(path: Path, cameras: Sequence[Intrinsics]) -> None:
