@@ -113,7 +113,9 @@ def _exif(truth: DemoTruth, shot: Shot) -> Image.Exif:
     sub[0x9291] = sub[0x9292] = hundredths
     sub[0x920A] = _rational(FOCAL_MM, 10)
     sub[0xA002], sub[0xA003] = camera.width_px, camera.height_px
-    sub[0xA405] = round(FOCAL_MM * 36.0 / SENSOR_WIDTH_MM)
+    # By the standard (CIPA DCG-001) the 35 mm equivalent compares diagonals, and is a whole number.
+    diagonal_mm = SENSOR_WIDTH_MM * math.hypot(camera.width_px, camera.height_px) / camera.width_px
+    sub[0xA405] = round(FOCAL_MM * math.hypot(36.0, 24.0) / diagonal_mm)
     if truth.settings.gps:
         latitude, longitude, altitude = shot.noted
         gps = exif.get_ifd(_GPS_IFD)
