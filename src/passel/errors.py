@@ -43,7 +43,7 @@ class StepError(PasselError):
     """A step failed, died or ran past its time limit."""
 
 
-class Interrupted(PasselError):
+class Interrupted(PasselError):  # noqa: N818 - the user asked for it, nothing went wrong
     """The user stopped the run; what is finished is kept."""
 
     exit_code = 130
