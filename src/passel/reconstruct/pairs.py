@@ -61,6 +61,9 @@ def pairs_by_looks(words: list[NDArray[np.uint8]], neighbours: int, order: int) 
     are compared by tf-idf; each photo is paired with its `neighbours` best and with the `order` that follow it by name.
     """
     n = len(words)
+    if not any(len(w) for w in words):
+        pairs = {(i, j) for i in range(n) for j in range(i + 1, min(n, i + 1 + order))}
+        return np.array(sorted(pairs), np.int64).reshape(-1, 2)
     vocabulary = _vocabulary(np.concatenate(words).astype(np.float32))
     tree = cKDTree(vocabulary)
     histogram = np.zeros((n, len(vocabulary)), np.float32)
@@ -73,7 +76,7 @@ def pairs_by_looks(words: list[NDArray[np.uint8]], neighbours: int, order: int) 
     vector /= np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-9)
     likeness = vector @ vector.T
     np.fill_diagonal(likeness, -1.0)
-    pairs: set[tuple[int, int]] = set()
+    pairs = set()
     for i in range(n):
         best = np.lexsort((np.arange(n), -likeness[i]))[:neighbours]
         pairs.update((min(i, int(j)), max(i, int(j))) for j in best if int(j) != i)

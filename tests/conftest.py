@@ -1,0 +1,19 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from passel.demo.flight import DemoSettings
+from passel.demo.truth import DemoTruth
+from passel.demo.write import write_demo
+
+
+@pytest.fixture(scope="session")
+def tiny_survey(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoTruth]:
+    """Folder with the 16 photos of the tiny synthetic survey, and their truth."""
+    folder = tmp_path_factory.mktemp("tiny")
+    truth = write_demo(folder, DemoSettings.tiny())
+    return folder / "images", truth
