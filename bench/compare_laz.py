@@ -22,7 +22,8 @@ FIT_CELLS = 60000
 class Comparison:
     """cells: 0.1 m cells that hold reference points. complete: share of them filled. nmad_m, bias_m: of the height differences.
 
-    off_share: share of the filled cells more than 0.3 m off. scale, shift_m, tilt_deg: of the fit (reference from ours).
+    off_share: share of the filled cells more than 0.3 m off. bend_m: how far a quadratic surface fitted to the differences rises or falls
+    50 m from the middle (east, north): how differently the two blocks are bent; flat_nmad_m, flat_off_share: without it. scale, shift_m, tilt_deg: of the fit (reference from ours).
     """
 
     cells: int
@@ -30,6 +31,9 @@ class Comparison:
     nmad_m: float
     bias_m: float
     off_share: float
+    bend_m: tuple[float, float]
+    flat_nmad_m: float
+    flat_off_share: float
     scale: float
     shift_m: tuple[float, float, float]
     tilt_deg: float
@@ -139,17 +143,35 @@ def compare(z: NDArray[np.float32], west: float, north: float, cell_m: float, xy
     d = sample(z, west, north, cell_m, moved[:, :2]) - moved[:, 2]
     ok = np.isfinite(d)
     bias = float(np.median(d[ok]))
+    flat, bend_m = without_bend(moved[ok], d[ok])
     result = Comparison(
         cells=len(cells),
         complete=float(ok.mean()),
         nmad_m=float(1.4826 * np.median(np.abs(d[ok] - bias))),
         bias_m=bias,
         off_share=float((np.abs(d[ok]) > 0.3).mean()),
+        bend_m=bend_m,
+        flat_nmad_m=float(1.4826 * np.median(np.abs(flat - np.median(flat)))),
+        flat_off_share=float((np.abs(flat) > 0.3).mean()),
         scale=float(np.exp(p[6])),
         shift_m=(float(p[0]), float(p[1]), float(p[2])),
         tilt_deg=float(np.degrees(np.hypot(p[3], p[4]))),
     )
     return result, np.column_stack([moved, d])
+
+
+def without_bend(xyz: F64, difference: F64) -> tuple[F64, tuple[float, float]]:
+    """Height differences (n,) less their robust quadratic trend, and what the trend's bend comes to 50 m from the middle, m."""
+    x, y = ((xyz[:, :2] - np.median(xyz[:, :2], axis=0)) / 50.0).T
+    terms = np.column_stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
+    weight = np.ones(len(x))
+    for _ in range(20):
+        w = weight[:, None]
+        found = np.linalg.lstsq((terms * w).T @ terms, (terms * w).T @ difference, rcond=None)[0]
+        left = difference - terms @ found
+        scatter = 1.4826 * float(np.median(np.abs(left)))
+        weight = 1.0 / (1.0 + (left / (2.0 * scatter)) ** 2)
+    return left, (float(found[3]), float(found[5]))
 
 
 def main() -> None:
