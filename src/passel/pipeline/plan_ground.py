@@ -147,15 +147,15 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
         if names:
             coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, [plate_of[n] for n in names]))
     coarse = Step(
-        "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 1, CoarseMosaicParams(ground.cell_m),
+        "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 2, CoarseMosaicParams(ground.cell_m),
         (("survey", job.survey_file), *outputs("coarse_tile", coarse_tiles)), memory_mb=1000,
     )  # fmt: skip
     gains = Step(
-        "coarse", "gains", f"{GROUND}:make_gains", 1, GainsParams(),
+        "coarse", "gains", f"{GROUND}:make_gains", 2, GainsParams(),
         (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates)), memory_mb=1200,
     )  # fmt: skip
     quick = Step(
-        "coarse", "quick", f"{GROUND}:make_quick", 1, QuickParams(_four(window)),
+        "coarse", "quick", f"{GROUND}:make_quick", 2, QuickParams(_four(window)),
         (
             *base, ("coarse", ArtifactInput(coarse.digest)), ("gains", ArtifactInput(gains.digest)),
             *outputs("plate", plates),
@@ -177,7 +177,7 @@ def _plate_steps(job: Job, ground: Ground) -> list[Step]:
 def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, plates: Sequence[Step]) -> Step:
     params = CoarseTileParams(tile.name, _four(tile.core), cell_m)
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 1, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 2, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -204,7 +204,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", [plate_of[n] for n in names]),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 1, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 2, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 
