@@ -21,6 +21,7 @@ from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import Intrinsics, Scene
 
 SEED = 1
+ONE_PLACE_M = 0.1  # positions no farther apart than this tell no size: the receiver stood still
 MIN_POINTS = 30  # A photo with fewer points has a wild pose more often than not (research/sfm.md).
 
 
@@ -146,10 +147,10 @@ def _intrinsics_of(camera: Intrinsics, found: pycolmap.Camera) -> Intrinsics:
 def placed_by_gps(scene: Scene, gps: NDArray[np.float64], sigma: NDArray[np.float64]) -> Scene:
     """The scene moved into the world by its photos' GPS: gps, sigma (n, 3) metres in the scene's order, NaN rows without.
 
-    With fewer than three positions the scene stays where it is.
+    With fewer than two positions, or all of them in one place, the scene stays where it is. Two, or some in a line, tell no roll: then up is where cameras look from.
     """
     have = np.isfinite(gps).all(axis=1)
-    if have.sum() < 3:
+    if have.sum() < 2 or np.ptp(gps[have], axis=0).max() < ONE_PLACE_M:
         return scene
     up = -scene.cam_from_world[:, 2, :].mean(axis=0)  # cameras look down on average
     up /= max(float(np.linalg.norm(up)), 1e-9)
