@@ -147,7 +147,8 @@ def _intrinsics_of(camera: Intrinsics, found: pycolmap.Camera) -> Intrinsics:
 def placed_by_gps(scene: Scene, gps: NDArray[np.float64], sigma: NDArray[np.float64]) -> Scene:
     """The scene moved into the world by its photos' GPS: gps, sigma (n, 3) metres in the scene's order, NaN rows without.
 
-    With fewer than two positions, or all of them in one place, the scene stays where it is. Two, or some in a line, tell no roll: then up is where cameras look from.
+    With fewer than two positions, or all of them in one place, the scene stays where it is.
+    Two, or some in a line, tell no roll: then up is where cameras look from.
     """
     have = np.isfinite(gps).all(axis=1)
     if have.sum() < 2 or np.ptp(gps[have], axis=0).max() < ONE_PLACE_M:
