@@ -22,8 +22,8 @@ FIT_CELLS = 60000
 class Comparison:
     """cells: 0.1 m cells that hold reference points. complete: share of them filled. nmad_m, bias_m: of the height differences.
 
-    off_share: share of the filled cells more than 0.3 m off. bend_m: how far a quadratic surface fitted to the differences rises or falls
-    50 m from the middle (east, north): how differently the two blocks are bent; flat_nmad_m, flat_off_share: without it. scale, shift_m, tilt_deg: of the fit (reference from ours).
+    off_share: share of the filled cells more than 0.3 m off. bend_m: with a quadratic height trend in the fit, how far
+    it rises or falls 50 m east and north of the middle: how differently the two blocks are bent; flat_nmad_m, flat_off_share: then. scale, shift_m, tilt_deg: of the fit (reference from ours).
     """
 
     cells: int
@@ -69,10 +69,13 @@ def sample(z: NDArray[np.float32], west: float, north: float, cell_m: float, xy:
     return out
 
 
-def fit(z: NDArray[np.float32], west: float, north: float, cell_m: float, cells: F64) -> tuple[F64, F64]:
-    """The 7 parameters that bring the reference cells onto the DSM, robustly; returns (parameters, moved cells).
+def fit(
+    z: NDArray[np.float32], west: float, north: float, cell_m: float, cells: F64, bend: bool = False
+) -> tuple[F64, F64]:
+    """The 7 parameters that bring the reference cells onto the DSM, robustly; returns (parameters (10,), moved cells).
 
-    Parameters: shift (3), small rotations about x, y, z, log scale, about the cells' middle. Gauss-Newton with the
+    Parameters: shift (3), small rotations about x, y, z, log scale, about the cells' middle; with `bend` also the heights of a
+    quadratic trend (x², x·y, y²) 50 m from the middle, else 0. Gauss-Newton with the
     slopes of ever less smoothed DSMs; shifts of many metres are not found.
     """
     filled = np.where(np.isfinite(z), z, np.nanmedian(z)).astype(np.float64)
@@ -84,7 +87,7 @@ def fit(z: NDArray[np.float32], west: float, north: float, cell_m: float, cells:
         slopes = np.gradient(smooth, cell_m, axis=1), -np.gradient(smooth, cell_m, axis=0)
         for _ in range(25):
             step = _fit_step(
-                (smooth if sigma_cells > 2 else z, *slopes), west, north, cell_m, (few, middle, p, tolerance_m)
+                (smooth if sigma_cells > 2 else z, *slopes), west, north, cell_m, (few, middle, p, tolerance_m), bend
             )
             p = p + step
             if np.abs(step[:3]).max() < 1e-4 and np.abs(step[3:]).max() < 1e-6:
@@ -95,11 +98,11 @@ def fit(z: NDArray[np.float32], west: float, north: float, cell_m: float, cells:
 def _first_guess(smooth: F64, west: float, north: float, cell_m: float, reference: tuple[F64, F64]) -> F64:
     """Shift and scale of the smallest median height difference, by trying: photos' GPS may be metres off."""
     cells, middle = reference
-    best, least = np.zeros(7), np.inf
+    best, least = np.zeros(10), np.inf
     for scale in np.linspace(0.95, 1.05, 11):
         for x in np.arange(-6.0, 6.1, 0.75):
             for y in np.arange(-6.0, 6.1, 0.75):
-                p = np.array([x, y, 0, 0, 0, 0, np.log(scale)])
+                p = np.array([x, y, 0, 0, 0, 0, np.log(scale), 0, 0, 0])
                 moved = transform(p, middle, cells)
                 d = moved[:, 2] - sample(smooth, west, north, cell_m, moved[:, :2])
                 d = d[np.isfinite(d)]
@@ -111,7 +114,12 @@ def _first_guess(smooth: F64, west: float, north: float, cell_m: float, referenc
 
 
 def _fit_step(
-    surfaces: tuple[F64, F64, F64], west: float, north: float, cell_m: float, at: tuple[F64, F64, F64, float]
+    surfaces: tuple[F64, F64, F64],
+    west: float,
+    north: float,
+    cell_m: float,
+    at: tuple[F64, F64, F64, float],
+    bend: bool,
 ) -> F64:
     """One Gauss-Newton step with Tukey weights; `at`: reference cells, their middle, parameters, tolerance (m)."""
     cells, middle, p, tolerance_m = at
@@ -122,15 +130,23 @@ def _fit_step(
     q, gx, gy, d = (cells - middle)[ok], gx[ok], gy[ok], d[ok]
     shift = np.column_stack([-gx, -gy, np.ones(len(q))])
     moves = [np.cross(axis, q) for axis in np.eye(3)] + [q]
-    a = np.column_stack([shift] + [(shift * m).sum(axis=1) for m in moves])
+    a = np.column_stack([shift] + [(shift * m).sum(axis=1) for m in moves] + ([_trend(q)] if bend else []))
     w = (1 - (d / tolerance_m) ** 2) ** 2
-    return np.asarray(np.linalg.lstsq((a * w[:, None]).T @ a, -(a * w[:, None]).T @ d, rcond=None)[0])
+    found = np.linalg.lstsq((a * w[:, None]).T @ a, -(a * w[:, None]).T @ d, rcond=None)[0]
+    return np.concatenate([found, np.zeros(10 - len(found))])
+
+
+def _trend(q: F64) -> F64:
+    x, y = q[:, 0] / 50.0, q[:, 1] / 50.0
+    return np.column_stack([x * x, x * y, y * y])
 
 
 def transform(p: F64, middle: F64, xyz: F64) -> F64:
     q = xyz - middle
     rotated = q + np.cross(np.broadcast_to(p[3:6], q.shape), q)
-    return np.asarray(rotated * np.exp(p[6]) + middle + p[:3])
+    moved = rotated * np.exp(p[6]) + middle + p[:3]
+    moved[:, 2] += _trend(q) @ p[7:]
+    return np.asarray(moved)
 
 
 def compare(z: NDArray[np.float32], west: float, north: float, cell_m: float, xyz: F64) -> tuple[Comparison, F64]:
@@ -143,14 +159,17 @@ def compare(z: NDArray[np.float32], west: float, north: float, cell_m: float, xy
     d = sample(z, west, north, cell_m, moved[:, :2]) - moved[:, 2]
     ok = np.isfinite(d)
     bias = float(np.median(d[ok]))
-    flat, bend_m = without_bend(moved[ok], d[ok])
+    # Again with a quadratic height trend among the fit's unknowns: what is left is not how the two blocks are bent.
+    p2, straight = fit(z, west, north, cell_m, cells, bend=True)
+    flat = sample(z, west, north, cell_m, straight[:, :2]) - straight[:, 2]
+    flat = flat[np.isfinite(flat)]
     result = Comparison(
         cells=len(cells),
         complete=float(ok.mean()),
         nmad_m=float(1.4826 * np.median(np.abs(d[ok] - bias))),
         bias_m=bias,
         off_share=float((np.abs(d[ok]) > 0.3).mean()),
-        bend_m=bend_m,
+        bend_m=(float(-p2[7]), float(-p2[9])),
         flat_nmad_m=float(1.4826 * np.median(np.abs(flat - np.median(flat)))),
         flat_off_share=float((np.abs(flat) > 0.3).mean()),
         scale=float(np.exp(p[6])),
@@ -158,20 +177,6 @@ def compare(z: NDArray[np.float32], west: float, north: float, cell_m: float, xy
         tilt_deg=float(np.degrees(np.hypot(p[3], p[4]))),
     )
     return result, np.column_stack([moved, d])
-
-
-def without_bend(xyz: F64, difference: F64) -> tuple[F64, tuple[float, float]]:
-    """Height differences (n,) less their robust quadratic trend, and what the trend's bend comes to 50 m from the middle, m."""
-    x, y = ((xyz[:, :2] - np.median(xyz[:, :2], axis=0)) / 50.0).T
-    terms = np.column_stack([np.ones(len(x)), x, y, x * x, x * y, y * y])
-    weight = np.ones(len(x))
-    for _ in range(20):
-        w = weight[:, None]
-        found = np.linalg.lstsq((terms * w).T @ terms, (terms * w).T @ difference, rcond=None)[0]
-        left = difference - terms @ found
-        scatter = 1.4826 * float(np.median(np.abs(left)))
-        weight = 1.0 / (1.0 + (left / (2.0 * scatter)) ** 2)
-    return left, (float(found[3]), float(found[5]))
 
 
 def main() -> None:
