@@ -28,9 +28,8 @@ def priors_of(w: World, gps_sigma_m: float = 0.3) -> Priors:
     rng = np.random.default_rng(4)
     gps = w.scene.centres + rng.normal(0, gps_sigma_m, w.scene.centres.shape)
     rows = np.array([pack(c) for c in w.scene.cameras])
-    return Priors(
-        gps, np.full(gps.shape, gps_sigma_m), rows, np.tile([60, 30, 30, 0.2, 0.2, 0.2, 0.01, 0.01], (len(rows), 1))
-    )
+    sigma = np.tile([60, 30, 30, 0.2, 0.2, 0.2, 0.01, 0.01], (len(rows), 1))
+    return Priors(gps, np.full(gps.shape, gps_sigma_m), rows, sigma, np.ones_like(rows))
 
 
 def test_the_kernels_project_as_the_scene_does():

@@ -30,12 +30,14 @@ class Priors:
     """What is known besides the photos.
 
     gps, gps_sigma: (n, 3) world metres; NaN rows for photos without. rows, row_sigma: (c, 8) intrinsics and how far they may go.
+    row_beyond: (c, 8) by how much a prior's weight grows for what lies beyond one sigma; 1 is a plain Gaussian.
     """
 
     gps: F64
     gps_sigma: F64
     rows: F64
     row_sigma: F64
+    row_beyond: F64
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,15 @@ def _cost(cameras: Cameras, points: F64, tracks: Tracks, priors: Priors, scale_p
     )
     squared, _ = _gps_miss(cameras, priors)
     total += 0.5 * GPS_SCALE**2 * np.log1p(squared / GPS_SCALE**2).sum()
-    total += 0.5 * (((c.rows - priors.rows) / priors.row_sigma) ** 2).sum()
+    miss, beyond = _row_miss(c, priors)
+    total += 0.5 * (miss**2 + (priors.row_beyond - 1.0) * beyond**2).sum()
     return float(total)
+
+
+def _row_miss(cameras: Cameras, priors: Priors) -> tuple[F64, F64]:
+    """(c, 8) miss of the intrinsics in sigmas, and the part of it that lies beyond one sigma."""
+    miss = (cameras.rows - priors.rows) / priors.row_sigma
+    return miss, np.sign(miss) * np.maximum(np.abs(miss) - 1.0, 0.0)
 
 
 def _gps_miss(cameras: Cameras, priors: Priors) -> tuple[F64, F64]:
@@ -193,10 +202,12 @@ def _add_priors(
     for a in range(3):
         blocks[diagonal, 3 + a, 3 + a] += weight[:, a]
     g_pose[:, 3:] += weight * miss
-    information = 1.0 / priors.row_sigma**2
+    row_miss, beyond = _row_miss(cameras, priors)
+    steeper = priors.row_beyond - 1.0
+    curvature = (1.0 + steeper * (beyond != 0)) / priors.row_sigma**2
     for k in range(len(corner)):
-        corner[k, k] += np.diag(information[k])
-    g_camera += information * (cameras.rows - priors.rows)
+        corner[k, k] += np.diag(curvature[k])
+    g_camera += (row_miss + steeper * beyond) / priors.row_sigma
 
 
 def _solve(

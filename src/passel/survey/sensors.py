@@ -11,7 +11,7 @@ from importlib import resources
 from passel.survey.facts import PhotoFacts
 
 _FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
-_SIGMA_XMP, _SIGMA_35MM, _SIGMA_FOCAL_PLANE, _SIGMA_SENSOR, _SIGMA_GUESS = 0.02, 0.05, 0.04, 0.05, 0.3
+_SIGMA_XMP, _SIGMA_35MM, _SIGMA_FOCAL_PLANE, _SIGMA_SENSOR, _SIGMA_GUESS = 0.02, 0.03, 0.04, 0.05, 0.3
 _GUESS_PER_LONGEST_SIDE = 0.85
 _SAME_ASPECT = 0.03
 _VIDEO_ASPECT = 1.65  # wider than any photo sensor: 16:9 is cut out of 4:3 or 3:2
