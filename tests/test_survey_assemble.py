@@ -72,7 +72,7 @@ def test_three_by_two_sensor_cut_to_four_by_three() -> None:
 
 
 def test_contradicting_sources_widen_the_sigma() -> None:
-    assert focal_prior(facts("a.jpg")).sigma == pytest.approx(0.05)
+    assert focal_prior(facts("a.jpg")).sigma == pytest.approx(0.03)
     assert focal_prior(facts("a.jpg", focal35_mm=28.0)).sigma > 0.2
 
 
