@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from passel.errors import ReconstructionError
+from passel.errors import PasselError, ReconstructionError
 from passel.pipeline import plan_cameras as plan
 from passel.pipeline.events import Artifact, OnEvent, Outcome
 from passel.pipeline.executor import Executor
@@ -79,16 +79,23 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     mapped = _judged(job, found, list(zip(split.submodels, mapping)), outcomes, calibration, executor, on_event)
     good = [m for m in mapped if m.step is not None]
     if not good:
-        raise ReconstructionError(
-            f"The cameras could not be found: {mapped[0].why or 'no mapper placed the photos'}",
-            f"{len(job.survey.photos)} photos",
-            "photos must overlap by 60 % or more; check that they are sharp and of one place",
-        )
+        raise _nothing_mapped(job, mapped, first_failure(mapping, outcomes))
     aligned = plan.align_step(job, [m.submodel for m in good], [m.step for m in good if m.step])
     adjusted = plan.adjust_step(job, found, aligned)
     end = run_all(executor, [aligned, adjusted], on_event)
     return CamerasFound(
         tuple(mapped), end[aligned.digest], end[adjusted.digest], adjusted, tuple(done[s.digest] for s in features)
+    )
+
+
+def _nothing_mapped(job: Job, mapped: Sequence[MappedSubmodel], broken: PasselError | None) -> PasselError:
+    """The error when no submodel stands. broken: the first mapping that ended without any result, which is no fault of the photos."""
+    if broken is not None:
+        return broken
+    return ReconstructionError(
+        f"The cameras could not be found: {mapped[0].why or 'no mapper placed the photos'}",
+        f"{len(job.survey.photos)} photos",
+        "photos must overlap by 60 % or more; check that they are sharp and of one place",
     )
 
 

@@ -74,11 +74,12 @@ def write_database(
                 db.write_pose_prior(prior)
             ids.append(image.image_id)
         for m in matches:
-            db.write_two_view_geometry(ids[m.first], ids[m.second], _two_view(m))
+            db.write_two_view_geometry(ids[m.first], ids[m.second], two_view(m))
     return ids
 
 
-def _two_view(m: PairMatches) -> pycolmap.TwoViewGeometry:
+def two_view(m: PairMatches) -> pycolmap.TwoViewGeometry:
+    """The pair as COLMAP knows it, its pose not yet estimated."""
     made = pycolmap.TwoViewGeometry()
     made.config = pycolmap.TwoViewGeometryConfiguration(m.config)
     made.E, made.F, made.H = m.E, m.F, m.H

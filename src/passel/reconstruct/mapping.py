@@ -19,6 +19,7 @@ from passel.geo.similarity import fit_similarity_robust
 from passel.reconstruct.colmap_db import DbPhoto, write_database
 from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import Intrinsics, Scene
+from passel.reconstruct.two_photos import scene_of_two
 
 SEED = 1
 ONE_PLACE_M = 0.1  # positions no farther apart than this tell no size: the receiver stood still
@@ -46,6 +47,8 @@ def map_photos(work: MappingInput, mapper: Mapper, scratch: Path) -> Scene | Non
     """The largest model found, in an arbitrary frame; None when there is none. Photos with too few points are dropped."""
     pycolmap.logging.minloglevel = 2
     pycolmap.set_random_seed(SEED)
+    if len(work.photos) == 2:
+        return scene_of_two(work.cameras, (work.photos[0], work.photos[1]), work.matches)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         database = Path(folder) / "db"
         ids = write_database(database, work.cameras, work.photos, work.matches)

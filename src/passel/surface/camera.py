@@ -98,20 +98,37 @@ def reach_m(view: View, z_low_m: float) -> float:
     return float(height * np.tan(min(tilt, 1.4)))
 
 
-def photos_seeing(views: Sequence[View], bounds: Bounds, z_range_m: tuple[float, float]) -> list[str]:
-    """Names of the photos that see any of a rectangle of ground between two heights (map metres), sorted."""
-    found = []
-    middle = np.array([(bounds.west + bounds.east) / 2, (bounds.south + bounds.north) / 2])
-    half = np.hypot(bounds.east - bounds.west, bounds.north - bounds.south) / 2
-    x, y = np.meshgrid(np.linspace(bounds.west, bounds.east, 17), np.linspace(bounds.south, bounds.north, 17))
-    ground = [np.column_stack([x.ravel(), y.ravel(), np.full(x.size, z)]) for z in sorted(set(z_range_m))]
-    xyz = np.concatenate(ground)
-    for view in views:
-        if np.hypot(*(view.centre[:2] - middle)) > half + reach_m(view, z_range_m[0]):
-            continue
-        if sees(view, xyz).any():
-            found.append(view.photo)
-    return sorted(found)
+class ViewFinder:
+    """Which photos see a rectangle of ground: the views gathered once for the thousands of tiles that ask.
+
+    z_range_m: lowest and highest ground, map metres.
+    """
+
+    def __init__(self, views: Sequence[View], z_range_m: tuple[float, float]) -> None:
+        self._names = [v.photo for v in views]
+        self._packed = np.array([packed(v) for v in views]).reshape(-1, PACKED)
+        self._sizes = np.array([(v.intrinsics.width_px, v.intrinsics.height_px) for v in views], float).reshape(-1, 2)
+        self._centres = np.array([v.centre[:2] for v in views]).reshape(-1, 2)
+        self._reach_m = np.array([reach_m(v, z_range_m[0]) for v in views])
+        self._heights = sorted(set(z_range_m))
+
+    def seeing(self, bounds: Bounds) -> list[str]:
+        """Names of the photos that see any of the rectangle, sorted."""
+        middle = np.array([(bounds.west + bounds.east) / 2, (bounds.south + bounds.north) / 2])
+        half = np.hypot(bounds.east - bounds.west, bounds.north - bounds.south) / 2
+        near = np.flatnonzero(np.hypot(*(self._centres - middle).T) <= half + self._reach_m)
+        x, y = np.meshgrid(np.linspace(bounds.west, bounds.east, 17), np.linspace(bounds.south, bounds.north, 17))
+        xyz = np.concatenate([np.column_stack([x.ravel(), y.ravel(), np.full(x.size, z)]) for z in self._heights])
+        return sorted(self._names[i] for i in near if _any_inside(self._packed[i], self._sizes[i], xyz))
+
+
+@njit(cache=True, nogil=True)
+def _any_inside(p: F64, size: F64, xyz: F64) -> bool:
+    for k in range(len(xyz)):
+        u, v = project(p, xyz[k, 0], xyz[k, 1], xyz[k, 2])
+        if u >= 0.0 and v >= 0.0 and u <= size[0] - 1.0 and v <= size[1] - 1.0:
+            return True
+    return False
 
 
 def heights_above_ground_m(views: Sequence[View], points: F64) -> F64:

@@ -132,7 +132,7 @@ def _mapped(
     local = tuple(replace(m, first=place[m.first], second=place[m.second]) for m in found)
     scene = map_photos(MappingInput(cameras, photos, local, not calibrated), Mapper(params.mapper), scratch)
     if scene is None:
-        return None, Verdict((Gate("photos placed", 0, 2, False),))
+        return None, Verdict((Gate("photos placed together", 0, 2, False),))
     rows = [index[n] for n in scene.photos]
     scene = placed_by_gps(scene, gps[rows], sigma[rows])
     held = survey_priors(survey, params.lens)
