@@ -22,8 +22,9 @@ FIT_CELLS = 60000
 class Comparison:
     """cells: 0.1 m cells that hold reference points. complete: share of them filled. nmad_m, bias_m: of the height differences.
 
-    off_share: share of the filled cells more than 0.3 m off. bend_m: with a quadratic height trend in the fit, how far
-    it rises or falls 50 m east and north of the middle: how differently the two blocks are bent; flat_nmad_m, flat_off_share: then. scale, shift_m, tilt_deg: of the fit (reference from ours).
+    off_share: share of the filled cells more than 0.3 m off. scale, shift_m, tilt_deg: of the fit (reference from ours).
+    bend_m: with a quadratic height trend in the fit, how far it rises or falls 50 m east and north of the middle: how differently the
+    two blocks are bent; flat_nmad_m, flat_off_share: the same numbers then.
     """
 
     cells: int

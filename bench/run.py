@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+import plan
 from commands import Command, remembered, run
 from passel.errors import PasselError
 from results import Check, SurveyResult
@@ -25,26 +26,34 @@ from table import summary
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+PLAN = "plan"
 
 
 def main() -> int:
     arguments = _arguments()
     chosen = [b for b in BENCHES if not arguments.surveys or any(b.name.startswith(s) for s in arguments.surveys)]
+    if not arguments.surveys or PLAN in arguments.surveys:
+        print(f"{PLAN}:", flush=True)
+        _tell(SurveyResult(PLAN, about(), "", tuple(plan.measure()), ()), arguments.results)
     for bench in chosen:
-        result = _bench(bench, arguments.out, arguments.measure_only)
-        result.save(arguments.results)
-        every = [arguments.results / f"{b.name}.json" for b in BENCHES]
-        table = summary([SurveyResult.load(p) for p in every if p.is_file()])
-        (arguments.results / "summary.md").write_text(table, encoding="utf-8")
-        for check in result.checks:
-            wanted = "" if check.wanted is None else f"(wanted {check.sign} {check.wanted:g}) {check.verdict}"
-            print(f"  {check.run}: {check.what}: {check.reached:.4g} {check.unit} {wanted}", flush=True)
+        _tell(_bench(bench, arguments.out, arguments.measure_only), arguments.results)
     print(f"Written: {arguments.results / 'summary.md'}")
     return 0
 
 
+def _tell(result: SurveyResult, folder: Path) -> None:
+    """Save a result, renew the table of all, print what was reached."""
+    result.save(folder)
+    every = [folder / f"{name}.json" for name in (PLAN, *(b.name for b in BENCHES))]
+    table = summary([SurveyResult.load(p) for p in every if p.is_file()])
+    (folder / "summary.md").write_text(table, encoding="utf-8")
+    for check in result.checks:
+        wanted = "" if check.wanted is None else f"(wanted {check.sign} {check.wanted:g}) {check.verdict}"
+        print(f"  {check.run}: {check.what}: {check.reached:.4g} {check.unit} {wanted}", flush=True)
+
+
 def _arguments() -> argparse.Namespace:
-    names = ", ".join(b.name for b in BENCHES)
+    names = ", ".join((PLAN, *(b.name for b in BENCHES)))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("surveys", nargs="*", help=f"which (default: all): {names}; beginnings are enough")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="folder for the maps (kept)")
@@ -52,7 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--measure-only", action="store_true", help="measure the maps that lie in --out, run nothing")
     arguments = parser.parse_args()
     for s in arguments.surveys:
-        if not any(b.name.startswith(s) for b in BENCHES):
+        if s != PLAN and not any(b.name.startswith(s) for b in BENCHES):
             parser.error(f"unknown survey {s!r}; there are: {names}")
     arguments.out = arguments.out.absolute()
     return arguments

@@ -12,7 +12,7 @@ import surface_world as world
 from passel.geo.grid import Bounds, Grid, Tile, Window, tiles_over
 from passel.surface import coarse as coarse_of
 from passel.surface.blocks import blocks_of
-from passel.surface.camera import choose_resolution, photos_seeing
+from passel.surface.camera import ViewFinder, choose_resolution
 from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
 from passel.surface.colour import Gains, solve_gains
@@ -182,9 +182,9 @@ def test_resolution_ground_and_photos_of_a_tile() -> None:
     ground = survey_ground(views, points, GRID, 128)
     assert 9 <= len(ground.tiles) <= 25
     far = Bounds(18.0, 18.0, 19.0, 19.0)
-    names = photos_seeing(views, far, ground.z_range_m)
+    names = ViewFinder(views, ground.z_range_m).seeing(far)
     assert 0 < len(names) < 8
-    assert photos_seeing(views, Bounds(500, 500, 510, 510), ground.z_range_m) == []
+    assert ViewFinder(views, ground.z_range_m).seeing(Bounds(500, 500, 510, 510)) == []
 
 
 def test_quick_look_shows_the_middle(made: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -313,11 +312,8 @@ def test_bad_cameras_files_are_explained(text: str, words: str) -> None:
 # --- scale and real data --------------------------------------------------------------------------------------------------
 
 
-def test_twelve_thousand_photos_are_checked_in_seconds() -> None:
-    photos = plain_flight(100, 120)
-    start = time.process_time()
-    survey = survey_of(photos)
-    assert time.process_time() - start < 5.0  # CPU seconds
+def test_twelve_thousand_photos_have_nothing_to_find() -> None:
+    survey = survey_of(plain_flight(100, 120))
     assert len(survey.photos) == 12_000
     assert survey.findings == ()
 

@@ -22,7 +22,7 @@ from passel.pipeline.steps.ground import (
 )
 from passel.pipeline.steps.products import MergeParams
 from passel.reconstruct.scene import Scene, View, views_in_map
-from passel.surface.camera import choose_resolution, photos_seeing
+from passel.surface.camera import ViewFinder, choose_resolution
 from passel.surface.coarse import COARSE_FACTOR, COARSE_MARGIN
 from passel.surface.extent import SurveyGround, survey_ground
 from passel.surface.fine import MARGIN_CELLS
@@ -140,10 +140,11 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
     base: Inputs = (("survey", job.survey_file), ("views", ArtifactInput(views.digest)))
     coarse_grid = Grid(ground.cell_m * COARSE_FACTOR, ground.offset_m)
     window = _coarse_window(ground.ground.window)
+    finder = ViewFinder(ground.views, ground.ground.z_range_m)
     coarse_tiles = []
     for tile in tiles_over(window, COARSE_CORE_CELLS):
         bounds = coarse_grid.bounds(tile.padded(COARSE_MARGIN))
-        names = photos_seeing(ground.views, bounds, ground.ground.z_range_m)
+        names = finder.seeing(bounds)
         if names:
             coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, [plate_of[n] for n in names]))
     coarse = Step(
@@ -186,10 +187,11 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
     """One step a ground tile, with only the photos that can see it."""
     photos = {p.name: p for p in job.survey.photos}
     plate_of = {v.photo: p for v, p in zip(ground.views, surface.plates)}
+    finder = ViewFinder(ground.views, ground.ground.z_range_m)
     steps = []
     for tile in ground.ground.tiles:
         bounds = ground.grid.bounds(tile.padded(MARGIN_CELLS))
-        names = photos_seeing(ground.views, bounds, ground.ground.z_range_m)
+        names = finder.seeing(bounds)
         if len(names) < 2:
             continue
         params = TileParams(

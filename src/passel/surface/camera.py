@@ -110,24 +110,37 @@ class ViewFinder:
         self._sizes = np.array([(v.intrinsics.width_px, v.intrinsics.height_px) for v in views], float).reshape(-1, 2)
         self._centres = np.array([v.centre[:2] for v in views]).reshape(-1, 2)
         self._reach_m = np.array([reach_m(v, z_range_m[0]) for v in views])
-        self._heights = sorted(set(z_range_m))
+        self._heights = np.unique(np.array(z_range_m, float))
 
     def seeing(self, bounds: Bounds) -> list[str]:
         """Names of the photos that see any of the rectangle, sorted."""
         middle = np.array([(bounds.west + bounds.east) / 2, (bounds.south + bounds.north) / 2])
         half = np.hypot(bounds.east - bounds.west, bounds.north - bounds.south) / 2
         near = np.flatnonzero(np.hypot(*(self._centres - middle).T) <= half + self._reach_m)
-        x, y = np.meshgrid(np.linspace(bounds.west, bounds.east, 17), np.linspace(bounds.south, bounds.north, 17))
-        xyz = np.concatenate([np.column_stack([x.ravel(), y.ravel(), np.full(x.size, z)]) for z in self._heights])
-        return sorted(self._names[i] for i in near if _any_inside(self._packed[i], self._sizes[i], xyz))
+        corners = np.array([bounds.west, bounds.south, bounds.east, bounds.north])
+        return sorted(
+            self._names[i]
+            for i in near
+            if _sees_any(self._packed[i], self._sizes[i], self._reach_m[i], corners, self._heights)
+        )
 
 
 @njit(cache=True, nogil=True)
-def _any_inside(p: F64, size: F64, xyz: F64) -> bool:
-    for k in range(len(xyz)):
-        u, v = project(p, xyz[k, 0], xyz[k, 1], xyz[k, 2])
-        if u >= 0.0 and v >= 0.0 and u <= size[0] - 1.0 and v <= size[1] - 1.0:
-            return True
+def _sees_any(p: F64, size: F64, reach: float, corners: F64, heights: F64) -> bool:
+    """Whether a photo sees any of 17 x 17 places of the rectangle (west, south, east, north) at the heights.
+
+    Only of its part about the photo: a rectangle may be so large that the photo would slip between places spread over all of it.
+    """
+    west, south = max(corners[0], p[9] - reach), max(corners[1], p[10] - reach)
+    east, north = min(corners[2], p[9] + reach), min(corners[3], p[10] + reach)
+    if west > east or south > north:
+        return False
+    for z in heights:
+        for i in range(17):
+            for j in range(17):
+                u, v = project(p, west + (east - west) * i / 16.0, south + (north - south) * j / 16.0, z)
+                if u >= 0.0 and v >= 0.0 and u <= size[0] - 1.0 and v <= size[1] - 1.0:
+                    return True
     return False
 
 

@@ -26,7 +26,7 @@ POINTS_WITHIN = 0.4  # of the flying height: ground farther from any point is no
 class SurveyGround:
     """window: of the matching lattice around all mapped ground; tiles: those that hold any, row by row.
 
-    z_range_m: lowest and highest ground, with what points cannot show (for `photos_seeing`).
+    z_range_m: lowest and highest ground, with what points cannot show (for `ViewFinder`).
     """
 
     window: Window
