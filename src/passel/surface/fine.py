@@ -27,6 +27,7 @@ from passel.surface.plate import Plate
 from passel.surface.refine import refine
 
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 
 BLOCK_CELLS = 128
@@ -34,6 +35,8 @@ MARGIN_CELLS = BLOCK_CELLS  # ≥ 100: beyond it a neighbour's smoothing does no
 REFINED_RIM_CELLS = 16
 REFINING_STEPS_CELLS = (0.4, 0.2)
 LEAST_SCORE = 0.2
+REACH = 4  # height steps tried beyond those of the coarser level around
+WIDE_REACH = 20  # where that is only filled in
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,14 @@ def match_tile(
     padded = tile.padded(MARGIN_CELLS)
     start = coarse.over(_divided(padded, COARSE_FACTOR).grown(4))
     planes = block_planes(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
+    known = coarse.valid_over(_divided(padded, COARSE_FACTOR).grown(4))
+    # where the coarse surface is a guess (rims of the survey, mostly) the search is wide
+    reach: int | I32 = np.where(cv2.erode(known, np.ones((3, 3), np.uint8)) > 0, REACH, WIDE_REACH).astype(np.int32)
     z, inner = start, (slice(8, -8), slice(8, -8))
     for factor in (4, 2, 1):
         dz = grid.resolution_m * factor
-        lowest, count = ranges_around(z, 2, dz, 4)
+        lowest, count = ranges_around(z, 2, dz, reach)
+        reach = REACH
         level = Level(
             Grid(dz, grid.offset_m), _divided(padded, factor), BLOCK_CELLS // factor, dz,
             np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner]),

@@ -58,10 +58,10 @@ class Heights:
     edge: U8
 
 
-def ranges_around(z: F32, factor: int, dz_m: float, reach: int, most: int = MOST_HEIGHTS) -> tuple[I32, I32]:
+def ranges_around(z: F32, factor: int, dz_m: float, reach: int | I32, most: int = MOST_HEIGHTS) -> tuple[I32, I32]:
     """Heights to try on a lattice `factor` times finer than z (no NaN): the span of the 5 x 5 neighbourhood and `reach` steps more.
 
-    Where that is more than `most` steps, it is cut around the cell's own height.
+    reach: one for all or (rows, cols) of z. Where the span is more than `most` steps, it is cut around the cell's own height.
     """
     smooth = cv2.medianBlur(np.ascontiguousarray(z, np.float32), 5)
     kernel = np.ones((5, 5), np.uint8)
