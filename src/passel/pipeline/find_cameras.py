@@ -16,6 +16,7 @@ from passel.pipeline.step import Step
 from passel.survey.submodel import SplitPlan, Submodel
 
 MAPPERS = ("global", "incremental")
+TOLD_TILT_DEG = 3.0  # more than a gimbal may be off
 SMALLEST_HALF = 6  # a submodel of fewer core photos is not split again
 
 
@@ -51,10 +52,24 @@ class CamerasFound:
             if m.status == "quarantined"
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found about the survey's positions, in words."""
+        tilt_deg = float(self.adjusted.manifest.fact("tilt_by_altitudes_deg"))
+        if tilt_deg < TOLD_TILT_DEG:
+            return ()
+        return (
+            f"The photos' GPS altitudes would tilt the map by {tilt_deg:.0f}° against the cameras' own angles: "
+            "they set only its mean height",
+        )
 
-def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEvent) -> CamerasFound:
-    """Features to adjusted scene. Raises ReconstructionError when no submodel stands."""
+
+def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEvent) -> CamerasFound | None:
+    """Features to adjusted scene; None when the user wants an earlier end. Raises ReconstructionError when no submodel stands."""
     features = plan.feature_steps(job)
+    if job.ends_with("features"):
+        run_all(executor, features, on_event)
+        return None
     if plan.needs_looks(job):
         looks = plan.looks_step(features)
         made = run_all(executor, [*features, looks], on_event)
@@ -66,10 +81,13 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     first = MAPPERS[0] if len(job.survey.photos) > 4 else MAPPERS[1]
     mapping = plan.submodel_steps(job, found, split.submodels, first, calibration)
     needed = [*features, *found.matches]
+    calibration = None if job.ends_with("matches") else calibration
     outcomes = executor.run([*needed, *([calibration] if calibration else [])], on_event)
     failed = first_failure(needed, outcomes)
     if failed is not None:
         raise failed
+    if job.ends_with("calibration"):
+        return None
     done = {d: o for d, o in outcomes.items() if isinstance(o, Artifact)}
     if calibration and not _passed(outcomes[calibration.digest]):
         # A sample that maps badly must not shape every submodel: each then calibrates itself, from the metadata.
@@ -80,6 +98,8 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     good = [m for m in mapped if m.step is not None]
     if not good:
         raise _nothing_mapped(job, mapped, first_failure(mapping, outcomes))
+    if job.ends_with("mapping"):
+        return None
     aligned = plan.align_step(job, [m.submodel for m in good], [m.step for m in good if m.step])
     adjusted = plan.adjust_step(job, found, aligned)
     end = run_all(executor, [aligned, adjusted], on_event)

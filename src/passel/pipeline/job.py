@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from passel.errors import PasselError
+from passel.option_table import STAGES
 from passel.options import Options
 from passel.pipeline.events import Artifact, OnEvent, Outcome, StepFailure
 from passel.pipeline.executor import Executor
@@ -52,6 +53,10 @@ class Job:
         text = bare.as_json()
         write_text(path, text)
         return Job(survey, FileInput(str(path.absolute()), hashlib.sha256(text.encode()).hexdigest()), options)
+
+    def ends_with(self, stage: str) -> bool:
+        """Whether the user wants nothing after this stage."""
+        return STAGES.index(self.options.end_with) <= STAGES.index(stage)
 
 
 def photo_input(photo: Photo) -> FileInput:

@@ -34,19 +34,24 @@ class ProductsMade:
 
 def make_products(
     job: Job, cameras: CamerasFound, layout: Layout, executor: Executor, on_event: OnEvent
-) -> ProductsMade:
-    """Tiles, merge, files in the output folder. A tile that fails leaves a hole that is told, unless all fail."""
+) -> ProductsMade | None:
+    """Tiles, merge, files in the output folder; None when the user wants an earlier end. A tile that fails leaves a hole that is told,
+    unless all fail."""
     scene = Scene.load(cameras.adjusted.path)
     ground = plan.ground_of(job, scene)
     surface = plan.surface_steps(job, ground, cameras.adjusted_step)
     early = run_all(executor, surface.all, on_event)
     publish(early[surface.quick.digest].path / "quick.png", layout.first_look)
+    if job.ends_with("coarse"):
+        return None
     tiles = plan.tile_steps(job, ground, surface)
     outcomes = executor.run(tiles, on_event)
     made = [t for t in tiles if isinstance(outcomes[t.digest], Artifact)]
     if not made:
         run_all(executor, tiles, on_event)  # raises the first cause
     lost = tuple(f"tile {t.name} could not be made" for t in tiles if t not in made)
+    if job.ends_with("tiles"):
+        return None
     products = plan.product_steps(job, cameras.adjusted_step, made)
     done = run_all(executor, products.all, on_event)
     _publish_all(products, done, layout)
@@ -103,7 +108,12 @@ def report(
         stages=tuple(
             StageRow(s.stage, s.made + s.reused, s.reused, s.cpu_seconds, s.wall_seconds, s.peak_rss_mb) for s in stages
         ),
-        findings=(*lost, *finding_rows(job.survey, split), *(FindingRow("note", n) for n in made.notes)),
+        findings=(
+            *lost,
+            *finding_rows(job.survey, split),
+            *(FindingRow("warning", n) for n in cameras.notes),
+            *(FindingRow("note", n) for n in made.notes),
+        ),
     )
     pictures = (
         ("Orthophoto", layout.orthophoto_preview),

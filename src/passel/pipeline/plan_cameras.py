@@ -153,7 +153,7 @@ def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str
     )
     n = len(submodel.photos)
     return Step(
-        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 4, params, inputs,
+        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 6, params, inputs,
         memory_mb=600 + 4 * n, limit_s=1800 + 30.0 * n,
     )  # fmt: skip
 
@@ -177,4 +177,4 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("matches", found.matches),
     )
     memory = int(500 + 1.5 * len(job.survey.photos))
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 4, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 7, params, inputs, memory_mb=memory, limit_s=24 * 3600)

@@ -22,7 +22,7 @@ from passel.pipeline.progress import Progress
 from passel.pipeline.run_log import RunLog
 from passel.pipeline.step import FileInput, Step
 from passel.pipeline.steps.survey import InspectParams, load_batch
-from passel.pipeline.store import Store
+from passel.pipeline.store import Store, storage_error
 from passel.products.layout import Layout, write_text
 from passel.products.plan_picture import plan_picture
 from passel.survey.assemble import DEFAULT_GPS_SIGMA_M, assemble_survey, overlap_reach_m
@@ -73,10 +73,6 @@ class _Run:
     log: RunLog
     on_event: OnEvent
 
-    def ends_with(self, stage: str) -> bool:
-        """Whether the user wants nothing after this stage."""
-        return STAGES.index(self.request.options.end_with) <= STAGES.index(stage)
-
 
 def run_job(request: RunRequest, make_executor: MakeExecutor) -> RunResult:
     """Make the map. What is in the output's store already is not made again. Raises PasselError."""
@@ -102,6 +98,9 @@ def run_job(request: RunRequest, make_executor: MakeExecutor) -> RunResult:
         except PasselError as e:
             log.close(f"failed: {e}")
             raise
+        except OSError as e:
+            log.close(f"failed: {e}")
+            raise storage_error(e, request.output) from e
         finally:
             executor.close()
         log.close("done")
@@ -122,24 +121,33 @@ def _run(run: _Run) -> RunResult:
     started_s = time.monotonic()
     survey = _survey(run)
     run.progress.say(describe_survey(survey))
-    if run.ends_with("survey"):
-        return _ended(run, "survey")
     job = Job.of(survey, run.request.options, run.project)
+    if job.ends_with("survey"):
+        return _ended(run)
     split = _split(run, survey)
-    if run.ends_with("split"):
-        return _ended(run, "split")
+    if job.ends_with("split"):
+        return _ended(run)
     cameras = find_cameras(job, split, run.executor, run.on_event)
-    if run.ends_with("align"):
-        return _ended(run, "align", cameras.holes)
+    if cameras is None:
+        return _ended(run)
+    for note in cameras.notes:
+        run.progress.say(f"! {note}")
+    if job.ends_with("align"):
+        return _ended(run, cameras.holes)
     made = make_products(job, cameras, run.layout, run.executor, run.on_event)
-    report(job, split, cameras, made, run.layout, run.log.stages(), time.monotonic() - started_s)
-    return RunResult(
-        run.request.output, _last_words(run, cameras, len(survey.photos)), (*cameras.holes, *made.lost_tiles)
-    )
+    if made is None:
+        return _ended(run, cameras.holes)
+    for note in made.notes:
+        run.progress.say(f"· {note}")
+    holes = (*cameras.holes, *made.lost_tiles)
+    if not job.ends_with("merge"):
+        report(job, split, cameras, made, run.layout, run.log.stages(), time.monotonic() - started_s)
+    return RunResult(run.request.output, _last_words(run, job, cameras), holes)
 
 
-def _ended(run: _Run, stage: str, holes: tuple[str, ...] = ()) -> RunResult:
-    return RunResult(run.request.output, f"Ended after the stage {stage!r}, as asked: no map was made.", holes)
+def _ended(run: _Run, holes: tuple[str, ...] = ()) -> RunResult:
+    words = f"Ended after the stage {run.request.options.end_with!r}, as asked: no map was made."
+    return RunResult(run.request.output, words, holes)
 
 
 def _survey(run: _Run) -> Survey:
@@ -192,6 +200,7 @@ def _split(run: _Run, survey: Survey) -> SplitPlan:
     return plan
 
 
-def _last_words(run: _Run, cameras: CamerasFound, photos: int) -> str:
+def _last_words(run: _Run, job: Job, cameras: CamerasFound) -> str:
     placed = int(cameras.adjusted.manifest.fact("photos"))
-    return f"The map is in {run.request.output} ({placed} of {photos} photos placed); open {run.layout.report_page}"
+    words = f"The map is in {run.request.output} ({placed} of {len(job.survey.photos)} photos placed)"
+    return words if job.ends_with("merge") else f"{words}; open {run.layout.report_page}"

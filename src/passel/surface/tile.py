@@ -137,11 +137,20 @@ def _orthophoto(job: TileJob, sources: TileSources, surface: Surface, window: Wi
     return paint(choice, sources.views, sources.gains, read, cells, (job.ortho_grid, window, heights))
 
 
+def _point_cells(job: TileJob, surface: Surface) -> NDArray[np.bool_]:
+    """Cells that become points: those measured; of the coarse surface one a coarse cell."""
+    if job.fine:
+        return surface.measured
+    some = np.zeros(surface.z.shape, bool)
+    some[COARSE_FACTOR // 2 :: COARSE_FACTOR, COARSE_FACTOR // 2 :: COARSE_FACTOR] = True
+    return some & np.isfinite(surface.z)
+
+
 def _points(job: TileJob, surface: Surface, views_used: U8, ortho: U8, ortho_window: Window) -> TilePoints:
     """Colours come from the orthophoto at the cell's centre; cells that it does not show are left out."""
     core, padded = job.tile.core, job.tile.padded(MARGIN_CELLS)
     part = core.slices_in(padded)
-    rows, cols = np.nonzero(surface.measured[part])
+    rows, cols = np.nonzero(_point_cells(job, surface)[part])
     x, y = job.grid.x(cols.astype(float) + core.col + 0.5), job.grid.y(rows.astype(float) + core.row + 0.5)
     c = np.clip(np.floor(job.ortho_grid.col(x)).astype(int) - ortho_window.col, 0, ortho_window.cols - 1)
     r = np.clip(np.floor(job.ortho_grid.row(y)).astype(int) - ortho_window.row, 0, ortho_window.rows - 1)

@@ -18,15 +18,11 @@ from passel.survey.altitudes import judge_altitudes
 from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_calibrations
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.geo_file import GeoEntry
-from passel.survey.model import Camera, Finding, Photo, Position, Survey
+from passel.survey.model import SHAPELESS_M, Camera, Finding, Photo, Position, Survey
 from passel.survey.sensors import focal_prior
 
 # A single-frequency receiver is good to 2-3 m, the camera's shutter a few tenths of a second late at 10-15 m/s; height is twice as bad.
 DEFAULT_GPS_SIGMA_M = (5.0, 10.0)
-_SIGMA_PER_WANDER = (
-    10.0  # hundreds of photos pull together: only a sigma far above the wander leaves the shape to the pictures
-)
-_OUTLIER_SIGMA_M = 1000.0
 _SIGMA_SIZE_UNCLEAR = 0.15
 _FEWEST_WITH_GPS = 2
 _SMALLEST_EXTENT_M = 1.0
@@ -221,7 +217,7 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
             if without_flying_height.wander_m < 0.3 * verdict.wander_m:
                 message = f"Two flying heights, about {verdict.wander_m:.0f} m apart from {names[verdict.at]} on"
                 return survey, [Finding("note", "flying-heights", message)]
-        sigma_m = (survey.gps_sigma_m[0], max(survey.gps_sigma_m[1], _SIGMA_PER_WANDER * verdict.wander_m))
+        sigma_m = (survey.gps_sigma_m[0], SHAPELESS_M)
         photos = [
             replace(p, position=replace(p.position, vertical_sigma_m=None)) if p.position is not None else p
             for p in photos
@@ -248,7 +244,7 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
 
 
 def _vague_altitude(p: Position) -> Position:
-    return replace(p, vertical_sigma_m=_OUTLIER_SIGMA_M)
+    return replace(p, vertical_sigma_m=SHAPELESS_M)
 
 
 def footprint_m(survey: Survey) -> float | None:

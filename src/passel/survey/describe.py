@@ -52,7 +52,7 @@ def describe_survey(survey: Survey) -> str:
     for c, n in zip(survey.cameras, counts, strict=True):
         source = _SOURCES.get(c.focal_prior_source, c.focal_prior_source)
         lines.append(
-            f"camera {c.id}: {counted(n)}, focal {c.focal_prior_px:.0f} px ± {100 * c.focal_prior_sigma:.0f} % ({source})"
+            f"camera {c.id}: {counted(n)}, focal {c.focal_prior_px:.0f} px ± {100 * c.focal_prior_sigma:.2g} % ({source})"
         )
     lines.append(_gps_line(survey))
     gsd = estimate_gsd_m(survey)

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from passel.geo.frames import Frame
 
+SHAPELESS_M = 1000.0
+"""Vertical sigma of altitudes that are wrong or drift: from here on they say nothing about the map's shape, only its mean height."""
+_STEEP_DEG = -45.0  # cameras that look flatter, or whose angles are the drone's body's, tell no up
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -137,6 +141,16 @@ class Survey:
                 h = p.horizontal_sigma_m or h0
                 v = 1e4 if p.altitude_m is None else max(p.vertical_sigma_m or v0, 0.0)
                 out[i] = h, h, v
+        return out
+
+    def up_in_camera(self) -> NDArray[np.float64]:
+        """(n, 3) unit vectors up in each camera's frame (x right, y down, z forward) by its pitch and roll; NaN rows where it does not
+        tell them or does not look down."""
+        out = np.full((len(self.photos), 3), np.nan)
+        for i, p in enumerate(self.photos):
+            if p.pitch_deg is not None and p.roll_deg is not None and p.pitch_deg <= _STEEP_DEG:
+                pitch, roll = np.radians([p.pitch_deg, p.roll_deg])
+                out[i] = -np.cos(pitch) * np.sin(roll), -np.cos(pitch) * np.cos(roll), np.sin(pitch)
         return out
 
     def as_json(self) -> str:

@@ -14,7 +14,8 @@ from passel.align.merge import merge_scenes
 from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
 from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between
-from passel.align.whole import AdjustmentFacts, adjust_whole
+from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
+from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole
 from passel.geo.similarity import Similarity
 from passel.pipeline.step import Fact, StepInputs
 from passel.pipeline.steps.cameras import evidence_for, survey_priors
@@ -73,7 +74,12 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
     index = {p.name: i for i, p in enumerate(survey.photos)}
     path = {n: p / "features.npz" for n, p in zip(params.photos, inputs.many("features"), strict=True)}
     found = [m for p in inputs.many("matches") for m in load_matches(p / "matches.npz", index)]
-    scene, facts, rescued = _adjusted(survey, aligned, path, found, params.quality, params.lens)
+    tilt_deg = tilt_by_altitudes(aligned, *_positions(survey, aligned))
+    if tilt_deg > 0:
+        aligned = set_upright(aligned, *_positions(survey, aligned))
+    scene, facts, rescued = _adjusted(survey, aligned, path, found, params, tilt_deg > 0)
+    if tilt_deg > 0:  # its shape has changed, and with it what the loosely held heights say about its tilt
+        scene = set_upright(scene, *_positions(survey, scene))
     if not survey.frame.is_georeferenced:
         scene = levelled(scene)
     scene.save(out)
@@ -84,18 +90,39 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
         "photos": len(scene.photos), "points": facts.points, "observations": facts.observations,
         "reprojection_px": facts.reprojection_px, "gps_sigma_horizontal_m": facts.gps_sigma_used_m[0],
         "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations, "rescued": rescued,
+        "tilt_by_altitudes_deg": tilt_deg,
     }  # fmt: skip
 
 
+def _positions(survey: Survey, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """GPS, its sigmas and up by the photos' angles, each (n, 3) in the scene's order."""
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    rows = [index[n] for n in scene.photos]
+    return survey.positions_in_world()[rows], survey.position_sigmas()[rows], survey.up_in_camera()[rows]
+
+
 def _adjusted(
-    survey: Survey, scene: Scene, path: Mapping[str, Path], found: Sequence[PairMatches], quality: str, lens: str
+    survey: Survey,
+    scene: Scene,
+    path: Mapping[str, Path],
+    found: Sequence[PairMatches],
+    params: AdjustParams,
+    tilted: bool,
 ) -> tuple[Scene, AdjustmentFacts, int]:
-    """The scene adjusted, with all photos that can be placed by what it shows; and how many of them took guided matching."""
+    """The scene adjusted, with all photos that can be placed by what it shows; and how many of them took guided matching.
+
+    tilted: GPS altitudes are not to be believed.
+    """
     index = {p.name: i for i, p in enumerate(survey.photos)}
     loaded = {n: Features.load(p, with_descriptors=False) for n, p in path.items()}
-    held = survey_priors(survey, lens)
+    quality, held = params.quality, survey_priors(survey, params.lens)
+
+    def evidence(scene: Scene) -> Evidence:
+        told = evidence_for(survey, scene.photos, loaded, quality, held)
+        return without_altitudes(told, scene) if tilted else told
+
     positions = Positions(survey.positions_in_world(), survey.position_sigmas())
-    scene, facts = adjust_whole(scene, evidence_for(survey, scene.photos, loaded, quality, held), found)
+    scene, facts = adjust_whole(scene, evidence(scene), found)
     rescued = 0
     for _ in range(RESECT_ROUNDS - 1):
         missing = _unplaced(survey, scene, loaded, quality)
@@ -112,8 +139,7 @@ def _adjusted(
             break
         rescued += len(more.scene.photos) - len(grown.photos)
         scene, found = more.scene, [*found, *more.matches]
-        evidence = evidence_for(survey, scene.photos, loaded, quality, held)
-        scene, facts = adjust_whole(scene, evidence, found, facts)
+        scene, facts = adjust_whole(scene, evidence(scene), found, facts)
     return scene, facts, rescued
 
 

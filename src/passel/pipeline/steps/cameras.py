@@ -11,6 +11,7 @@ import numpy as np
 
 from passel.align.camera_priors import CameraPriors, camera_priors
 from passel.align.gates import Gate, Verdict, judge
+from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
 from passel.align.whole import Evidence, adjust_whole
 from passel.errors import ReconstructionError
 from passel.pipeline.step import Fact, StepInputs
@@ -135,13 +136,17 @@ def _mapped(
         return None, Verdict((Gate("photos placed together", 0, 2, False),))
     rows = [index[n] for n in scene.photos]
     scene = placed_by_gps(scene, gps[rows], sigma[rows])
+    up = survey.up_in_camera()[rows]
+    tilted = tilt_by_altitudes(scene, gps[rows], sigma[rows], up) > 0
+    if tilted:
+        scene = set_upright(scene, gps[rows], sigma[rows], up)
     held = survey_priors(survey, params.lens)
     if calibrated:
         n = len(cameras)
         held = camera_priors(cameras, np.full(n, CALIBRATED_SIGMA), [False] * n, params.lens)
     evidence = evidence_for(survey, scene.photos, loaded, params.quality, held)
     try:
-        scene, _ = adjust_whole(scene, evidence, found)
+        scene, _ = adjust_whole(scene, without_altitudes(evidence, scene) if tilted else evidence, found)
     except ReconstructionError as e:
         return None, Verdict((Gate(e.what, 0, 1, False),))
     evidence = evidence_for(survey, scene.photos, loaded, params.quality, held)
