@@ -9,6 +9,7 @@ import pytest
 from passel.demo.flight import DemoSettings
 from passel.demo.truth import DemoTruth
 from passel.demo.write import write_demo
+from runs import passel
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,12 @@ def tiny_survey(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoTru
     folder = tmp_path_factory.mktemp("tiny")
     truth = write_demo(folder, DemoSettings.tiny())
     return folder / "images", truth
+
+
+@pytest.fixture(scope="session")
+def tiny_map(tiny_survey: tuple[Path, DemoTruth], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The map of the tiny survey, made serially, in two submodels."""
+    output = tmp_path_factory.mktemp("serial") / "map"
+    done = passel(["run", str(tiny_survey[0]), "--output", str(output), "--split", "9"], serial=True)
+    assert done.returncode == 0, done.stderr
+    return output

@@ -8,47 +8,27 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 import rasterio
 
 from passel.demo.accuracy import measure
-from passel.demo.flight import DemoSettings
 from passel.demo.truth import DemoTruth
-from passel.demo.write import write_demo
 from runs import digests, left_running, made, passel, stopped_when
 
 
-@pytest.fixture(scope="session")
-def survey(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoTruth]:
-    """Photos of the tiny synthetic survey, and their truth."""
-    folder = tmp_path_factory.mktemp("survey")
-    truth = write_demo(folder, DemoSettings.tiny())
-    return folder / "images", truth
-
-
-@pytest.fixture(scope="session")
-def finished(survey: tuple[Path, DemoTruth], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The map of the tiny survey, made serially, in two submodels."""
-    output = tmp_path_factory.mktemp("serial") / "map"
-    done = passel(["run", str(survey[0]), "--output", str(output), "--split", "9"], serial=True)
-    assert done.returncode == 0, done.stderr
-    return output
-
-
-def test_the_map_is_true(survey: tuple[Path, DemoTruth], finished: Path) -> None:
+def test_the_map_is_true(tiny_survey: tuple[Path, DemoTruth], tiny_map: Path) -> None:
     """After the 7-parameter fit, for 16 photos with 1 m GPS fix place, heading and size only so well."""
-    found = measure(survey[1], finished)
+    found = measure(tiny_survey[1], tiny_map)
     cameras = next(c for c in found.cameras if c.fit == "similarity")
     surface = next(s for s in found.surface if s.fit == "similarity")
     marks = next(m for m in found.marks if m.fit == "similarity")
-    assert cameras.photos == len(survey[1].shots), found.text
+    assert cameras.photos == len(tiny_survey[1].shots), found.text
     assert cameras.rmse_m < 2.0 * found.gsd_m, found.text
     assert surface.nmad_m < 1.5 * found.gsd_m, found.text
     assert surface.complete > 0.97, found.text
     assert marks.rmse_m < 1.5 * found.gsd_m, found.text
 
 
-def test_the_folder_is_odms(finished: Path) -> None:
+def test_the_folder_is_odms(tiny_map: Path) -> None:
     for name in (
         "odm_orthophoto/odm_orthophoto.tif",
         "odm_dem/dsm.tif",
@@ -63,19 +43,19 @@ def test_the_folder_is_odms(finished: Path) -> None:
         "images.json",
         "log.json",
     ):
-        assert (finished / name).stat().st_size > 100, name
-    log = json.loads((finished / "log.json").read_text("utf-8"))
+        assert (tiny_map / name).stat().st_size > 100, name
+    log = json.loads((tiny_map / "log.json").read_text("utf-8"))
     assert log["state"] == "done"
     assert all(s["failed"] == 0 for s in log["stages"])
 
 
-def test_rasters_lie_on_the_same_ground(finished: Path) -> None:
-    with rasterio.open(finished / "odm_orthophoto/odm_orthophoto.tif") as ortho:
+def test_rasters_lie_on_the_same_ground(tiny_map: Path) -> None:
+    with rasterio.open(tiny_map / "odm_orthophoto/odm_orthophoto.tif") as ortho:
         assert ortho.count == 4
         shown = float((ortho.read(4) > 0).mean())
         box = ortho.bounds
         assert ortho.crs.to_epsg() == 32632
-    with rasterio.open(finished / "odm_dem/dsm.tif") as dsm:
+    with rasterio.open(tiny_map / "odm_dem/dsm.tif") as dsm:
         heights = dsm.read(1, masked=True)
         assert abs(dsm.bounds.left - box.left) < 1.0
         assert abs(dsm.bounds.top - box.top) < 1.0
@@ -84,17 +64,17 @@ def test_rasters_lie_on_the_same_ground(finished: Path) -> None:
     assert 480 < float(heights.min()) < float(heights.max()) < 600
 
 
-def test_the_same_pixels_with_two_workers(survey: tuple[Path, DemoTruth], finished: Path, tmp_path: Path) -> None:
+def test_the_same_pixels_with_two_workers(tiny_survey: tuple[Path, DemoTruth], tiny_map: Path, tmp_path: Path) -> None:
     output = tmp_path / "map"
-    done = passel(["run", str(survey[0]), "--output", str(output), "--split", "9", "--max-concurrency", "2"])
+    done = passel(["run", str(tiny_survey[0]), "--output", str(output), "--split", "9", "--max-concurrency", "2"])
     assert done.returncode == 0, done.stderr
-    assert digests(output) == digests(finished)
+    assert digests(output) == digests(tiny_map)
 
 
-def test_killed_and_started_again(survey: tuple[Path, DemoTruth], finished: Path, tmp_path: Path) -> None:
+def test_killed_and_started_again(tiny_survey: tuple[Path, DemoTruth], tiny_map: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of the features and again in the tiles; what was finished is not made again."""
     output = tmp_path / "map"
-    words = ["run", str(survey[0]), "--output", str(output), "--split", "9", "--max-concurrency", "4"]
+    words = ["run", str(tiny_survey[0]), "--output", str(output), "--split", "9", "--max-concurrency", "4"]
     code, _ = stopped_when(words, lambda: made(output, "features") >= 3, signal.SIGKILL)
     assert code == -signal.SIGKILL
     code, _ = stopped_when(words, lambda: made(output, "coarse") >= 5, signal.SIGKILL)
@@ -104,15 +84,15 @@ def test_killed_and_started_again(survey: tuple[Path, DemoTruth], finished: Path
     before = made(output, "features")
     done = passel(words)
     assert done.returncode == 0, done.stderr
-    assert digests(output) == digests(finished)
+    assert digests(output) == digests(tiny_map)
     stages = {s["stage"]: s for s in json.loads((output / "log.json").read_text("utf-8"))["stages"]}
-    assert stages["features"]["reused"] == before == len(survey[1].shots)
+    assert stages["features"]["reused"] == before == len(tiny_survey[1].shots)
     assert stages["coarse"]["reused"] >= 5
 
 
-def test_stopped_by_the_user(survey: tuple[Path, DemoTruth], tmp_path: Path) -> None:
+def test_stopped_by_the_user(tiny_survey: tuple[Path, DemoTruth], tmp_path: Path) -> None:
     output = tmp_path / "map"
-    words = ["run", str(survey[0]), "--output", str(output)]
+    words = ["run", str(tiny_survey[0]), "--output", str(output)]
     code, seconds = stopped_when(words, lambda: made(output, "features") >= 2, signal.SIGINT)
     assert code == 130
     assert seconds < 10.0  # the children are gone within 2 s (test_executor); this allows for a loaded machine
@@ -120,10 +100,10 @@ def test_stopped_by_the_user(survey: tuple[Path, DemoTruth], tmp_path: Path) -> 
     assert json.loads((output / "log.json").read_text("utf-8"))["state"] == "interrupted"
 
 
-def test_a_second_run_makes_nothing(survey: tuple[Path, DemoTruth], finished: Path) -> None:
-    before = digests(finished)
-    done = passel(["run", str(survey[0]), "--output", str(finished), "--split", "9"], serial=True)
+def test_a_second_run_makes_nothing(tiny_survey: tuple[Path, DemoTruth], tiny_map: Path) -> None:
+    before = digests(tiny_map)
+    done = passel(["run", str(tiny_survey[0]), "--output", str(tiny_map), "--split", "9"], serial=True)
     assert done.returncode == 0, done.stderr
-    stages = json.loads((finished / "log.json").read_text("utf-8"))["stages"]
+    stages = json.loads((tiny_map / "log.json").read_text("utf-8"))["stages"]
     assert all(s["made"] == 0 for s in stages), stages
-    assert digests(finished) == before
+    assert digests(tiny_map) == before

@@ -59,6 +59,8 @@ def read_cameras_file(path_or_json: str) -> tuple[KnownCalibration, ...]:
         raise InputError(f"The cameras file is not JSON ({e})", where, _TODO) from e
     if not isinstance(entries, dict) or not all(isinstance(v, dict) for v in entries.values()):
         raise InputError("The cameras file is not a table of cameras by name", where, _TODO)
+    if not entries:
+        raise InputError("The cameras file names no camera", where, _TODO)
     return tuple(_parse(key, entries[key], where) for key in sorted(entries))
 
 

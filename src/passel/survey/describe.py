@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from passel.survey.check import counted
-from passel.survey.model import Survey
+from passel.survey.model import SHAPELESS_M, Survey
 
 _SOURCES = {
     "xmp": "maker's calibration",
@@ -67,6 +67,7 @@ def _gps_line(survey: Survey) -> str:
         return "no usable GPS: local frame"
     have = sum(p.position is not None for p in survey.photos)
     sigma = np.nanmedian(survey.position_sigmas(), axis=0)
-    line = f"GPS: {have} of {len(survey.photos)} photos, ± {sigma[0]:.3g} m, height ± {sigma[2]:.3g} m, EPSG:{survey.frame.epsg}"
+    height = f"height ± {sigma[2]:.3g} m" if sigma[2] < SHAPELESS_M else "height only on average"
+    line = f"GPS: {have} of {len(survey.photos)} photos, ± {sigma[0]:.3g} m, {height}, EPSG:{survey.frame.epsg}"
     area = flown_area_m2(survey)
     return line if area is None else f"{line}; flown over {area / 1e4:.1f} ha"

@@ -33,7 +33,8 @@ def plan_from_image_groups(survey: Survey, path: Path, overlap_m: float, footpri
     missing = [n for n in names if n not in group_of]
     if missing:
         shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-        raise InputError(f"{len(missing)} photos have no group: {shown}", str(path), _FORM)
+        count = "1 photo has" if len(missing) == 1 else f"{len(missing)} photos have"
+        raise InputError(f"{count} no group: {shown}", str(path), _FORM)
     groups = sorted(set(group_of.values()))
     core_of = np.array([groups.index(group_of[n]) for n in names], np.int64)
     sizes = np.bincount(core_of, minlength=len(groups))
