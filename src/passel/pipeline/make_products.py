@@ -20,6 +20,7 @@ from passel.products.report_facts import camera_facts, capture_span, gps_residua
 from passel.products.report_model import FindingRow, ProductFacts, ReportFacts, StageRow, SubmodelRow
 from passel.products.report_rows import alignment_rows, finding_rows, gates_of
 from passel.reconstruct.scene import Scene
+from passel.survey.check import counted, some
 from passel.survey.submodel import SplitPlan
 
 
@@ -38,6 +39,8 @@ def make_products(
     """Tiles, merge, files in the output folder; None when the user wants an earlier end. A tile that fails leaves a hole that is told,
     unless all fail."""
     scene = Scene.load(cameras.adjusted.path)
+    placed = set(scene.photos)
+    unplaced = [p.name for p in job.survey.photos if p.name not in placed]
     ground = plan.ground_of(job, scene)
     surface = plan.surface_steps(job, ground, cameras.adjusted_step)
     early = run_all(executor, surface.all, on_event)
@@ -61,7 +64,8 @@ def make_products(
         load_raster_facts(done[products.dsm.digest].path),
         int(done[products.points.digest].manifest.fact("points")),
     )
-    return ProductsMade(facts, lost, ground.notes)
+    left_out = (f"{counted(len(unplaced))} could not be placed and are not in the map: {some(unplaced)}",)
+    return ProductsMade(facts, lost, (*(left_out if unplaced else ()), *ground.notes))
 
 
 def _publish_all(products: plan.ProductSteps, done: Mapping[str, Artifact], layout: Layout) -> None:
@@ -112,7 +116,7 @@ def report(
             *lost,
             *finding_rows(job.survey, split),
             *(FindingRow("warning", n) for n in cameras.notes),
-            *(FindingRow("note", n) for n in made.notes),
+            *(FindingRow("warning", n) for n in made.notes),
         ),
     )
     pictures = (

@@ -138,7 +138,7 @@ def _run(run: _Run) -> RunResult:
     if made is None:
         return _ended(run, cameras.holes)
     for note in made.notes:
-        run.progress.say(f"· {note}")
+        run.progress.say(f"! {note}")
     holes = (*cameras.holes, *made.lost_tiles)
     if not job.ends_with("merge"):
         report(job, split, cameras, made, run.layout, run.log.stages(), time.monotonic() - started_s)
