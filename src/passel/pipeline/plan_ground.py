@@ -133,7 +133,7 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
     plates = _plate_steps(job, ground)
     plate_of = {v.photo: p for v, p in zip(ground.views, plates)}
     views = Step(
-        "coarse", "views", f"{GROUND}:make_views", 1, ViewsParams(ground.cell_m),
+        "coarse", "views", f"{GROUND}:make_views", 2, ViewsParams(ground.cell_m),
         (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest))),
         memory_mb=500 + len(ground.views) // 10,
     )  # fmt: skip

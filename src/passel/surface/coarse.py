@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
@@ -35,6 +36,11 @@ U8 = NDArray[np.uint8]
 COARSE_FACTOR = 8  # matching cells
 START_FACTOR = 32
 BIN_FACTOR = 256  # bins of points that bound the first heights
+POINT_FACTOR = 32  # bins of points that say what is likely
+LIKELY_WITHIN = 0.03  # of the flying height above and below the points around, and
+LIKELY_SLOPE = 0.15  # of the distance to the nearest
+NEAREST_POINTS = 12
+WILD_SHARE = 0.4  # of the flying height: no tree or house stands out so far
 COARSE_MARGIN = 128  # coarse cells
 LEAST_WIDTH = 48
 BLOCK_CELLS = 16  # of the coarse levels
@@ -76,6 +82,8 @@ class PriorHeights:
 def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: tuple[float, float]) -> PriorHeights:
     """Bounds of the surface from (m, 3) points (map metres): the span of the points around, less and plus what they cannot show."""
     grid = Grid(cell_m * BIN_FACTOR, offset_m)
+    above = float(np.median(heights_above_ground_m(views, points)))
+    points = _without_wild(points, WILD_SHARE * above)
     col, row = np.floor(grid.col(points[:, 0])).astype(int), np.floor(grid.row(points[:, 1])).astype(int)
     c0, c1 = (int(v) for v in np.percentile(col, (0.05, 99.95), method="nearest"))
     r0, r1 = (int(v) for v in np.percentile(row, (0.05, 99.95), method="nearest"))
@@ -93,8 +101,14 @@ def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: t
     near = ndimage.distance_transform_edt(np.isnan(low), return_distances=False, return_indices=True)
     low, high = low[tuple(near)], high[tuple(near)]
     low, high = ndimage.minimum_filter(low, 3, mode="nearest"), ndimage.maximum_filter(high, 3, mode="nearest")
-    above = float(np.median(heights_above_ground_m(views, points)))
     return PriorHeights(grid, window, (low - 0.06 * above).astype(np.float32), (high + 0.2 * above).astype(np.float32))
+
+
+def _without_wild(points: F64, most_m: float) -> F64:
+    """The points that are within most_m of the median height of their nearest: one wrong match must not open a pit to search."""
+    _, near = cKDTree(points[:, :2]).query(points[:, :2], k=min(NEAREST_POINTS, len(points)))
+    usual = np.median(points[:, 2][np.asarray(near).reshape(len(points), -1)], axis=1)
+    return points[np.abs(points[:, 2] - usual) <= most_m]
 
 
 def coarse_tile(
