@@ -14,7 +14,7 @@ from PIL import Image
 
 from passel.demo.truth import DemoTruth
 from passel.pipeline.store import Store
-from runs import PRODUCTS, digests, made
+from runs import PRODUCTS, command, digests, environment_of, made
 from runs import passel as run_passel
 
 Survey = tuple[Path, DemoTruth]
@@ -119,11 +119,8 @@ def spoilt(folder: Path, shot: Path) -> list[str]:
     (folder / "text.jpg").write_text("no photo")
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
     Image.fromarray(np.full((480, 640), 30_000, np.uint16)).save(folder / "deep.tif")
+    Path(os.fsdecode(os.fsencode(folder) + b"/latin\xe9.jpg")).write_bytes(whole)
     names = ["cut off.jpg", "noise.jpg", "empty.jpg", "text.jpg", "gone.jpg", "deep.tif"]
-    if os.geteuid() != 0:  # root may read everything
-        (folder / "locked.jpg").write_bytes(whole)
-        (folder / "locked.jpg").chmod(0)
-        names.append("locked.jpg")
     return names
 
 
@@ -137,6 +134,7 @@ def test_spoilt_files_are_named_and_strange_names_are_mapped(shots: list[Path], 
     bad = spoilt(photos, shots[4])
     said = mapped(passel("run", photos, "--output", output), output)
     assert all(name in said for name in bad), said
+    assert r"latin\udce9.jpg has a name that is not UTF-8 text" in said
     assert "differ only in upper and lower case" in said
     assert json.loads((output / "images.json").read_text("utf-8"))
 
@@ -212,6 +210,36 @@ def test_side_files_with_errors(three: Path, tmp_path: Path) -> None:
     assert "geo.txt gives the position of 3 of 3 photos" in done.stderr
     assert "--dtm is not supported yet" in done.stderr
     assert "--gcp is not supported yet: control points are not used" in done.stderr
+
+
+def test_an_output_that_cannot_be_named(three: Path, tmp_path: Path) -> None:
+    last = refused(passel("run", three, "--output", os.fsdecode(os.fsencode(tmp_path) + b"/karte\xe9")))
+    assert "not UTF-8 text" in last
+
+
+def test_what_may_not_be_read_or_written(three: Path, tmp_path: Path) -> None:
+    """Root, too, may be refused, once it has given up its power over permissions."""
+    drop = ["setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search"]
+    if os.geteuid() == 0 and (
+        shutil.which("setpriv") is None or subprocess.run([*drop, "true"], check=False).returncode
+    ):
+        pytest.skip("root reads and writes everything")
+
+    def run(output: Path) -> subprocess.CompletedProcess[str]:
+        words = command(["run", str(three), "--output", str(output), "--end-with", "survey"])
+        words = [*drop, *words] if os.geteuid() == 0 else words
+        return subprocess.run(words, env=environment_of(True), capture_output=True, text=True, check=False, timeout=60)
+
+    shutil.copy(next(three.iterdir()), three / "locked.jpg")
+    (three / "locked.jpg").chmod(0)
+    done = run(tmp_path / "map")
+    assert done.returncode == 0, done.stderr
+    assert "locked.jpg cannot be read (Permission denied)" in done.stderr
+    (tmp_path / "kept").mkdir(mode=0o555)
+    assert "the output cannot be written: Permission denied" in refused(run(tmp_path / "kept" / "map"))
+    three.chmod(0)
+    assert "photos cannot be read: permission denied" in refused(run(tmp_path / "map"))
+    three.chmod(0o755)
 
 
 def test_two_runs_on_one_output(three: Path, tmp_path: Path) -> None:

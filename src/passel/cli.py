@@ -208,6 +208,8 @@ def _folders(parsed: Parsed) -> tuple[Path, Path]:
     if not photos.is_dir():
         problem = "not a folder" if photos.exists() else "no such folder"
         raise InputError(f"photos cannot be read: {problem}", str(photos), "give the folder that holds the photos")
+    if not os.access(photos, os.R_OK | os.X_OK):
+        raise InputError("photos cannot be read: permission denied", str(photos), "make the folder readable")
     real_photos, real_output = photos.resolve(), output.resolve()
     if real_output == real_photos or real_photos in real_output.parents:
         raise UsageError("the map would lie among the photos", str(output), "choose an --output outside the photos")
@@ -243,6 +245,12 @@ def _check_files_named(options: Options) -> None:
 
 def _check_writable(output: Path) -> None:
     """The output folder exists (made if need be) and a file can be written there; StorageError otherwise."""
+    try:
+        str(output).encode("utf-8")
+    except UnicodeEncodeError:
+        raise StorageError(
+            "the output's name is not UTF-8 text", str(output), "choose an --output that libraries can name"
+        ) from None
     if output.exists() and not output.is_dir():
         raise StorageError("the output is a file, not a folder", str(output), "choose another --output")
     try:

@@ -30,7 +30,7 @@ from passel.survey.cameras_file import read_cameras_file
 from passel.survey.describe import describe_survey
 from passel.survey.geo_file import read_geo_file
 from passel.survey.image_groups import plan_from_image_groups
-from passel.survey.inspect import list_photos
+from passel.survey.inspect import list_photos, with_writable_names
 from passel.survey.model import Survey
 from passel.survey.plan_map import plan_geojson
 from passel.survey.split import split_survey
@@ -152,7 +152,7 @@ def _ended(run: _Run, holes: tuple[str, ...] = ()) -> RunResult:
 
 def _survey(run: _Run) -> Survey:
     """Inspect every photo (in steps, by file time and size, so that a second run reads nothing) and put the survey together."""
-    paths = list_photos(run.request.photos)
+    paths, misnamed = with_writable_names(list_photos(run.request.photos))
     batches = [paths[i : i + PHOTOS_A_BATCH] for i in range(0, len(paths), PHOTOS_A_BATCH)]
     steps = [
         Step(
@@ -167,7 +167,7 @@ def _survey(run: _Run) -> Survey:
     accuracy = options.gps_accuracy_m
     return assemble_survey(
         [f for facts, _ in found for f in facts],
-        [r for _, refusals in found for r in refusals],
+        [*misnamed, *(r for _, refusals in found for r in refusals)],
         paths,
         read_geo_file(options.geo) if options.geo else (),
         read_cameras_file(options.cameras) if options.cameras else (),

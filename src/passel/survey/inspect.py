@@ -7,6 +7,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,18 @@ def _images_in(folder: Path) -> list[Path]:
         ),
         key=lambda p: p.name,
     )
+
+
+def with_writable_names(paths: Sequence[Path]) -> tuple[list[Path], list[Refusal]]:
+    """The photos whose names are text, and refusals of those with bytes that are not UTF-8: no report or JSON could name them."""
+    good, refused = [], []
+    for path in paths:
+        shown = path.name.encode("utf-8", "backslashreplace").decode()
+        if shown == path.name:
+            good.append(path)
+        else:
+            refused.append(Refusal(shown, "name", "has a name that is not UTF-8 text; rename it"))
+    return good, refused
 
 
 def inspect_photo(path: Path, name: str = "") -> PhotoFacts | Refusal:
