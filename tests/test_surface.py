@@ -17,8 +17,10 @@ from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
 from passel.surface.colour import Gains, solve_gains
 from passel.surface.extent import survey_ground
+from passel.surface.fine import continued
 from passel.surface.plate import Plate, load_plates, make_plate, plate_reduction, save_plates
 from passel.surface.quick import quick_orthophoto
+from passel.surface.refine import FEATHER_CELLS, feather
 from passel.surface.resample import bilinear, onto
 from passel.surface.tile import TileJob, TileResult, TileSources, make_tile, product_window
 
@@ -96,14 +98,47 @@ def test_roof_is_flat_at_its_height(west: TileResult) -> None:
     assert (np.abs(e) > 0.3).mean() < 0.01
 
 
-def test_no_step_at_the_border_of_two_tiles(west: TileResult, east: TileResult) -> None:
+def test_no_step_at_the_border_of_two_tiles(made: World, west: TileResult, east: TileResult) -> None:
     both = np.concatenate([west.dsm, east.dsm], axis=1)
+    undivided = run(made, Window(-128, -128, 256, 256)).dsm
     _, _, z = truth(GRID, Window(-128, -128, 256, 256))
-    e = (both - z)[128:250]  # south of the house
-    steps = np.abs(np.diff(e, axis=1))
-    border, inside = np.nanmedian(steps[:, 127]), np.nanmedian(steps[:, 100:156])
-    assert border <= 1.3 * inside + 0.0005
-    assert abs(np.nanmedian(np.diff(e, axis=1)[:, 127])) < 0.002
+    south = slice(128, 250)  # of the house
+    difference = np.abs(both - undivided)
+    assert np.nanpercentile(difference, 99) < 0.001
+    assert np.array_equal(np.isfinite(both), np.isfinite(undivided))
+    steps, inside = (np.diff((e - z)[south, 120:136], axis=1)[:, 7] for e in (both, undivided))
+    assert np.nanmedian(np.abs(steps)) <= 1.1 * np.nanmedian(np.abs(inside))
+    assert abs(np.nanmedian(steps)) < 0.003
+
+
+def test_blocks_flow_into_each_other() -> None:
+    n, f = 64, FEATHER_CELLS
+    total = np.zeros((n, 3 * n + 2 * f))
+    for i in range(3):
+        total[:, i * n : (i + 1) * n + 2 * f] += feather(Window(0, 0, n + 2 * f, n + 2 * f))[f:-f][n // 2]
+    assert np.abs(total[:, 2 * f : -2 * f] - 1).max() < 1e-6
+
+
+def test_points_say_what_is_likely() -> None:
+    views, points = world.views(), world.scene_points()
+    prior = coarse_of.prior_heights(views, points, CELL_M, (0.0, 0.0))
+    window = Window(-32, -32, 64, 64)
+    ground, low, high = prior.likely_over(window, coarse_of.BIN_FACTOR // 8)
+    x = np.arange(-32, 32) * 8 * CELL_M + 4 * CELL_M
+    true = world.true_heights(x, -x)
+    open_ground = (true < np.median(true) + 1.0) & np.isfinite(ground)
+    assert open_ground.mean() > 0.1
+    assert np.median(np.abs(ground - true)[open_ground]) < 0.5
+    assert ((low <= true) & (true <= high)).mean() > 0.9
+
+
+def test_doubtful_cells_take_the_ground_beside_them() -> None:
+    z = np.full((40, 40), 5.0, np.float32)
+    sure = np.ones((40, 40), bool)
+    z[15:25, 15:25], sure[15:25, 15:25] = 9.0, False
+    guess = continued(z, sure, (2.0, 4.0, 8.0))
+    assert np.abs(guess - 5.0).max() < 1e-4
+    assert np.isnan(continued(z, np.zeros((40, 40), bool), (2.0,))).all()
 
 
 def test_orthophoto_is_true_and_evenly_coloured(west: TileResult, made: World) -> None:

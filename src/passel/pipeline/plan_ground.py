@@ -133,7 +133,7 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
     plates = _plate_steps(job, ground)
     plate_of = {v.photo: p for v, p in zip(ground.views, plates)}
     views = Step(
-        "coarse", "views", f"{GROUND}:make_views", 2, ViewsParams(ground.cell_m),
+        "coarse", "views", f"{GROUND}:make_views", 3, ViewsParams(ground.cell_m),
         (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest))),
         memory_mb=500 + len(ground.views) // 10,
     )  # fmt: skip
@@ -178,7 +178,7 @@ def _plate_steps(job: Job, ground: Ground) -> list[Step]:
 def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, plates: Sequence[Step]) -> Step:
     params = CoarseTileParams(tile.name, _four(tile.core), cell_m)
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 2, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 3, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -206,7 +206,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", [plate_of[n] for n in names]),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 2, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 3, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

@@ -36,7 +36,7 @@ U8 = NDArray[np.uint8]
 COARSE_FACTOR = 8  # matching cells
 START_FACTOR = 32
 BIN_FACTOR = 256  # bins of points that bound the first heights
-POINT_FACTOR = 32  # bins of points that say what is likely
+POINT_BINS = 8  # bins of points that say what is likely, in one of those
 LIKELY_WITHIN = 0.03  # of the flying height above and below the points around, and
 LIKELY_SLOPE = 0.15  # of the distance to the nearest
 NEAREST_POINTS = 12
@@ -51,32 +51,47 @@ WORST_COST = 104  # quarter bits: 42 % of the bits differ
 class PriorHeights:
     """Where the ground may be, from the scene's points: bins of the lattice `grid` over `window`.
 
-    low, high: (rows, cols) float32 metres, no NaN.
+    low, high: (rows, cols) float32 metres, no NaN: what is possible. On bins POINT_BINS times finer, over the same window: ground,
+    float32 metres, mean of the points in and around a bin, NaN where there are none; likely_low, likely_high: float32 metres, no NaN.
     """
 
     grid: Grid
     window: Window
     low: F32
     high: F32
+    ground: F32
+    likely_low: F32
+    likely_high: F32
 
-    def over(self, window: Window, factor: int) -> tuple[F32, F32]:
-        """low and high on a lattice `factor` times finer; the window must be whole bins; beyond the points the edge repeats."""
-        bins = Window(window.col // factor, window.row // factor, window.cols // factor, window.rows // factor)
-        rows = np.clip(np.arange(bins.row, bins.row + bins.rows) - self.window.row, 0, self.window.rows - 1)
-        cols = np.clip(np.arange(bins.col, bins.col + bins.cols) - self.window.col, 0, self.window.cols - 1)
-        at = np.ix_(rows, cols)
-        return enlarged(self.low[at], factor), enlarged(self.high[at], factor)
+    def over(self, window: Window, cells: int) -> tuple[F32, F32]:
+        """low and high of a window of any lattice `cells` times finer; beyond the points the edge repeats."""
+        return self._over(self.low, window, 1, cells), self._over(self.high, window, 1, cells)
+
+    def likely_over(self, window: Window, cells: int) -> tuple[F32, F32, F32]:
+        """ground, likely_low and likely_high of a window of any lattice `cells` times finer than the large bins."""
+        some = (self.ground, self.likely_low, self.likely_high)
+        ground, low, high = (self._over(a, window, POINT_BINS, cells) for a in some)
+        return ground, low, high
+
+    def _over(self, a: F32, window: Window, parts: int, cells: int) -> F32:
+        rows = (np.arange(window.row, window.row + window.rows) * parts) // cells - self.window.row * parts
+        cols = (np.arange(window.col, window.col + window.cols) * parts) // cells - self.window.col * parts
+        return a[np.ix_(np.clip(rows, 0, a.shape[0] - 1), np.clip(cols, 0, a.shape[1] - 1))]
 
     def save(self, path: Path) -> None:
         place = np.array([self.grid.resolution_m, *self.grid.offset_m])
-        np.savez(path, place=place, window=np.array(astuple(self.window)), low=self.low, high=self.high)
+        np.savez(
+            path, place=place, window=np.array(astuple(self.window)), low=self.low, high=self.high,
+            ground=self.ground, likely_low=self.likely_low, likely_high=self.likely_high,
+        )  # fmt: skip
 
     @staticmethod
     def load(path: Path) -> PriorHeights:
         with np.load(path) as d:
             cell_m, east, north = (float(v) for v in d["place"])
             window = Window(*(int(v) for v in d["window"]))
-            return PriorHeights(Grid(cell_m, (east, north)), window, d["low"], d["high"])
+            likely = d["ground"], d["likely_low"], d["likely_high"]
+            return PriorHeights(Grid(cell_m, (east, north)), window, d["low"], d["high"], *likely)
 
 
 def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: tuple[float, float]) -> PriorHeights:
@@ -88,27 +103,54 @@ def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: t
     c0, c1 = (int(v) for v in np.percentile(col, (0.05, 99.95), method="nearest"))
     r0, r1 = (int(v) for v in np.percentile(row, (0.05, 99.95), method="nearest"))
     window = Window(c0, r0, c1 - c0 + 1, r1 - r0 + 1)
-    inside = (col >= c0) & (col <= c1) & (row >= r0) & (row <= r1)
-    number = ((row - r0) * window.cols + col - c0)[inside]
-    z = points[inside, 2]
-    order = np.lexsort((z, number))
-    number, z = number[order], z[order]
-    bins, first, n = np.unique(number, return_index=True, return_counts=True)
-    low, high = np.full(window.rows * window.cols, np.nan), np.full(window.rows * window.cols, np.nan)
-    low[bins] = z[first + (n * 0.04).astype(int)]  # single wild points must not widen the search
-    high[bins] = z[first + n - 1 - (n * 0.01).astype(int)]
-    low, high = low.reshape(window.shape), high.reshape(window.shape)
+    low, high = _bins(points, grid, window, (0.04, 0.99))  # single wild points must not widen the search
     near = ndimage.distance_transform_edt(np.isnan(low), return_distances=False, return_indices=True)
     low, high = low[tuple(near)], high[tuple(near)]
     low, high = ndimage.minimum_filter(low, 3, mode="nearest"), ndimage.maximum_filter(high, 3, mode="nearest")
-    return PriorHeights(grid, window, (low - 0.06 * above).astype(np.float32), (high + 0.2 * above).astype(np.float32))
+    likely = _likely(points, grid, window, above)
+    possible = (low - 0.06 * above).astype(np.float32), (high + 0.2 * above).astype(np.float32)
+    return PriorHeights(grid, window, *possible, *likely)
+
+
+def _bins(points: F64, grid: Grid, window: Window, shares: Sequence[float]) -> list[F64]:
+    """For each share the height below which that share of a bin's points lies, (rows, cols), NaN in empty bins."""
+    col, row = np.floor(grid.col(points[:, 0])).astype(int), np.floor(grid.row(points[:, 1])).astype(int)
+    col, row = col - window.col, row - window.row
+    inside = (col >= 0) & (col < window.cols) & (row >= 0) & (row < window.rows)
+    number, z = (row * window.cols + col)[inside], points[inside, 2]
+    order = np.lexsort((z, number))
+    number, z = number[order], z[order]
+    bins, first, n = np.unique(number, return_index=True, return_counts=True)
+    found = []
+    for share in shares:
+        a = np.full(window.rows * window.cols, np.nan)
+        a[bins] = z[first + np.minimum((n * share).astype(int), n - 1)]
+        found.append(a.reshape(window.shape))
+    return found
 
 
 def _without_wild(points: F64, most_m: float) -> F64:
     """The points that are within most_m of the median height of their nearest: one wrong match must not open a pit to search."""
     _, near = cKDTree(points[:, :2]).query(points[:, :2], k=min(NEAREST_POINTS, len(points)))
     usual = np.median(points[:, 2][np.asarray(near).reshape(len(points), -1)], axis=1)
-    return points[np.abs(points[:, 2] - usual) <= most_m]
+    return np.asarray(points[np.abs(points[:, 2] - usual) <= most_m])
+
+
+def _likely(points: F64, grid: Grid, window: Window, above_m: float) -> tuple[F32, F32, F32]:
+    """ground, likely_low, likely_high of `PriorHeights`: near points as they are, far from them ever wider."""
+    k = POINT_BINS
+    fine = Grid(grid.resolution_m / k, grid.offset_m)
+    (middle,) = _bins(points, fine, Window(window.col * k, window.row * k, window.cols * k, window.rows * k), (0.5,))
+    known = np.isfinite(middle)
+    n = ndimage.uniform_filter(known.astype(float), 3, mode="constant")
+    total = ndimage.uniform_filter(np.where(known, middle, 0.0), 3, mode="constant")
+    ground = np.where(n > 0.5 / 9, total / np.maximum(n, 1e-9), np.nan)
+    low = ndimage.minimum_filter(np.where(known, middle, np.inf), 3)
+    high = ndimage.maximum_filter(np.where(known, middle, -np.inf), 3)
+    distance, near = ndimage.distance_transform_edt(np.isinf(low), return_indices=True)
+    slack = LIKELY_WITHIN * above_m + LIKELY_SLOPE * distance * fine.resolution_m
+    low, high = low[tuple(near)] - slack, high[tuple(near)] + slack
+    return ground.astype(np.float32), low.astype(np.float32), high.astype(np.float32)
 
 
 def coarse_tile(
@@ -122,16 +164,16 @@ def coarse_tile(
     for factor in [f for f in (START_FACTOR, START_FACTOR // 2, COARSE_FACTOR) if f <= start]:
         k = factor // COARSE_FACTOR
         window = Window(padded.col // k, padded.row // k, padded.cols // k, padded.rows // k)
-        low_m, high_m = prior.over(_whole_bins(window, BIN_FACTOR // factor), BIN_FACTOR // factor)
-        part = window.slices_in(_whole_bins(window, BIN_FACTOR // factor))
-        low_m, high_m = low_m[part], high_m[part]
+        low_m, high_m = prior.over(window, BIN_FACTOR // factor)
+        ground, likely_low, likely_high = prior.likely_over(window, BIN_FACTOR // factor)
         dz = cell_m * factor
+        likely = np.floor(likely_low / dz).astype(np.int32), np.ceil(likely_high / dz).astype(np.int32)
         if found is None:
             lowest = np.floor(low_m / dz).astype(np.int32)
             count = np.minimum(np.ceil(high_m / dz).astype(np.int32) - lowest + 1, 250)
         else:
             lowest, count = ranges_around(found.z, 2, dz, 4)
-        level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, np.ascontiguousarray(lowest), count)
+        level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, np.ascontiguousarray(lowest), count, likely)
         middle = ((low_m + high_m) / 2).astype(np.float32)
         blocks = plan_level(level, views, block_planes(middle, BLOCK_CELLS, dz))
         skip_unseen(level, blocks)
@@ -139,7 +181,7 @@ def coarse_tile(
         found = match_level(level, views, plates, blocks, factor)
         found = _keep_middle(found, middle) if above is None else _keep_coarser(found, above)
     assert found is not None
-    return _core(found, tile, padded)
+    return _core(found, ground, tile, padded)
 
 
 def start_factor(views: Sequence[View], plates: Mapping[str, Plate]) -> int:
@@ -157,24 +199,18 @@ def _keep_middle(found: Heights, middle: F32) -> Heights:
     return Heights(z.astype(np.float32), found.cost, found.seen, found.edge)
 
 
-def _whole_bins(window: Window, n: int) -> Window:
-    """The smallest window of whole bins of n cells around a window."""
-    c0, r0 = window.col // n * n, window.row // n * n
-    c1, r1 = -(-(window.col + window.cols) // n) * n, -(-(window.row + window.rows) // n) * n
-    return Window(c0, r0, c1 - c0, r1 - r0)
-
-
 def _keep_coarser(found: Heights, above: Heights) -> Heights:
     """Cells that fewer than two photos see keep the coarser level's height."""
     z = np.where(found.seen >= 2, found.z, enlarged(above.z, 2))
     return Heights(z.astype(np.float32), found.cost, found.seen, found.edge)
 
 
-def _core(found: Heights, tile: Tile, padded: Window) -> F32:
+def _core(found: Heights, ground: F32, tile: Tile, padded: Window) -> F32:
+    """Heights that photos agree on, else those of points near, else NaN."""
     z = cv2.medianBlur(found.z, 3)
     good = (found.seen >= 2) & (found.cost <= WORST_COST) & (found.edge == 0)
     rough = np.abs(z - cv2.medianBlur(found.z, 5))
-    z = np.where(good & (rough < 4 * np.median(rough) + 2.0), z, np.nan).astype(np.float32)
+    z = np.where(good & (rough < 4 * np.median(rough) + 2.0), z, ground).astype(np.float32)
     return np.ascontiguousarray(z[tile.core.slices_in(padded)])
 
 

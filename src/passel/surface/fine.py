@@ -24,7 +24,7 @@ from passel.surface.match import (
     skip_unseen,
 )
 from passel.surface.plate import Plate
-from passel.surface.refine import refine
+from passel.surface.refine import Refined, refine
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -32,11 +32,16 @@ U8 = NDArray[np.uint8]
 
 BLOCK_CELLS = 128
 MARGIN_CELLS = BLOCK_CELLS  # ≥ 100: beyond it a neighbour's smoothing does not reach the core
-REFINED_RIM_CELLS = 16
+REFINED_RIM_CELLS = 64
 REFINING_STEPS_CELLS = (0.4, 0.2)
 LEAST_SCORE = 0.2
+SURE_SCORE, SURE_PHOTOS = 0.6, 3
+GUESS_SIGMAS_CELLS = (2.0, 4.0, 8.0, 12.0)
+GUESS_DIFFERS_CELLS = 1.5
+GUESS_STEP_CELLS = 0.6
+GUESS_GAIN = 0.0
 REACH = 4  # height steps tried beyond those of the coarser level around
-WIDE_REACH = 20  # where that is only filled in
+WIDE_REACH = 12  # where that is only filled in
 
 
 @dataclass(frozen=True)
@@ -93,17 +98,70 @@ def _refined(
 ) -> Matched:
     window = tile.core.grown(REFINED_RIM_CELLS)
     part = window.slices_in(level.window)
-    score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
     cell_m = level.grid.resolution_m
     # the window follows the surface, so it must be smooth where the ground is, and keep its edges
-    surface = cv2.medianBlur(z, 5)
-    for step in REFINING_STEPS_CELLS:
-        surface = cv2.bilateralFilter(surface, 7, 1.0 * cell_m, 2.0)
-        better = refine(level, window, surface, views, plates, blocks, step)
-        surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
+    surface = cv2.bilateralFilter(cv2.medianBlur(z, 5), 7, 1.0 * cell_m, 2.0)
+    better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[0])
+    surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
+    surface[part] = _second_thoughts(level, window, surface, better, views, plates, blocks)
+    surface = cv2.bilateralFilter(surface, 7, 1.0 * cell_m, 2.0)
+    better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[1])
+    surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
     surface = cv2.bilateralFilter(surface, 5, 0.5 * cell_m, 1.2)
+    score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
     score[part], agreeing[part] = better.score, better.agreeing
     return Matched(level.window, surface, score, found.cost, found.seen, agreeing, found.edge)
+
+
+def _second_thoughts(
+    level: Level,
+    window: Window,
+    surface: F32,
+    first: Refined,
+    views: Sequence[View],
+    plates: Mapping[str, Plate],
+    blocks: Sequence[Block],
+) -> F32:
+    """Heights of `window` after doubtful cells were compared with the surface that the sure cells around them suggest.
+
+    Smoothing over heights may carry a crown or a roof over ground that only two photos see. There the ground beside it continues.
+    """
+    cell_m = level.grid.resolution_m
+    now = surface[window.slices_in(level.window)]
+    sure = (first.score > SURE_SCORE) & (first.agreeing >= SURE_PHOTOS)
+    guess = continued(now, sure, GUESS_SIGMAS_CELLS)
+    doubtful = np.isfinite(guess) & ~sure & (np.abs(guess - now) > GUESS_DIFFERS_CELLS * cell_m)
+    used = [b for b in blocks if _any_in(doubtful, b.window, window)]
+    if not used:
+        return now
+    tried = surface.copy()
+    tried[window.slices_in(level.window)] = np.where(doubtful, guess, now)
+    other = refine(level, window, tried, views, plates, used, GUESS_STEP_CELLS)
+    better = doubtful & (quality(other) > quality(first) + GUESS_GAIN)
+    better = cv2.medianBlur(better.astype(np.uint8), 5) > 0
+    return np.where(better & doubtful, other.z, now).astype(np.float32)
+
+
+def quality(r: Refined) -> F32:
+    """Correlation weighed by the number of photos that agree: two may agree by chance."""
+    return np.asarray(r.score * (1.0 - 1.0 / np.maximum(r.agreeing, 1)), np.float32)
+
+
+def continued(z: F32, sure: NDArray[np.bool_], sigmas_cells: Sequence[float]) -> F32:
+    """Heights by weighted averages of the sure cells in ever larger neighbourhoods, NaN where there is none near."""
+    weight = sure.astype(np.float32)
+    value = np.where(sure, z, 0).astype(np.float32)
+    out = np.full(z.shape, np.nan, np.float32)
+    for sigma in sigmas_cells:
+        w = cv2.GaussianBlur(weight, (0, 0), sigma)
+        fresh = np.isnan(out) & (w > 0.05)
+        out[fresh] = (cv2.GaussianBlur(value, (0, 0), sigma)[fresh] / w[fresh]).astype(np.float32)
+    return out
+
+
+def _any_in(mask: NDArray[np.bool_], block: Window, window: Window) -> bool:
+    part = block.clipped(window)
+    return bool(min(part.shape) > 0 and mask[part.slices_in(window)].any())
 
 
 def _divided(w: Window, n: int) -> Window:

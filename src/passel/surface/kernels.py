@@ -24,7 +24,7 @@ U8 = NDArray[np.uint8]
 
 CENSUS_ROWS, CENSUS_COLS = 3, 4  # half sizes: 7 x 9 window, 62 bits
 CENSUS_BITS = 62
-NO_COST = CENSUS_BITS * 2  # quarter bits: what a guess costs, where fewer than two photos see the point
+NO_COST = 80  # quarter bits, kept from real costs: of heights that fewer than two photos see; chance finds some match about as good
 
 
 @intrinsic
@@ -111,11 +111,13 @@ def matching_cost(
     cost: U8,
     seen: U8,
 ) -> None:
-    """Cost (quarter bits) of every height of every cell of a block: the better half of all pairwise Hamming distances.
+    """Cost (quarter bits) of every height of every cell of a block: the best third of all pairwise Hamming distances.
 
     codes: all photos' census arrays, flat; layout: (k, 3) where each starts, its rows and columns. lowest, count, start: height ranges
     of the block's cells (rows, cols) and where their costs lie in `cost`. row0, col0: the block's place in block coordinates (0).
-    The better half makes it robust against photos from which the point is hidden. seen: most photos that reach the cell at any height.
+
+    The best third is that of three photos among five: the others may not see the point.
+    seen: most photos that reach the cell at any height.
     """
     rows, cols = lowest.shape
     k_all = len(layout)
@@ -142,13 +144,29 @@ def matching_cost(
                 if m < 2:
                     cost[at + i] = NO_COST
                     continue
-                cost[at + i] = _better_half(code, m, best)
+                found = _best_third(code, m, best)
+                cost[at + i] = found + 1 if found == NO_COST else found
+
+
+@njit(cache=True, nogil=True)
+def add_doubt(
+    cost: U8, lowest: NDArray[np.int32], count: NDArray[np.int32], start: I64, low: NDArray[np.int32],
+    high: NDArray[np.int32], doubt: int,
+) -> None:  # fmt: skip
+    """Raise the cost of heights below `low` or above `high` (rows, cols; height numbers) by `doubt` quarter bits."""
+    rows, cols = lowest.shape
+    for r in range(rows):
+        for c in range(cols):
+            at = start[r, c] - lowest[r, c]
+            for z in range(lowest[r, c], lowest[r, c] + count[r, c]):
+                if z < low[r, c] or z > high[r, c]:
+                    cost[at + z] = min(255, cost[at + z] + doubt)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _better_half(code: U64, m: int, best: I64) -> int:
-    """Mean of the smaller half of the pairwise Hamming distances of m codes, in quarter bits."""
-    take = (m * (m - 1) // 2 + 1) // 2
+def _best_third(code: U64, m: int, best: I64) -> int:
+    """Mean of the smallest third of the pairwise Hamming distances of m codes, in quarter bits."""
+    take = max(1, (m * (m - 1) // 2 + 1) // 3)
     q = 0
     for a in range(m):
         for b in range(a + 1, m):

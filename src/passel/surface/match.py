@@ -14,7 +14,7 @@ from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
 from passel.surface.blocks import Block, Pictures, Warped, blocks_of, plan_blocks, warp_block
 from passel.surface.camera import reach_m
-from passel.surface.kernels import census, height_tables, matching_cost
+from passel.surface.kernels import NO_COST, add_doubt, census, height_tables, matching_cost
 from passel.surface.plate import Plate
 from passel.surface.sgm import aggregate, best_heights
 
@@ -26,6 +26,7 @@ Cell = TypeVar("Cell", bound=np.generic)
 
 SMALL_CHANGE_COST = 6.0  # quarter bits for one height step between neighbours
 JUMP_COST = 60.0
+DOUBT_COST = 16  # of heights that no point around suggests: a picture without features shows nothing better
 MOST_HEIGHTS = 96  # of one cell: bounds a tile's memory
 
 
@@ -34,6 +35,7 @@ class Level:
     """One resolution of a tile: its grid, a window of whole blocks, and for each cell the heights to try.
 
     dz_m: height step; lowest, count: (rows, cols) int32, cell (r, c) tries (lowest + 0 … count-1)·dz_m.
+    expected: (rows, cols) int32 lowest and highest height that the scene's points around suggest, others are doubted; None: no idea.
     """
 
     grid: Grid
@@ -42,6 +44,7 @@ class Level:
     dz_m: float
     lowest: I32
     count: I32
+    expected: tuple[I32, I32] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,15 @@ def match_level(
         part = block.window.slices_in(level.window)
         _block_cost(level, block, views, pictures, start[part], cost, seen[part])
         pictures.done_with(number)
+    if level.expected is not None:
+        add_doubt(cost, level.lowest, level.count, start, *level.expected, DOUBT_COST)
     total = np.zeros(len(cost), np.uint16)
     for forward in (True, False):
         aggregate(cost, level.lowest, level.count, start, SMALL_CHANGE_COST, JUMP_COST, forward, total)
     z = np.empty((rows, cols), np.float32)
     own, edge = np.empty((rows, cols), np.uint8), np.empty((rows, cols), np.uint8)
     best_heights(cost, total, level.lowest, level.count, start, level.dz_m, z, own, edge)
+    seen[own == NO_COST] = 0  # the winner is a height that only one photo sees
     return Heights(z, own, seen, edge)
 
 

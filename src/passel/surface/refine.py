@@ -21,6 +21,7 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 WINDOW_CELLS = 9
+FEATHER_CELLS = 16
 UNSEEN = -9.0
 NOISE_VARIANCE = 4.0  # gray levels squared: flat ground gives no score
 LEAST_SQUARES = 0.02  # mean square of normalised grays: below it there is only noise
@@ -45,15 +46,19 @@ def refine(
     blocks: Sequence[Block],
     step_cells: float,
 ) -> Refined:
-    """Refine the cells of `window` (inside the level's) from the heights `surface` (the level's window, float32 m, no NaN)."""
-    z = surface[window.slices_in(level.window)].copy()
-    score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
-    rim = WINDOW_CELLS // 2
-    used = [b for b in blocks if min(b.window.clipped(window).shape) > 0 and len(b.photos) > 1]
+    """Refine the cells of `window` (inside the level's) from the heights `surface` (the level's window, float32 m, no NaN).
+
+    Each block is refined FEATHER_CELLS beyond its border and neighbours flow into each other there: other photos, other millimetres.
+    """
+    start = surface[window.slices_in(level.window)]
+    sums = np.zeros((3, *start.shape), np.float32)  # of weights, of weighted moves, of weighted scores
+    most, agreeing = np.zeros(start.shape, np.float32), np.zeros(start.shape, np.uint8)
+    wide = [Block(b.window.grown(FEATHER_CELLS), b.plane_m, b.photos) for b in blocks if len(b.photos) > 1]
+    used = [b for b in wide if min(b.window.clipped(window).shape) > 0]
     pictures = Pictures(plates, views, used, 1)
     for number, block in enumerate(used):
         part = block.window.clipped(window)
-        around = part.grown(rim).clipped(level.window)
+        around = part.grown(WINDOW_CELLS // 2).clipped(level.window)
         heights = np.ascontiguousarray(surface[around.slices_in(level.window)])
         spread = 2.5 * step_cells * level.grid.resolution_m
         warped = warp_block(
@@ -62,8 +67,26 @@ def refine(
         pictures.done_with(number)
         found = _refine_block(block, warped, around, heights, step_cells * level.grid.resolution_m)
         inner, outer = part.slices_in(around), part.slices_in(window)
-        z[outer], score[outer], agreeing[outer] = found.z[inner], found.score[inner], found.agreeing[inner]
-    return Refined(z, score, agreeing)
+        weight = feather(block.window)[part.slices_in(block.window)] * (found.score[inner] > -1)
+        sums[(slice(None), *outer)] += weight * np.stack(
+            [np.ones_like(weight), (found.z - heights)[inner], found.score[inner]]
+        )
+        agreeing[outer] = np.where(weight > most[outer], found.agreeing[inner], agreeing[outer])
+        most[outer] = np.maximum(weight, most[outer])
+    some = sums[0] > 0
+    total = np.where(some, sums[0], 1)
+    return Refined(start + sums[1] / total, np.where(some, sums[2] / total, -1).astype(np.float32), agreeing)
+
+
+def feather(window: Window) -> F32:
+    """(rows, cols) weights of a block grown by FEATHER_CELLS: with its neighbours' they sum to one; never quite zero."""
+    f = 2 * FEATHER_CELLS
+
+    def ramp(n: int) -> F32:
+        from_edge = np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5
+        return np.minimum(from_edge / f, 1.0).astype(np.float32)
+
+    return np.outer(ramp(window.rows), ramp(window.cols))
 
 
 def _refine_block(block: Block, warped: Warped, around: Window, heights: F32, step_m: float) -> Refined:
