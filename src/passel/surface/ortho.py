@@ -14,7 +14,7 @@ from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
 from passel.surface.blocks import blocks_of, coverage
 from passel.surface.camera import FAR, packed, project, reach_m
-from passel.surface.colour import Gains
+from passel.surface.colour import Gains, at_node, correct
 from passel.surface.plate import Plate
 from passel.surface.resample import centres
 
@@ -222,17 +222,18 @@ def _disagreement(
         if j < 0:
             continue
         plate = plates[views[j].photo]
-        gain = float(np.exp(gains.of(views[j])[:3].mean()))
-        _sample_gray(plate.read_gray(), plate.packed(views[j]), x0, y0, grid.resolution_m, z, photo, j, gain, value)
+        table = gains.table(views[j]).mean(axis=2)
+        _sample_gray(plate.read_gray(), plate.packed(views[j]), x0, y0, grid.resolution_m, z, photo, j, table, value)
     difference = np.abs(value[:, :, 0] - value[:, :, 1])
     return np.asarray(cv2.boxFilter(np.nan_to_num(difference), -1, (5, 5)))
 
 
 @njit(cache=True, nogil=True)
 def _sample_gray(
-    image: U8, p: F64, x0: float, y0: float, cell_m: float, z: F32, photo: I16, j: int, gain: float, value: F32
+    image: U8, p: F64, x0: float, y0: float, cell_m: float, z: F32, photo: I16, j: int, table: F64, value: F32
 ) -> None:
     h, w = image.shape
+    nodes = table.shape[0] - 1
     for r in range(z.shape[0]):
         for c in range(z.shape[1]):
             for k in range(2):
@@ -241,7 +242,8 @@ def _sample_gray(
                 u, v = project(p, x0 + (c + 0.5) * cell_m, y0 - (r + 0.5) * cell_m, z[r, c])
                 iu = min(max(int(u + 0.5), 0), w - 1)
                 iv = min(max(int(v + 0.5), 0), h - 1)
-                value[r, c, k] = image[iv, iu] * gain
+                node_r, node_c = int((iv + 0.5) / h * nodes + 0.5), int((iu + 0.5) / w * nodes + 0.5)
+                value[r, c, k] = image[iv, iu] * table[node_r, node_c]
 
 
 @njit(cache=True, nogil=True)
@@ -284,6 +286,8 @@ def paint(
     x, y = fine.x(centres(window.col, window.cols)), fine.y(centres(window.row, window.rows))
     col_of = np.clip(np.floor(grid.col(x)) - core.col, 0, core.cols - 1).astype(np.int32)
     row_of = np.clip(np.floor(grid.row(y)) - core.row, 0, core.rows - 1).astype(np.int32)
+    tone, *start = gains.tone.over(fine.bounds(window))
+    tone_at = np.array([*start, gains.tone.grid.resolution_m])
     for j in np.unique(choice.photo[choice.weight > 0]):
         used = ((choice.photo == j) & (choice.weight > 0)).any(axis=2)
         rows, cols = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
@@ -291,7 +295,7 @@ def paint(
         c0, c1 = np.searchsorted(col_of, cols[0]), np.searchsorted(col_of, cols[-1], side="right")
         x0, y0 = float(fine.x(window.col + c0)), float(fine.y(window.row + r0))
         image = read(views[j].photo)
-        _paint_photo(image, packed(views[j]), gains.of(views[j]), _half_diagonal2(views[j]), int(j), choice.photo, choice.weight,
+        _paint_photo(image, packed(views[j]), gains.table(views[j]), tone, tone_at, int(j), choice.photo, choice.weight,
                      row_of[r0:r1], col_of[c0:c1], x0, y0, fine.resolution_m, z[r0:r1, c0:c1], total[r0:r1, c0:c1],
                      share[r0:r1, c0:c1])  # fmt: skip
         del image
@@ -301,18 +305,15 @@ def paint(
     return out
 
 
-def _half_diagonal2(view: View) -> float:
-    return 0.25 * float(view.intrinsics.width_px**2 + view.intrinsics.height_px**2)
-
-
 @njit(cache=True, nogil=True)
 def _paint_photo(
-    image: U8, p: F64, gain: F64, half_diagonal2: float, j: int, photo: I16, weight: U8, row_of: NDArray[np.int32],
+    image: U8, p: F64, table: F64, tone: F64, tone_at: F64, j: int, photo: I16, weight: U8, row_of: NDArray[np.int32],
     col_of: NDArray[np.int32], x0: float, y0: float, pixel_m: float, z: F32, total: U16, share: U8,
 ) -> None:  # fmt: skip
     """Add one photo's weighted, colour-corrected pixels; all sums stay whole numbers, so their order does not matter."""
     h, w = image.shape[:2]
-    factor = np.exp(gain[:3])
+    nodes = table.shape[0] - 1.0
+    value, factor = np.empty(3), np.empty(3)
     for r in range(len(row_of)):
         for c in range(len(col_of)):
             wt = np.int64(0)
@@ -321,20 +322,23 @@ def _paint_photo(
                     wt = np.int64(weight[row_of[r], col_of[c], k])
             if wt == 0:
                 continue
-            u, v = project(p, x0 + (c + 0.5) * pixel_m, y0 - (r + 0.5) * pixel_m, z[r, c])
+            x, y = x0 + (c + 0.5) * pixel_m, y0 - (r + 0.5) * pixel_m
+            u, v = project(p, x, y, z[r, c])
+            factor[:] = 1.0
+            at_node(table, (u + 0.5) / w * nodes, (v + 0.5) / h * nodes, factor)
+            at_node(tone, (x - tone_at[0]) / tone_at[2], (tone_at[1] - y) / tone_at[2], factor)
             u = min(max(u, 0.0), w - 1.001)
             v = min(max(v, 0.0), h - 1.001)
             iu = int(u)
             iv = int(v)
             fu = u - iu
             fv = v - iv
-            q = ((u - p[14]) ** 2 + (v - p[15]) ** 2) / half_diagonal2
-            even = 1.0 + q * (gain[3] + gain[4] * q) + 0.5 * (q * (gain[3] + gain[4] * q)) ** 2
             a, b, d = (1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv
             e = fu * fv
             for band in range(3):
-                value = a * image[iv, iu, band] + b * image[iv, iu + 1, band]
-                value += d * image[iv + 1, iu, band] + e * image[iv + 1, iu + 1, band]
-                value = min(value * factor[band] * even + 0.5, 255.0)
-                total[r, c, band] += np.uint16(np.int64(value) * wt)
+                value[band] = a * image[iv, iu, band] + b * image[iv, iu + 1, band]
+                value[band] += d * image[iv + 1, iu, band] + e * image[iv + 1, iu + 1, band]
+            correct(value, factor)
+            for band in range(3):
+                total[r, c, band] += np.uint16(np.int64(min(value[band] + 0.5, 255.0)) * wt)
             share[r, c] += np.uint8(wt)

@@ -12,7 +12,7 @@ from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
 from passel.surface.camera import FAR, project, reach_m
 from passel.surface.coarse import CoarseSurface
-from passel.surface.colour import Gains
+from passel.surface.colour import Gains, at_node, correct
 from passel.surface.plate import Plate
 
 F64 = NDArray[np.float64]
@@ -38,6 +38,8 @@ def quick_orthophoto(
     heights = surface.finer(grid, window)
     out, best = np.zeros((*window.shape, 4), np.uint8), np.full(window.shape, np.inf, np.float32)
     low = float(heights.min())
+    tone, *start = gains.tone.over(grid.bounds(window))
+    tone_at = np.array([*start, gains.tone.grid.resolution_m])
     for view in sorted(views, key=lambda v: v.photo):
         reach = reach_m(view, low)
         c = np.floor(grid.col(view.centre[0] + np.array([-reach, reach]))).astype(int) - window.col
@@ -45,14 +47,18 @@ def quick_orthophoto(
         part = slice(max(int(r[0]), 0), max(int(r[1]) + 1, 0)), slice(max(int(c[0]), 0), max(int(c[1]) + 1, 0))
         plate = plates[view.photo]
         x0, y0 = float(grid.x(window.col + part[1].start)), float(grid.y(window.row + part[0].start))
-        gain = np.exp(gains.of(view)[:3])
-        _paint(plate.read_tiny(), plate.packed_tiny(view), gain, x0, y0, pixel_m, heights[part], best[part], out[part])
+        _paint(plate.read_tiny(), plate.packed_tiny(view), gains.table(view), tone, tone_at, x0, y0, pixel_m,
+               heights[part], best[part], out[part])  # fmt: skip
     return out, grid, window
 
 
 @njit(cache=True, nogil=True)
-def _paint(image: U8, p: F64, gain: F64, x0: float, y0: float, pixel_m: float, z: F32, best: F32, out: U8) -> None:
+def _paint(
+    image: U8, p: F64, table: F64, tone: F64, tone_at: F64, x0: float, y0: float, pixel_m: float, z: F32, best: F32, out: U8,
+) -> None:  # fmt: skip
     h, w = image.shape[:2]
+    nodes = table.shape[0] - 1.0
+    value, factor = np.empty(3), np.empty(3)
     for r in range(z.shape[0]):
         y = y0 - (r + 0.5) * pixel_m
         for c in range(z.shape[1]):
@@ -67,6 +73,12 @@ def _paint(image: U8, p: F64, gain: F64, x0: float, y0: float, pixel_m: float, z
             best[r, c] = d
             iu = min(int(u + 0.5), w - 1)
             iv = min(int(v + 0.5), h - 1)
+            factor[:] = 1.0
+            at_node(table, (u + 0.5) / w * nodes, (v + 0.5) / h * nodes, factor)
+            at_node(tone, (x - tone_at[0]) / tone_at[2], (tone_at[1] - y) / tone_at[2], factor)
             for band in range(3):
-                out[r, c, band] = np.uint8(min(image[iv, iu, band] * gain[band] + 0.5, 255.0))
+                value[band] = image[iv, iu, band]
+            correct(value, factor)
+            for band in range(3):
+                out[r, c, band] = np.uint8(min(value[band] + 0.5, 255.0))
             out[r, c, 3] = 255
