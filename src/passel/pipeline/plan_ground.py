@@ -152,7 +152,7 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
         (("survey", job.survey_file), *outputs("coarse_tile", coarse_tiles)), memory_mb=1000,
     )  # fmt: skip
     gains = Step(
-        "coarse", "gains", f"{GROUND}:make_gains", 4, GainsParams(),
+        "coarse", "gains", f"{GROUND}:make_gains", 5, GainsParams(),
         (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates)), memory_mb=1200,
     )  # fmt: skip
     quick = Step(
@@ -206,7 +206,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", [plate_of[n] for n in names]),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 11, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 12, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

@@ -20,11 +20,14 @@ PHOTO_TERMS = 6  # 1, u, v, u² - 1/3, u·v, v² - 1/3; u, v from -1 to 1 over t
 CAMERA_TERMS = (
     2  # q - 1/3, q² - 0.16; q: squared radius over the squared half diagonal; both near 0 on average over a photo
 )
-# 1 / expected log deviation: brightness, then what the bands differ from it (a photo's hue is nearly that of its neighbours)
-COMMON_SIGMA = (0.5, 0.12, 0.12, 0.06, 0.06, 0.06)
-BAND_SIGMA = (0.1, 0.03, 0.03, 0.015, 0.015, 0.015)
+# expected log deviation: brightness, then what the bands differ from it (a photo's hue is nearly that of its neighbours)
+COMMON_SIGMA = (0.5, 0.1, 0.1, 0.05, 0.05, 0.05)
+BAND_SIGMA = (0.1, 0.02, 0.02, 0.01, 0.01, 0.01)
 CAMERA_SIGMA = (0.3, 0.06)  # brightness, bands
 NOISE = 0.06  # of a log value: half of a doubtful sighting's weight is gone there (Cauchy)
+TRUST = (
+    0.15  # of a log value: what a sighting counts for against the priors; errors of sightings side by side are alike
+)
 ROUNDS = 5
 STEPS = 60
 
@@ -69,12 +72,12 @@ def solve(seen: Sightings, camera_of: I64, cameras: int) -> tuple[F64, F64, F64]
     prior = _prior(COMMON_SIGMA, CAMERA_SIGMA[0], n, cameras)
     x = np.zeros((phi.shape[1], 1))
     for _ in range(ROUNDS):
-        x = _conjugate_gradients(phi, points, weight / NOISE**2, prior, -common, x)
+        x = _conjugate_gradients(phi, points, weight / TRUST**2, prior, -common, x)
         residual = points.less_mean(common + phi @ x, weight)[:, 0]
         weight = 1.0 / (1.0 + (residual / NOISE) ** 2)
     prior = _prior(BAND_SIGMA, CAMERA_SIGMA[1], n, cameras)
     bands = seen.log_value - common
-    x = x + _conjugate_gradients(phi, points, weight / NOISE**2, prior, -bands, np.zeros((phi.shape[1], 3)))
+    x = x + _conjugate_gradients(phi, points, weight / TRUST**2, prior, -bands, np.zeros((phi.shape[1], 3)))
     split = n * PHOTO_TERMS
     return x[:split].reshape(n, PHOTO_TERMS, 3), x[split:].reshape(cameras, CAMERA_TERMS, 3), weight
 

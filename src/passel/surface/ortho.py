@@ -29,6 +29,8 @@ CANDIDATES = 14  # photos a block may use
 PER_CELL = 3  # photos blended in a cell at most
 FEATHER = 0.06  # of the photo's width: weights fade towards its edge
 HIDDEN_M_PER_CELL = 3.0  # how much higher (cells) a surface must be to hide the ground behind it
+AROUND = 4  # cells on each side that are asked which photo shows them
+RARE, USUAL = 0.25, 0.5  # of them: a photo that fewer take gives way to one that more take
 SMOOTH_SIGMA, SHARP_SIGMA = 0.02, 0.002  # of tan² of the nadir angle
 FULL = 255
 
@@ -77,15 +79,19 @@ def choose(
     edge = np.zeros((*core.shape, PER_CELL), np.float32)
     params = np.stack([packed(v) for v in views])
     sizes = np.array([(v.intrinsics.width_px, v.intrinsics.height_px) for v in views], float)
-    highest = ndimage_max(z)
+    # what is thinner than three cells is noise or a twig: it hides nothing, else the ground behind it is speckled with other photos
+    shade = np.asarray(cv2.morphologyEx(z, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
+    highest = ndimage_max(shade)
     x0, y0 = float(grid.x(around.col)), float(grid.y(around.row))
     for block in blocks_of(core, BLOCK_CELLS):
         inner, outer = block.slices_in(core), block.slices_in(around)
         some = np.array(block_candidates(views, grid, block, z[outer]), np.int64)
         if len(some) == 0:
             continue
-        _visible(z, highest, x0, y0, grid.resolution_m, outer[0].start, outer[1].start, some, params, sizes,
+        _visible(z, shade, highest, x0, y0, grid.resolution_m, outer[0].start, outer[1].start, some, params, sizes,
                  photo[inner], score[inner], edge[inner])  # fmt: skip
+        _settle(z[outer], some, params, sizes, x0 + outer[1].start * grid.resolution_m,
+                y0 - outer[0].start * grid.resolution_m, grid.resolution_m, photo[inner], score[inner], edge[inner])  # fmt: skip
     part = core.slices_in(around)
     rough = roughness(z, grid.resolution_m)[part]
     differ = _disagreement(views, plates, gains, photo, (grid, core, z[part]))
@@ -110,8 +116,8 @@ def roughness(z: F32, cell_m: float) -> F32:
 
 @njit(cache=True, nogil=True)
 def _visible(
-    z: F32, highest: F32, x0: float, y0: float, cell_m: float, row0: int, col0: int, some: NDArray[np.int64], params: F64,
-    sizes: F64, photo: I16, score: F32, edge: F32,
+    z: F32, shade: F32, highest: F32, x0: float, y0: float, cell_m: float, row0: int, col0: int, some: NDArray[np.int64],
+    params: F64, sizes: F64, photo: I16, score: F32, edge: F32,
 ) -> None:  # fmt: skip
     """Fill the most nadir photos (tan² of the nadir angle, rising) that reach each cell of a block and are not hidden from it."""
     top = 0.0
@@ -146,7 +152,7 @@ def _visible(
                 if u == FAR:
                     continue
                 inside = min(u, sizes[j, 0] - 1 - u, v, sizes[j, 1] - 1 - v) - 4.0
-                if inside <= 0 or _hidden(z, highest, x0, y0, cell_m, x, y, height, params[j], top):
+                if inside <= 0 or _hidden(shade, highest, x0, y0, cell_m, x, y, height, params[j], top):
                     continue
                 photo[r, c, m] = j
                 score[r, c, m] = tan2[i]
@@ -171,6 +177,54 @@ def _show_hidden(
             score[0] = 0.0
             edge[0] = 1.0
             return
+
+
+@njit(cache=True, nogil=True)
+def _settle(
+    z: F32, some: NDArray[np.int64], params: F64, sizes: F64, x0: float, y0: float, cell_m: float, photo: I16, score: F32,
+    edge: F32,
+) -> None:  # fmt: skip
+    """Cells whose first photo is rare around them take the photo that most around them take: no speckles where heights are noisy.
+
+    Looks at the block alone, so that every tile decides alike.
+    """
+    rows, cols = z.shape
+    first = photo[:, :, 0].copy()
+    count = np.zeros(len(params), np.int64)
+    for r in range(rows):
+        for c in range(cols):
+            if first[r, c] < 0:
+                continue
+            r0, r1, c0, c1 = (
+                max(r - AROUND, 0),
+                min(r + AROUND + 1, rows),
+                max(c - AROUND, 0),
+                min(c + AROUND + 1, cols),
+            )
+            same = 0
+            for i in range(r0, r1):
+                for j in range(c0, c1):
+                    if first[i, j] == first[r, c]:
+                        same += 1
+            area = (r1 - r0) * (c1 - c0)
+            if same > RARE * area:
+                continue
+            count[some] = 0
+            most = first[r, c]
+            for i in range(r0, r1):
+                for j in range(c0, c1):
+                    k = first[i, j]
+                    if k >= 0:
+                        count[k] += 1
+                        if count[k] > count[most]:
+                            most = k
+            u, v = project(params[most], x0 + (c + 0.5) * cell_m, y0 - (r + 0.5) * cell_m, z[r, c])
+            inside = min(u, sizes[most, 0] - 1 - u, v, sizes[most, 1] - 1 - v) - 4.0
+            if count[most] < USUAL * area or inside <= 0:
+                continue
+            photo[r, c, 0], photo[r, c, 1:] = most, -1
+            score[r, c, 0] = 0.0
+            edge[r, c, 0] = min(1.0, inside / (FEATHER * sizes[most, 0]))
 
 
 @njit(cache=True, nogil=True)
