@@ -179,9 +179,10 @@ def test_photos_without_neighbours_keep_their_colours(tmp_path: Path) -> None:
     assert np.abs(gains.tone.log).max() == 0
     assert gains.table(strip()[1]) == pytest.approx(np.ones_like(table))
     nothing = Sightings(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3)), np.zeros((0, 2)), np.zeros(0))
-    field, falloff, _ = solve(nothing, np.zeros(3, np.int64), 1)
-    assert not field.any()
-    assert not falloff.any()
+    found = solve(nothing, np.zeros(3, np.int64), 1)
+    assert not found.photo.any()
+    assert not found.camera.any()
+    assert not found.local.any()
 
 
 def test_tone_is_the_same_from_every_tile_and_gains_survive_saving(

@@ -152,11 +152,12 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
         (("survey", job.survey_file), *outputs("coarse_tile", coarse_tiles)), memory_mb=1000,
     )  # fmt: skip
     gains = Step(
-        "coarse", "gains", f"{GROUND}:make_gains", 5, GainsParams(),
-        (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates)), memory_mb=1200,
+        "coarse", "gains", f"{GROUND}:make_gains", 6, GainsParams(),
+        (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates)),
+        memory_mb=1000 + len(ground.views) // 10,
     )  # fmt: skip
     quick = Step(
-        "coarse", "quick", f"{GROUND}:make_quick", 3, QuickParams(_four(window)),
+        "coarse", "quick", f"{GROUND}:make_quick", 4, QuickParams(_four(window)),
         (
             *base, ("coarse", ArtifactInput(coarse.digest)), ("gains", ArtifactInput(gains.digest)),
             *outputs("plate", plates),
@@ -206,7 +207,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", [plate_of[n] for n in names]),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 12, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 13, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

@@ -60,14 +60,16 @@ class Tone:
 @dataclass(frozen=True)
 class Gains:
     """photos: names, sorted; field: (n, 6, 3), falloff: (cameras, 2, 3) float64 log corrections per band (RGB).
+    local: (n, nodes, nodes) float32 log correction of all bands at even steps over a photo.
 
-    A pixel's corrected value is value · exp(photo terms + camera terms of `gain_solver`) · the tone of its ground.
+    A pixel's corrected value is value · exp(photo terms + camera terms of `gain_solver` + local) · the tone of its ground.
     """
 
     photos: tuple[str, ...]
     field: F64
     cameras: tuple[str, ...]
     falloff: F64
+    local: F32
     tone: Tone
 
     @property
@@ -82,7 +84,11 @@ class Gains:
         px = np.column_stack([u, v])
         log = np.zeros((len(px), 3))
         if view.photo in self.photos:
-            log += photo_basis(relative(i, px)) @ self.field[self.photos.index(view.photo)]
+            number = self.photos.index(view.photo)
+            log += photo_basis(relative(i, px)) @ self.field[number]
+            nodes = self.local.shape[1] - 1
+            at = [np.repeat(ticks, TABLE_NODES) * nodes, np.tile(ticks, TABLE_NODES) * nodes]
+            log += ndimage.map_coordinates(self.local[number].astype(np.float64), at, order=3, mode="nearest")[:, None]
             log += camera_basis(radius2(i, px)) @ self.falloff[self.cameras.index(i.camera)]
         return np.asarray(np.exp(log).reshape(TABLE_NODES, TABLE_NODES, 3))
 
@@ -90,7 +96,7 @@ class Gains:
         tone = {"grid": asdict(self.tone.grid), "window": asdict(self.tone.window)}
         head = {"photos": self.photos, "cameras": self.cameras, "tone": tone}
         (out / "gains.json").write_text(json.dumps(head, ensure_ascii=False), encoding="utf-8")
-        np.savez(out / "gains.npz", field=self.field, falloff=self.falloff, tone=self.tone.log)
+        np.savez(out / "gains.npz", field=self.field, falloff=self.falloff, local=self.local, tone=self.tone.log)
 
     @staticmethod
     def load(folder: Path) -> Gains:
@@ -98,7 +104,7 @@ class Gains:
         grid = Grid(head["tone"]["grid"]["resolution_m"], tuple(head["tone"]["grid"]["offset_m"]))
         with np.load(folder / "gains.npz") as d:
             tone = Tone(grid, Window(**head["tone"]["window"]), d["tone"])
-            return Gains(tuple(head["photos"]), d["field"], tuple(head["cameras"]), d["falloff"], tone)
+            return Gains(tuple(head["photos"]), d["field"], tuple(head["cameras"]), d["falloff"], d["local"], tone)
 
 
 def radius2(camera: Intrinsics, uv_px: F64) -> F64:
@@ -120,11 +126,11 @@ def solve_gains(views: Sequence[View], plates: Mapping[str, Plate], surface: Coa
     camera_of = np.array([number[v.intrinsics.camera] for v in ordered], np.int64)
     points, width_m = sample_points(ordered, surface)
     seen = sightings(ordered, plates, points)
-    field, falloff, weight = solve(seen, camera_of, len(cameras))
+    found = solve(seen, camera_of, len(cameras))
     # the fall-off towards the corners is the lens's and stays corrected; what photos were given each for itself is held down
-    log = np.einsum("kt,ktb->kb", photo_basis(seen.uv), field[seen.photo])
-    tone = _tone(points[seen.point, :2], -log, weight, width_m, surface)
-    return Gains(tuple(v.photo for v in ordered), field, cameras, falloff, tone)
+    log = np.einsum("kt,ktb->kb", photo_basis(seen.uv), found.photo[seen.photo])
+    tone = _tone(points[seen.point, :2], -log, found.weight, width_m, surface)
+    return Gains(tuple(v.photo for v in ordered), found.photo, cameras, found.camera, found.local, tone)
 
 
 def _tone(xy: F64, log: F64, weight: F64, width_m: float, surface: CoarseSurface) -> Tone:

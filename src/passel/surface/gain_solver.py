@@ -11,23 +11,26 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import ndimage, sparse
 
 F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-PHOTO_TERMS = 6  # 1, u, v, u² - 1/3, u·v, v² - 1/3; u, v from -1 to 1 over the photo
-CAMERA_TERMS = (
-    2  # q - 1/3, q² - 0.16; q: squared radius over the squared half diagonal; both near 0 on average over a photo
-)
+# photo: 1, u, v, u² - 1/3, u·v, v² - 1/3, with u, v from -1 to 1 over it; camera: q - 1/3, q² - 0.16, with q the squared radius over
+# the squared half diagonal; all but the first are near 0 on average over a photo
+PHOTO_TERMS, CAMERA_TERMS = 6, 2
 # expected log deviation: brightness, then what the bands differ from it (a photo's hue is nearly that of its neighbours)
 COMMON_SIGMA = (0.5, 0.1, 0.1, 0.05, 0.05, 0.05)
 BAND_SIGMA = (0.1, 0.02, 0.02, 0.01, 0.01, 0.01)
 CAMERA_SIGMA = (0.3, 0.06)  # brightness, bands
 NOISE = 0.06  # of a log value: half of a doubtful sighting's weight is gone there (Cauchy)
 TRUST = (
-    0.15  # of a log value: what a sighting counts for against the priors; errors of sightings side by side are alike
+    0.15  # of a log value: what a sighting weighs against the priors; the errors of sightings side by side are alike
 )
+LOCAL_NODES = 13  # over a photo's width and height
+LOCAL_DOUBT = 6.0  # sightings: what rests on fewer is mostly chance
+LOCAL_MOST = 0.15
 ROUNDS = 5
 STEPS = 60
 
@@ -54,11 +57,20 @@ def camera_basis(radius2: F64) -> F64:
     return np.column_stack([radius2 - 1 / 3, radius2**2 - 0.16])
 
 
-def solve(seen: Sightings, camera_of: I64, cameras: int) -> tuple[F64, F64, F64]:
-    """(photos, PHOTO_TERMS, 3) and (cameras, CAMERA_TERMS, 3) log corrections per band, and the (k,) weights of the sightings.
-
-    camera_of: (photos,) camera number of each photo. Zero where nothing is known.
+@dataclass(frozen=True)
+class Solution:
+    """Log corrections per band: photo (photos, PHOTO_TERMS, 3), camera (cameras, CAMERA_TERMS, 3); for all bands alike: local (photos,
+    LOCAL_NODES, LOCAL_NODES) float32 at even steps from edge to edge of a photo, rows first. weight: (k,) of the sightings, 0 to 1.
     """
+
+    photo: F64
+    camera: F64
+    local: F32
+    weight: F64
+
+
+def solve(seen: Sightings, camera_of: I64, cameras: int) -> Solution:
+    """Corrections that make sightings of the same point agree; zero where nothing is known. camera_of: (photos,) camera numbers."""
     n = len(camera_of)
     phi = _design(seen, camera_of, cameras)
     starts = (
@@ -66,7 +78,8 @@ def solve(seen: Sightings, camera_of: I64, cameras: int) -> tuple[F64, F64, F64]
     )
     weight = np.ones(len(seen.point))
     if len(seen.point) == 0:
-        return np.zeros((n, PHOTO_TERMS, 3)), np.zeros((cameras, CAMERA_TERMS, 3)), weight
+        local = np.zeros((n, LOCAL_NODES, LOCAL_NODES), np.float32)
+        return Solution(np.zeros((n, PHOTO_TERMS, 3)), np.zeros((cameras, CAMERA_TERMS, 3)), local, weight)
     points = _Points(starts, np.diff(np.r_[starts, len(seen.point)]))
     common = seen.log_value.mean(axis=1, keepdims=True)
     prior = _prior(COMMON_SIGMA, CAMERA_SIGMA[0], n, cameras)
@@ -78,8 +91,28 @@ def solve(seen: Sightings, camera_of: I64, cameras: int) -> tuple[F64, F64, F64]
     prior = _prior(BAND_SIGMA, CAMERA_SIGMA[1], n, cameras)
     bands = seen.log_value - common
     x = x + _conjugate_gradients(phi, points, weight / TRUST**2, prior, -bands, np.zeros((phi.shape[1], 3)))
+    local = _local(seen, n, points.less_mean(common + (phi @ x).mean(axis=1, keepdims=True), weight)[:, 0], weight)
     split = n * PHOTO_TERMS
-    return x[:split].reshape(n, PHOTO_TERMS, 3), x[split:].reshape(cameras, CAMERA_TERMS, 3), weight
+    return Solution(x[:split].reshape(n, PHOTO_TERMS, 3), x[split:].reshape(cameras, CAMERA_TERMS, 3), local, weight)
+
+
+def _local(seen: Sightings, photos: int, residual: F64, weight: F64) -> F32:
+    """What is left, smoothed over each photo: hot spots around the shadow of the camera are brighter than any polynomial says.
+
+    Every photo is drawn to the mean of all that see the ground, so wide brightness comes from all of them and only detail from the few
+    that are shown; the mean itself does not move.
+    """
+    node = np.clip(np.rint((seen.uv + 1.0) * (0.5 * (LOCAL_NODES - 1))), 0, LOCAL_NODES - 1).astype(np.int64)
+    cell = (seen.photo * LOCAL_NODES + node[:, 1]) * LOCAL_NODES + node[:, 0]
+
+    def smooth(values: F64) -> F64:
+        total = np.bincount(cell, weights=values, minlength=photos * LOCAL_NODES**2)
+        nodes = total.reshape(photos, LOCAL_NODES, LOCAL_NODES)
+        # 4 pi: so that a sum over the kernel counts sightings
+        return np.asarray(ndimage.gaussian_filter(nodes, (0.0, 1.0, 1.0), mode="constant")) * (4 * np.pi)
+
+    local = -smooth(weight * residual) / (smooth(weight) + LOCAL_DOUBT)
+    return np.clip(local, -LOCAL_MOST, LOCAL_MOST).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The true orthophoto of a tile: which photos show each ground cell, with which weights, then photo by photo into the picture."""
+"""Which photos show each ground cell of a tile's true orthophoto, with which weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,15 +14,13 @@ from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
 from passel.surface.blocks import blocks_of, coverage
 from passel.surface.camera import FAR, packed, project, reach_m
-from passel.surface.colour import Gains, at_node, correct
+from passel.surface.colour import Gains
 from passel.surface.plate import Plate
-from passel.surface.resample import centres
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 I16 = NDArray[np.int16]
 U8 = NDArray[np.uint8]
-U16 = NDArray[np.uint16]
 
 BLOCK_CELLS = 64
 CANDIDATES = 14  # photos a block may use
@@ -32,6 +30,7 @@ HIDDEN_M_PER_CELL = 3.0  # how much higher (cells) a surface must be to hide the
 AROUND = 4  # cells on each side that are asked which photo shows them
 RARE, USUAL = 0.25, 0.5  # of them: a photo that fewer take gives way to one that more take
 SMOOTH_SIGMA, SHARP_SIGMA = 0.02, 0.002  # of tan² of the nadir angle
+TINT_CELLS, TINT_MOST = 16, 25.0  # cells of the lattice, gray levels
 FULL = 255
 
 
@@ -278,8 +277,18 @@ def _disagreement(
         plate = plates[views[j].photo]
         table = gains.table(views[j]).mean(axis=2)
         _sample_gray(plate.read_gray(), plate.packed(views[j]), x0, y0, grid.resolution_m, z, photo, j, table, value)
-    difference = np.abs(value[:, :, 0] - value[:, :, 1])
-    return np.asarray(cv2.boxFilter(np.nan_to_num(difference), -1, (5, 5)))
+    difference = value[:, :, 0] - value[:, :, 1]
+    return np.asarray(cv2.boxFilter(np.abs(np.nan_to_num(difference - _tint(difference))), -1, (5, 5)))
+
+
+def _tint(difference: F32) -> F32:
+    """What photos differ by over wide ground, at most TINT_MOST: a tint that blends softly, not another thing shown."""
+    rows, cols = difference.shape
+    parts = difference.reshape(rows // TINT_CELLS, TINT_CELLS, cols // TINT_CELLS, TINT_CELLS)
+    known = np.isfinite(parts)
+    mean = np.where(known, parts, 0.0).sum(axis=(1, 3)) / np.maximum(known.sum(axis=(1, 3)), 1)
+    mean = np.clip(mean, -TINT_MOST, TINT_MOST).astype(np.float32)
+    return np.asarray(np.repeat(np.repeat(mean, TINT_CELLS, axis=0), TINT_CELLS, axis=1))
 
 
 @njit(cache=True, nogil=True)
@@ -322,77 +331,3 @@ def _weigh(photo: I16, score: F32, edge: F32, rough: F32, differ: F32, weight: U
                     weight[r, c, k] = part
                     left -= part
             weight[r, c, 0] = max(left, 0)
-
-
-def paint(
-    choice: Choice, views: Sequence[View], gains: Gains, read: Callable[[str], U8], cells: tuple[Grid, Window, F32],
-    picture: tuple[Grid, Window, F32],
-) -> U8:  # fmt: skip
-    """RGBA u8 (rows, cols, 4) of a window of the picture lattice; alpha 0 where no photo shows it.
-
-    cells: lattice and window of the choice (heights unused); picture: lattice, window and heights (float32 m) of the result.
-    read: full-size RGB u8 of a photo. One photo is held at a time.
-    """
-    grid, core, _ = cells
-    fine, window, z = picture
-    total = np.zeros((*window.shape, 3), np.uint16)
-    share = np.zeros(window.shape, np.uint8)
-    x, y = fine.x(centres(window.col, window.cols)), fine.y(centres(window.row, window.rows))
-    col_of = np.clip(np.floor(grid.col(x)) - core.col, 0, core.cols - 1).astype(np.int32)
-    row_of = np.clip(np.floor(grid.row(y)) - core.row, 0, core.rows - 1).astype(np.int32)
-    tone, *start = gains.tone.over(fine.bounds(window))
-    tone_at = np.array([*start, gains.tone.grid.resolution_m])
-    for j in np.unique(choice.photo[choice.weight > 0]):
-        used = ((choice.photo == j) & (choice.weight > 0)).any(axis=2)
-        rows, cols = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
-        r0, r1 = np.searchsorted(row_of, rows[0]), np.searchsorted(row_of, rows[-1], side="right")
-        c0, c1 = np.searchsorted(col_of, cols[0]), np.searchsorted(col_of, cols[-1], side="right")
-        x0, y0 = float(fine.x(window.col + c0)), float(fine.y(window.row + r0))
-        image = read(views[j].photo)
-        _paint_photo(image, packed(views[j]), gains.table(views[j]), tone, tone_at, int(j), choice.photo, choice.weight,
-                     row_of[r0:r1], col_of[c0:c1], x0, y0, fine.resolution_m, z[r0:r1, c0:c1], total[r0:r1, c0:c1],
-                     share[r0:r1, c0:c1])  # fmt: skip
-        del image
-    out = np.zeros((*window.shape, 4), np.uint8)
-    out[:, :, :3] = (total + FULL // 2) // FULL
-    out[:, :, 3] = np.where(share == FULL, 255, 0)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _paint_photo(
-    image: U8, p: F64, table: F64, tone: F64, tone_at: F64, j: int, photo: I16, weight: U8, row_of: NDArray[np.int32],
-    col_of: NDArray[np.int32], x0: float, y0: float, pixel_m: float, z: F32, total: U16, share: U8,
-) -> None:  # fmt: skip
-    """Add one photo's weighted, colour-corrected pixels; all sums stay whole numbers, so their order does not matter."""
-    h, w = image.shape[:2]
-    nodes = table.shape[0] - 1.0
-    value, factor = np.empty(3), np.empty(3)
-    for r in range(len(row_of)):
-        for c in range(len(col_of)):
-            wt = np.int64(0)
-            for k in range(photo.shape[2]):
-                if photo[row_of[r], col_of[c], k] == j:
-                    wt = np.int64(weight[row_of[r], col_of[c], k])
-            if wt == 0:
-                continue
-            x, y = x0 + (c + 0.5) * pixel_m, y0 - (r + 0.5) * pixel_m
-            u, v = project(p, x, y, z[r, c])
-            factor[:] = 1.0
-            at_node(table, (u + 0.5) / w * nodes, (v + 0.5) / h * nodes, factor)
-            at_node(tone, (x - tone_at[0]) / tone_at[2], (tone_at[1] - y) / tone_at[2], factor)
-            u = min(max(u, 0.0), w - 1.001)
-            v = min(max(v, 0.0), h - 1.001)
-            iu = int(u)
-            iv = int(v)
-            fu = u - iu
-            fv = v - iv
-            a, b, d = (1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv
-            e = fu * fv
-            for band in range(3):
-                value[band] = a * image[iv, iu, band] + b * image[iv, iu + 1, band]
-                value[band] += d * image[iv + 1, iu, band] + e * image[iv + 1, iu + 1, band]
-            correct(value, factor)
-            for band in range(3):
-                total[r, c, band] += np.uint16(np.int64(min(value[band] + 0.5, 255.0)) * wt)
-            share[r, c] += np.uint8(wt)

@@ -16,7 +16,8 @@ from passel.surface.clean import Surface, clean
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
 from passel.surface.colour import Gains
 from passel.surface.fine import MARGIN_CELLS, match_tile
-from passel.surface.ortho import choose, paint
+from passel.surface.ortho import choose
+from passel.surface.paint import paint
 from passel.surface.plate import Plate, read_photo
 from passel.surface.resample import bilinear, onto
 
