@@ -145,7 +145,7 @@ def _visible(
             m = 0
             for i in range(n):
                 j = order[i]
-                if m > 0 and tan2[i] - score[r, c, 0] > 5 * SMOOTH_SIGMA:
+                if m > 0 and tan2[i] - score[r, c, 0] > 5 * SMOOTH_SIGMA and edge[r, c, 0] >= 1.0:
                     break
                 u, v = project(params[j], x, y, height)
                 if u == FAR:
@@ -312,22 +312,24 @@ def _sample_gray(
 @njit(cache=True, nogil=True)
 def _weigh(photo: I16, score: F32, edge: F32, rough: F32, differ: F32, weight: U8) -> None:
     """Weights of each cell's photos: soft on flat ground that all show alike, nearly one photo elsewhere; 255 in all."""
+    share = np.zeros(photo.shape[2])
     for r in range(photo.shape[0]):
         for c in range(photo.shape[1]):
             if photo[r, c, 0] < 0:
                 continue
             doubt = min(1.0, max((rough[r, c] - 1.5) / 3.0, (differ[r, c] - 8.0) / 12.0))
             sigma = SMOOTH_SIGMA + (SHARP_SIGMA - SMOOTH_SIGMA) * max(0.0, doubt)
-            total = 0.0
-            first = score[r, c, 0]
+            # where a photo fades out at its edge the next takes over, however much steeper it looks
+            left, rest, total = FULL, 1.0 - max(0.0, doubt), 0.0
             for k in range(photo.shape[2]):
                 if photo[r, c, k] >= 0:
-                    total += np.exp(-(score[r, c, k] - first) / sigma) * (edge[r, c, k] + 1e-3)
-            left = FULL
+                    share[k] = max(np.exp(-(score[r, c, k] - score[r, c, 0]) / sigma), rest) if k > 0 else 1.0
+                    share[k] *= edge[r, c, k] + 1e-3
+                    rest *= 1.0 - edge[r, c, k]
+                    total += share[k]
             for k in range(photo.shape[2] - 1, 0, -1):
                 if photo[r, c, k] >= 0:
-                    share = np.exp(-(score[r, c, k] - first) / sigma) * (edge[r, c, k] + 1e-3) / total
-                    part = int(FULL * share + 0.5)
+                    part = int(FULL * share[k] / total + 0.5)
                     weight[r, c, k] = part
                     left -= part
             weight[r, c, 0] = max(left, 0)
