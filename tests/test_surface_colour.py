@@ -9,10 +9,11 @@ import pytest
 
 from passel.geo.grid import Bounds, Grid, Window
 from passel.reconstruct.scene import Intrinsics, View
-from passel.surface.camera import project_all
+from passel.surface.camera import packed, project_all
 from passel.surface.coarse import CoarseSurface
 from passel.surface.colour import Gains, Tone, at_node, correct, sightings, solve_gains
 from passel.surface.gain_solver import Sightings, solve
+from passel.surface.ortho import _settle, _weigh
 from passel.surface.plate import Plate
 
 CAMERA = Intrinsics("strip", 1280, 960, 1000.0, 1000.0, 640.0, 480.0, 0.0, 0.0, 0.0, 0.0)
@@ -203,3 +204,35 @@ def _tone_at(tone: Tone, x: float, y: float, west: float, east: float) -> list[f
     factor, cell = np.ones(3), tone.grid.resolution_m
     at_node(nodes, (x - x0) / cell, (y0 - y) / cell, factor)
     return [round(float(f), 12) for f in factor]
+
+
+def test_rare_choices_give_way_and_real_borders_stay() -> None:
+    views = strip()[:2]
+    params = np.stack([packed(v) for v in views])
+    sizes = np.array([(CAMERA.width_px, CAMERA.height_px)] * 2, float)
+    photo = np.full((64, 64, 3), -1, np.int16)
+    photo[:, :, 0] = 0
+    photo[:, 40:, 0] = 1
+    photo[20:23, 10:13, 0] = 1  # a speckle, and beside it a wide border
+    score, edge = np.zeros(photo.shape, np.float32), np.ones(photo.shape, np.float32)
+    z = np.zeros((64, 64), np.float32)
+    _settle(z, np.arange(2), params, sizes, 5.0, 3.0, 0.1, photo, score, edge)
+    assert (photo[:, :40, 0] == 0).all()
+    assert (photo[:, 40:, 0] == 1).all()
+
+
+def test_a_photo_fades_out_at_its_edge_on_open_ground_only() -> None:
+    photo = np.full((1, 50, 3), -1, np.int16)
+    photo[:, :, 0], photo[:, :, 1] = 0, 1
+    score, edge = np.zeros(photo.shape, np.float32), np.ones(photo.shape, np.float32)
+    score[:, :, 1] = 0.5  # much steeper
+    edge[0, :, 0] = np.linspace(1.0, 0.0, 50)
+    flat, weight = np.zeros((1, 50), np.float32), np.zeros(photo.shape, np.uint8)
+    _weigh(photo, score, edge, flat, flat, weight)
+    assert (weight.sum(axis=2) == 255).all()
+    assert np.abs(np.diff(weight[0, :, 0].astype(int))).max() <= 12
+    assert weight[0, 0, 0] == 255
+    assert weight[0, -1, 0] <= 1
+    sharp = np.zeros(photo.shape, np.uint8)
+    _weigh(photo, score, edge, flat, np.full((1, 50), 60, np.float32), sharp)
+    assert (sharp[0, :-1, 0] == 255).all()
