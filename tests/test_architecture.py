@@ -16,14 +16,32 @@ ROOMS = (
     *("errors", "option_table", "options", "geo", "survey", "reconstruct"),
     *("align", "surface", "products", "pipeline", "cluster"),
 )
+_NO_ENGINE = {"errors", "option_table", "options", "server"}
 # Rooms beside the column, with the rooms that they may see.
-BESIDE = {"demo": {"errors", "geo", "survey", "reconstruct", "products"}}
+BESIDE = {
+    "demo": {"errors", "geo", "survey", "reconstruct", "products"},
+    "server": _NO_ENGINE,
+    "gateway": _NO_ENGINE,
+    "fleet": _NO_ENGINE,
+    "web": _NO_ENGINE,
+}
 # What may be imported only in some rooms (path prefixes).
 ONLY_IN = {
     "pycolmap": ("reconstruct/", "align/"),
     "rasterio": ("products/raster", "demo/accuracy"),
     "dask": ("cluster/",),
     "distributed": ("cluster/",),
+    "aiohttp": ("cluster/", "gateway/"),
+    "fastapi": ("server/", "web/"),
+    "starlette": ("server/", "web/"),
+    "nicegui": ("web/",),
+    "rio_tiler": ("web/",),
+    "boto3": ("fleet/",),
+    "pydo": ("fleet/",),
+    "hcloud": ("fleet/",),
+    "scaleway": ("fleet/",),
+    "zeroconf": ("cluster/",),
+    "cryptography": ("cluster/",),
 }
 # How many handlers of a file may catch everything, and why.
 CATCH_ALL: dict[str, tuple[int, str]] = {
