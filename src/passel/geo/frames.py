@@ -2,7 +2,7 @@
 
 *world*  local east-north-up metres at the survey's origin: Cartesian, so straight lines stay straight and the earth's
          curvature is neither ignored nor bent into the block. Cameras are found and adjusted here.
-*map*    easting, northing (of a UTM zone, minus a whole-metre offset) and height above the ellipsoid or whatever surface the
+*map*    easting, northing (of a UTM zone, near the poles of UPS, minus a whole-metre offset) and height above the ellipsoid or whatever surface the
          photos' altitudes refer to. Products are made here. Over one photo's view, map and world differ by a linear map.
 
 A survey without GPS has only a local frame: world and map are the same and no CRS is written.
@@ -45,10 +45,10 @@ class Frame:
     @staticmethod
     def around(latlonalt: Array) -> Frame:
         """The frame for positions (n, 3) of latitude, longitude (degrees) and altitude (m): origin at their median."""
-        lat, lon, alt = np.median(latlonalt, axis=0)
-        zone = min(60, int((lon + 180.0) // 6.0) + 1)
-        epsg = (32600 if lat >= 0 else 32700) + zone
-        lat, lon, alt = round(float(lat), 6), round(float(lon), 6), round(float(alt))
+        lat, _, alt = np.median(latlonalt, axis=0)
+        lon = _middle_longitude_deg(latlonalt[:, 1])
+        epsg = _map_epsg(float(lat), lon)
+        lat, lon, alt = round(float(lat), 6), round(lon, 6), round(float(alt))
         east, north = _map_from_geographic(epsg).transform(lon, lat)
         return Frame((lat, lon), float(alt), epsg, (float(round(east, -2)), float(round(north, -2))))
 
@@ -102,6 +102,25 @@ class Frame:
         p[[3, 4, 5], [0, 1, 2]] -= step_m
         w = self.world_from_map(p)
         return np.asarray((w[:3] - w[3:]).T / (2 * step_m))
+
+
+def _middle_longitude_deg(longitudes_deg: Array) -> float:
+    """The median counted from the first one: beside the antimeridian the plain median of 179.99 and -179.99 is Greenwich."""
+    first = float(longitudes_deg[0])
+    beside = (longitudes_deg - first + 180.0) % 360.0 - 180.0
+    return (first + float(np.median(beside)) + 180.0) % 360.0 - 180.0
+
+
+def _map_epsg(lat_deg: float, lon_deg: float) -> int:
+    """The UTM zone as surveyors there count it; beyond 84° N and 80° S, where UTM ends, UPS."""
+    if not -80.0 <= lat_deg <= 84.0:
+        return 5041 if lat_deg > 0 else 5042
+    zone = int((lon_deg + 180.0) // 6.0) + 1
+    if 56.0 <= lat_deg < 64.0 and 3.0 <= lon_deg < 6.0:
+        zone = 32  # south-west Norway
+    if lat_deg >= 72.0 and 0.0 <= lon_deg < 42.0:
+        zone = 31 + 2 * int((lon_deg + 3.0) // 12.0)  # Svalbard: 31, 33, 35, 37
+    return (32600 if lat_deg >= 0 else 32700) + zone
 
 
 @lru_cache(maxsize=64)
