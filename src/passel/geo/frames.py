@@ -2,7 +2,7 @@
 
 *world*  local east-north-up metres at the survey's origin: Cartesian, so straight lines stay straight and the earth's
          curvature is neither ignored nor bent into the block. Cameras are found and adjusted here.
-*map*    easting, northing (of a UTM zone, near the poles of UPS, minus a whole-metre offset) and height above the ellipsoid or whatever surface the
+*map*    easting, northing (UTM, near the poles UPS; minus a whole-metre offset) and height above the ellipsoid or whatever surface the
          photos' altitudes refer to. Products are made here. Over one photo's view, map and world differ by a linear map.
 
 A survey without GPS has only a local frame: world and map are the same and no CRS is written.
