@@ -78,13 +78,15 @@ class Slots:
 
 @dataclass(frozen=True)
 class Running:
-    """A step that the worker holds. job, digest: so that a coordinator that was restarted can adopt it."""
+    """A step that the worker holds. All but ticket and phase as in its Assignment: a coordinator that was restarted adopts it."""
 
     ticket: str
     job: str
     digest: str
     phase: Phase
-    attempt: int = 1
+    attempt: int
+    memory_mb: int
+    threads: int
 
 
 @dataclass(frozen=True)
