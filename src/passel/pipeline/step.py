@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +52,7 @@ class Step:
     threads: int = 1
     limit_s: float = 3600.0
 
-    @property
+    @cached_property  # a plan asks thousands of times
     def digest(self) -> str:
         """sha256 (hex) over function, version, params and the inputs' digests: equal digests mean equal results."""
         parts = [self.function, self.version, params_as_json(self.params)]
