@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,12 @@ from passel.geo.similarity import Similarity
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 _ARRAYS = ("camera_of", "cam_from_world", "centres", "points", "obs_point", "obs_photo", "obs_xy", "obs_feature")
+_NONE: dict[str, Any] = {
+    "obs_point": np.zeros(0, np.int32),
+    "obs_photo": np.zeros(0, np.int32),
+    "obs_xy": np.zeros((0, 2), np.float32),
+    "obs_feature": np.zeros(0, np.int32),
+}
 
 
 @dataclass(frozen=True)
@@ -84,14 +91,12 @@ class Scene:
         np.savez(folder / "scene.npz", **{key: getattr(self, key) for key in _ARRAYS})
 
     @staticmethod
-    def load(folder: Path) -> Scene:
+    def load(folder: Path, *, observations: bool = True) -> Scene:
+        """The scene in a folder; observations=False leaves them away: they are most of a large one."""
         head = json.loads((folder / "scene.json").read_text(encoding="utf-8"))
         with np.load(folder / "scene.npz") as d:
-            return Scene(
-                tuple(Intrinsics(**c) for c in head["cameras"]),
-                tuple(head["photos"]),
-                *(d[key] for key in _ARRAYS),
-            )
+            wanted = [d[key] if observations or key not in _NONE else _NONE[key] for key in _ARRAYS]
+        return Scene(tuple(Intrinsics(**c) for c in head["cameras"]), tuple(head["photos"]), *wanted)
 
 
 def project(camera: Intrinsics, xyz_in_camera: F64) -> F64:
@@ -134,22 +139,26 @@ def views_in_map(scene: Scene, frame: Frame) -> tuple[View, ...]:
 
 
 def save_views(views: Sequence[View], path: Path) -> None:
-    """Write views as JSON: numbers keep all their digits."""
-    rows = [
-        {
-            "photo": v.photo,
-            "intrinsics": asdict(v.intrinsics),
-            "cam_from_map": v.cam_from_map.tolist(),
-            "centre": v.centre.tolist(),
-        }
-        for v in views
-    ]
-    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    """Write a line a view: the photo's name and the rest, both JSON, with a tab between. Numbers keep all their digits."""
+    with path.open("w", encoding="utf-8", newline="\n") as f:
+        for v in views:
+            rest = {
+                "intrinsics": asdict(v.intrinsics),
+                "cam_from_map": v.cam_from_map.tolist(),
+                "centre": v.centre.tolist(),
+            }
+            f.write(f"{json.dumps(v.photo)}\t{json.dumps(rest, ensure_ascii=False)}\n")
 
 
-def load_views(path: Path) -> tuple[View, ...]:
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(
-        View(r["photo"], Intrinsics(**r["intrinsics"]), np.array(r["cam_from_map"]), np.array(r["centre"]))
-        for r in rows
-    )
+def load_views(path: Path, photos: Container[str] | None = None) -> tuple[View, ...]:
+    """The views of a file, in its order; of these photos only, so that a tile holds no more than it needs."""
+    found = []
+    with path.open(encoding="utf-8", newline="\n") as f:
+        for line in f:
+            name, _, rest = line.partition("\t")
+            photo = json.loads(name)
+            if photos is None or photo in photos:
+                r = json.loads(rest)
+                centre = np.array(r["centre"])
+                found.append(View(photo, Intrinsics(**r["intrinsics"]), np.array(r["cam_from_map"]), centre))
+    return tuple(found)
