@@ -30,6 +30,17 @@ def test_odm_command_line():
     assert parsed.notices == ()
 
 
+def test_odms_short_names_and_its_defaults_asked_for_by_name():
+    """What ODM does anyway, and what Passel does anyway, is nothing to warn of."""
+    parsed = parse_options(
+        ["-e", "opensfm", "--merge", "all", "--primary-band", "auto", "--pc-sample", "0", "--crop=0"]
+    )
+    assert (parsed.options.end_with, parsed.later) == ("align", ())
+    parsed = parse_options(["-r", "odm_dem", "--merge", "dem", "--rolling-shutter-readout", "12.5"])
+    assert set(parsed.later) == {"rerun", "merge", "rolling-shutter-readout"}
+    assert parse_options(["-e=odm_dem"]).options.end_with == "merge"
+
+
 def test_a_flag_takes_no_word_but_may_be_told_its_value():
     assert parse_options(["--dsm", "photos"]).arguments == ("photos",)
     assert parse_options(["--dsm=false"]).options.dsm is False

@@ -163,11 +163,11 @@ LATER = (
     *_rows("later", "this product is not made", "orthophoto-png", "orthophoto-kmz", "orthophoto-cutline"),
     *_rows("later", "this product is not made", "dem-euclidean-map"),
     *_rows("later", "no product can be left out", "skip-orthophoto"),
-    *_rows("later", "all products are merged", "merge", type_="string"),
+    Option("merge", "enum", "all", "all products are merged", ("all", "pointcloud", "orthophoto", "dem"), "", "later"),
     *_rows("later", "everything the photos see is mapped", "boundary", type_="string"),
     Option("crop", "float", 0.0, "everything the photos see is mapped", Range(0), "m", "later"),
     *_rows("later", "everything the photos see is mapped", "auto-boundary"),
-    *_rows("later", "everything the photos see is mapped", "auto-boundary-distance", type_="float"),
+    Option("auto-boundary-distance", "float", 0.0, "everything the photos see is mapped", Range(0), "m", "later"),
     *_rows("later", "all work is done on this machine", "sm-cluster", type_="string"),
     *_rows("later", "the map is not aligned to other data", "align", type_="path"),
     Option("gps-z-offset", "float", 0.0, "heights are those of the photos", None, "m", "later"),
@@ -181,15 +181,25 @@ LATER = (
         "",
         "later",
     ),
-    *_rows("later", "photos are taken as colour photos", "primary-band", type_="string"),
+    Option("primary-band", "string", "auto", "photos are taken as colour photos", None, "", "later"),
     *_rows("later", "photos are taken as colour photos", "skip-band-alignment"),
     *_rows("later", "photos are taken as if all lines were exposed at once", "rolling-shutter"),
-    *_rows("later", "photos are taken as if all lines were exposed at once", "rolling-shutter-readout", type_="int"),
+    Option(
+        "rolling-shutter-readout",
+        "float",
+        0.0,
+        "photos are taken as if all lines were exposed at once",
+        Range(0),
+        "ms",
+        "later",
+    ),
     *_rows("later", "photos are not masked", "sky-removal", "bg-removal"),
     *_rows("later", "videos are not read", "video-limit", "video-resolution", type_="int"),
     *_rows("later", "videos are not read", "video", type_="path"),
-    *_rows("later", "the cloud is not thinned", "pc-sample", type_="float"),
-    *_rows("later", "the orthophoto is compressed without loss", "orthophoto-compression", type_="string"),
+    Option("pc-sample", "float", 0.0, "the cloud is not thinned", Range(0), "m", "later"),
+    Option(
+        "orthophoto-compression", "string", "DEFLATE", "the orthophoto is compressed without loss", None, "", "later"
+    ),
     *_rows("later", "results are not copied", "copy-to", type_="path"),
     *_rows("later", "no stage can be run alone; use --rerun-from and --end-with", "rerun", type_="string"),
 )
@@ -201,7 +211,12 @@ HARMLESS = (
     ),
     *_rows("harmless", "features and pairs are chosen from the photos", "feature-type", "matcher-type", type_="string"),
     *_rows("harmless", "mapping chooses the method that passes its checks", "sfm-algorithm", type_="string"),
-    *_rows("harmless", "mapping chooses the method that passes its checks", "use-hybrid-bundle-adjustment"),
+    *_rows(
+        "harmless",
+        "mapping chooses the method that passes its checks",
+        "use-hybrid-bundle-adjustment",
+        "sfm-no-partial",
+    ),
     *_rows("harmless", "GPS is always used, control points are not", "use-exif", "force-gps"),
     *_rows("harmless", "no GPU is needed", "no-gpu"),
     *_rows("harmless", "there is no mesh", "use-3dmesh", "skip-3dmodel"),
@@ -227,7 +242,11 @@ HARMLESS = (
     *_rows("harmless", "the report is always written", "skip-report"),
     *_rows("harmless", "what is not needed again is not kept", "optimize-disk-space"),
     *_rows("harmless", "log.json always holds it", "verbose", "debug", "time"),
+    *_rows("harmless", "OpenDroneMap no longer has it either", "resize-to", "depthmap-resolution", type_="float"),
+    *_rows("harmless", "OpenDroneMap no longer has it either", "texturing-tone-mapping", type_="string"),
+    *_rows("harmless", "OpenDroneMap no longer has it either", "pc-geometric"),
 )
 
 TABLE: tuple[Option, ...] = SUPPORTED + LATER + HARMLESS
 BY_NAME = {o.name: o for o in TABLE}
+SHORT = {"-e": "end-with", "-r": "rerun"}  # as OpenDroneMap abbreviates them

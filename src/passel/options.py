@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from passel.errors import UsageError
-from passel.option_table import BY_NAME, LENSES, LENSES_LATER, STAGE_OF_ODM, SUPPORTED, TABLE, Option, Range, Value
+from passel.option_table import (
+    BY_NAME,
+    LENSES,
+    LENSES_LATER,
+    SHORT,
+    STAGE_OF_ODM,
+    SUPPORTED,
+    TABLE,
+    Option,
+    Range,
+    Value,
+)
 
 
 def _default(name: str) -> Any:
@@ -98,7 +109,7 @@ def parse_options(arguments: Sequence[str]) -> Parsed:
             rest.append(word)
             continue
         name, equals, text = word.removeprefix("--").partition("=")
-        option = find_option(name if word.startswith("--") else word)
+        option = find_option(name if word.startswith("--") else SHORT.get(name, word))
         if not equals:
             text = _next_value(option, queue)
         values[option.name] = parse_value(option, text)
