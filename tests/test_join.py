@@ -1,0 +1,198 @@
+"""Joining over real TLS sockets: the door of a real coordinator, and everything that may stand in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+import passel
+from passel.cluster import join as joining
+from passel.cluster.admit import Door
+from passel.cluster.authority import Authority
+from passel.cluster.identity import IdentityError
+from passel.cluster.join import Unreachable, join, kept_identity, meet, workers_url
+from passel.cluster.roster import Roster
+from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens
+from passel.errors import PasselError, UsageError
+
+
+@contextmanager
+def listening(routes: Sequence[web.RouteDef], tls: ssl.SSLContext | None) -> Iterator[int]:
+    """A server in a thread of its own; yields its port."""
+    loop = asyncio.new_event_loop()
+    app = web.Application()
+    app.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None)
+    open_socket = socket.create_server(("127.0.0.1", 0))
+
+    async def start() -> None:
+        await runner.setup()
+        await web.SockSite(runner, open_socket, ssl_context=tls).start()
+
+    loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield open_socket.getsockname()[1]
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@dataclass(frozen=True)
+class Host:
+    """A coordinator's door on a port of this machine."""
+
+    authority: Authority
+    tokens: Tokens
+    roster: Roster
+    url: str
+
+
+@contextmanager
+def host(folder: Path) -> Iterator[Host]:
+    authority = Authority.open(folder / "identity")
+    book = AccessBook(folder / "access.db")
+    tokens = Tokens(book, authority.fingerprint)
+    roster = Roster(book, tokens)
+    door = Door(authority, roster, Throttle(allowed=3))
+    with listening(door.routes(), authority.server_context(["127.0.0.1"])) as port:
+        yield Host(authority, tokens, roster, f"https://127.0.0.1:{port}")
+    book.close()
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Host]:
+    with host(tmp_path) as made:
+        yield made
+
+
+def test_a_token_becomes_an_identity_that_is_kept(one: Host, tmp_path: Path) -> None:
+    seen = meet(one.url)
+    assert kept_identity(seen, tmp_path / "home") is None
+    token = one.tokens.create("join", uses_allowed=1)
+    identity = join(seen, token, tmp_path / "home", "field pc")
+    assert (identity.name, identity.fingerprint) == ("field-pc", one.authority.fingerprint)
+    assert kept_identity(meet(one.url), tmp_path / "home") == identity
+    identity.client_context()
+    identity.certificate.unlink()  # killed before the answer was kept: the same token, the same key, the same name
+    assert join(seen, token, tmp_path / "home", "field pc").name == "field-pc"
+    with pytest.raises(TokenRefused, match="used up"):
+        join(seen, token, tmp_path / "another", "field pc")
+
+
+def test_wrong_expired_and_revoked_tokens_are_told_apart(one: Host, tmp_path: Path) -> None:
+    seen = meet(one.url)
+    good = one.tokens.create("join")
+    expired, revoked = one.tokens.create("join", expires_in_s=0), one.tokens.create("join", "gone")
+    one.tokens.revoke("gone")
+    wrong = good[:-1] + ("a" if good[-1] != "a" else "b")
+    for token, words in ((expired, "expired"), (revoked, "revoked"), (wrong, "the token is wrong")):
+        with pytest.raises(TokenRefused, match=words):
+            join(seen, token, tmp_path / "home", "pc")
+    with pytest.raises(TokenRefused, match="too many wrong tokens"):
+        join(seen, good, tmp_path / "home", "pc")
+    for other in (one.tokens.create("api").replace("api_", "x_"), "hunter2", ""):
+        with pytest.raises(TokenRefused, match="no join token"):
+            join(seen, other, tmp_path / "home", "pc")
+    assert one.roster.members() == ()
+
+
+def test_a_token_of_another_coordinator_is_not_sent(one: Host, tmp_path: Path) -> None:
+    with host(tmp_path / "other") as other, pytest.raises(IdentityError, match="another coordinator"):
+        join(meet(one.url), other.tokens.create("join"), tmp_path / "home", "pc")
+
+
+def test_somebody_in_between_with_the_right_ca_pem_is_found_out(one: Host, tmp_path: Path) -> None:
+    """The authority's certificate is public; without its key nobody can serve under it."""
+    thief = Authority.open(tmp_path / "thief")
+    caught: list[str] = []
+
+    async def show(request: web.Request) -> web.Response:
+        return web.Response(body=one.authority.ca.read_bytes())
+
+    async def steal(request: web.Request) -> web.Response:
+        caught.append(await request.text())
+        return web.Response()
+
+    routes = [web.get("/ca.pem", show), web.post("/v1/join", steal)]
+    with listening(routes, thief.server_context(["127.0.0.1"])) as port:
+        seen = meet(f"https://127.0.0.1:{port}")
+        with pytest.raises(IdentityError, match="cannot prove who it is"):
+            join(seen, one.tokens.create("join"), tmp_path / "home", "pc")
+    assert caught == []
+
+
+def test_another_version_is_refused_with_both_named(one: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "__version__", "99.0")
+    with pytest.raises(PasselError, match=rf"runs Passel 99\.0, the coordinator runs {passel.__version__}"):
+        join(meet(one.url), one.tokens.create("join"), tmp_path / "home", "pc")
+    assert one.roster.members() == ()
+
+
+def test_a_request_that_proves_nothing_uses_nothing_up(
+    one: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = one.tokens.create("join", uses_allowed=1)
+    monkeypatch.setattr("passel.cluster.identity.Identity.request_pem", lambda *_: "garbage")
+    with pytest.raises(PasselError, match="signing request cannot be read"):
+        join(meet(one.url), token, tmp_path / "home", "pc")
+    monkeypatch.undo()
+    assert join(meet(one.url), token, tmp_path / "home", "pc").name == "pc"
+
+
+def test_what_is_no_coordinator_is_said_to_be_none(tmp_path: Path) -> None:
+    async def nothing(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    with listening([web.get("/ca.pem", nothing)], None) as port, pytest.raises(Unreachable, match="does not speak TLS"):
+        meet(f"https://127.0.0.1:{port}")
+    tls = Authority.open(tmp_path / "a").server_context(["127.0.0.1"])
+    with listening([], tls) as port, pytest.raises(Unreachable, match="it answers 404"):
+        meet(f"https://127.0.0.1:{port}")
+    with listening([web.get("/ca.pem", nothing)], tls) as port, pytest.raises(IdentityError, match="no certificate"):
+        meet(f"https://127.0.0.1:{port}")
+    free = socket.create_server(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+    free.close()
+    with pytest.raises(Unreachable, match="cannot be reached: Connection refused"):
+        meet(f"https://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("coordinator", "https://coordinator:3001"),
+        ("10.1.2.3:4001", "https://10.1.2.3:4001"),
+        ("https://pc.local", "https://pc.local:3001"),
+        ("https://[fd00::1]:3001/", "https://[fd00::1]:3001"),
+    ],
+)
+def test_addresses_as_people_type_them(typed: str, url: str) -> None:
+    assert workers_url(typed) == url
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("http://pc:3000", "over https.*passel join https://pc:3001"),
+        ("https://", "no address"),
+        ("pc:99999", "cannot be read"),
+        ("https://pc/path", "no address"),
+        ("[", "cannot be read"),
+    ],
+)
+def test_what_is_no_address(typed: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        workers_url(typed)
