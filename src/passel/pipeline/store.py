@@ -139,20 +139,33 @@ class Store:
                 tuple(sorted(facts.items())),
                 cost,
             )
-            shutil.rmtree(aside.scratch, ignore_errors=True)
-            _write_synced(aside.folder / "manifest.json", manifest_to_json(manifest))
-            home = self._home(step.digest)
-            home.parent.mkdir(exist_ok=True)
-            with _locked_file(self.root / "commit.lock"):
-                first = self.find(step.digest)
-                if first is not None:
-                    return first
-                damaged = self._tmp / f"damaged-{home.name}-{os.getpid()}-{next(_serial)}"
-                if home.exists():
-                    os.rename(home, damaged)
-                os.rename(aside.folder, home)
-            shutil.rmtree(damaged, ignore_errors=True)
-            return manifest
+            return self._place(aside, manifest)
+
+    def commit_received(self, aside: Aside, manifest: Manifest) -> Manifest:
+        """Makes `aside`, whose files another machine made, the artifact of its manifest; the first one wins, as in `commit`.
+
+        The caller has checked that the files are those of the manifest. Raises StorageError when the disk refuses.
+        """
+        with storage_errors(self.root):
+            for file in manifest.files:
+                _sync(aside.files / file.name)
+            return self._place(aside, manifest)
+
+    def _place(self, aside: Aside, manifest: Manifest) -> Manifest:
+        shutil.rmtree(aside.scratch, ignore_errors=True)
+        _write_synced(aside.folder / "manifest.json", manifest_to_json(manifest))
+        home = self._home(manifest.digest)
+        home.parent.mkdir(exist_ok=True)
+        with _locked_file(self.root / "commit.lock"):
+            first = self.find(manifest.digest)
+            if first is not None:
+                return first
+            damaged = self._tmp / f"damaged-{home.name}-{os.getpid()}-{next(_serial)}"
+            if home.exists():
+                os.rename(home, damaged)
+            os.rename(aside.folder, home)
+        shutil.rmtree(damaged, ignore_errors=True)
+        return manifest
 
     def sweep(self) -> int:
         """Removes half-written folders whose writer is gone; returns how many. Those still being written stay."""

@@ -1,0 +1,329 @@
+"""Photos and artifacts over the workers' HTTPS: files with Range and digests out, artifacts file by file in.
+
+Nothing here blocks the event loop: disks are read, written and hashed in threads, a block at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from aiohttp import web
+
+from passel.cluster.driver_wire import ReadyStep
+from passel.cluster.incoming import Incoming, MismatchError, OvertakenError, Part, Sender, check_name
+from passel.cluster.wire import RETRY_AFTER_S, WireError, WireProblem, encode
+from passel.errors import PasselError, StorageError
+from passel.pipeline.manifest import Manifest, manifest_from_json
+from passel.pipeline.store import Store, is_disk_trouble
+
+BLOCK_BYTES = 256 * 2**10
+WRITTEN_AT_ONCE_BYTES = 2**20
+MOST_MANIFEST_BYTES = 32 * 2**20
+_MANIFESTS_KEPT = 2000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _RefusalError(PasselError):
+    """An answer that is not 2xx."""
+
+    def __init__(self, status: int, what: str, where: str = "", todo: str = "") -> None:
+        super().__init__(what, where, todo)
+        self.status = status
+
+
+def problem(status: int, error: PasselError) -> web.Response:
+    """A PasselError as an answer."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    body = encode(WireProblem(error.what, error.where, error.todo))
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+@dataclass
+class _JobFiles:
+    """Where a job's things are. paths: of its user's files, by key."""
+
+    store: Store
+    paths: dict[str, Path] = field(default_factory=dict)
+    manifests: OrderedDict[str, Manifest] = field(default_factory=OrderedDict)
+
+    def manifest(self, digest: str) -> Manifest | None:
+        """Reads the disk at the first time."""
+        found = self.manifests.get(digest) or self.store.find(digest)
+        if found:
+            self.manifests[digest] = found
+            self.manifests.move_to_end(digest)
+            if len(self.manifests) > _MANIFESTS_KEPT:
+                self.manifests.popitem(last=False)
+        return found
+
+
+class DataPlane:
+    """Serves the files of the jobs that were attached."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, _JobFiles] = {}
+        self._incoming = Incoming()
+        self._hashes: dict[tuple[Path, int, int], str] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        """The worker's name is expected in request['worker']."""
+        artifact = "/v1/jobs/{job}/artifacts/{digest}"
+        return [
+            web.get("/v1/jobs/{job}/files/{key}", _answered(self._get_file)),
+            web.get(artifact, _answered(self._get_manifest), allow_head=False),
+            web.post(artifact, _answered(self._commit)),
+            web.head(artifact + "/{name:.+}", _answered(self._head)),
+            web.get(artifact + "/{name:.+}", _answered(self._get_artifact_file), allow_head=False),
+            web.put(artifact + "/{name:.+}", _answered(self._put)),
+        ]
+
+    def attach(self, job: str, store_root: Path) -> None:
+        """A job's driver has come; it may come again."""
+        if job not in self._jobs or self._jobs[job].store.root != store_root:
+            self._jobs[job] = _JobFiles(Store(store_root))
+
+    def add_files(self, job: str, step: ReadyStep) -> None:
+        """The user's files that this step reads may be fetched."""
+        self._jobs[job].paths.update({i.key: Path(i.path) for i in step.inputs if i.kind == "file"})
+
+    def forget(self, job: str) -> None:
+        """The job is over: nothing of it is served or taken any more."""
+        self._jobs.pop(job, None)
+        self._incoming.forget(job)
+
+    def sweep(self) -> None:
+        """Now and then: removes uploads that nobody goes on with."""
+        self._incoming.sweep()
+
+    def close(self) -> None:
+        self._incoming.close()
+
+    # ---- out --------------------------------------------------------------------------------------------------------
+
+    async def _get_file(self, request: web.Request) -> web.StreamResponse:
+        job, key = self._job(request), request.match_info["key"]
+        path = job.paths.get(key)
+        if path is None:
+            raise _RefusalError(503, "The coordinator does not know this file yet", key[:80], "ask again")
+        return await _send(request, path, await asyncio.to_thread(self._sha256, path))
+
+    async def _get_artifact_file(self, request: web.Request) -> web.StreamResponse:
+        job, digest, name = self._job(request), _digest(request), request.match_info["name"]
+        manifest = await asyncio.to_thread(job.manifest, digest)
+        file = next((f for f in manifest.files if f.name == name), None) if manifest else None
+        if file is None:
+            raise _RefusalError(404, "There is no such file of an artifact", f"{digest[:12]} {name[:200]}")
+        return await _send(request, job.store.path(digest) / name, file.sha256)
+
+    async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
+        job, digest = self._job(request), _digest(request)
+        if await asyncio.to_thread(job.manifest, digest) is None:
+            raise _RefusalError(404, "There is no such artifact", digest[:12])
+        text = await asyncio.to_thread((job.store.path(digest).parent / "manifest.json").read_text, "utf-8")
+        return web.Response(text=text, content_type="application/json")
+
+    def _sha256(self, path: Path) -> str:
+        """Of a user's file, read once."""
+        stat = path.stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in self._hashes:
+            self._hashes[key] = _hash_of(path)
+        return self._hashes[key]
+
+    # ---- in ---------------------------------------------------------------------------------------------------------
+
+    async def _head(self, request: web.Request) -> web.StreamResponse:
+        job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
+        manifest = await asyncio.to_thread(job.manifest, sender.digest)
+        size = next((f.size_bytes for f in manifest.files if f.name == name), None) if manifest else None
+        if size is None:
+            size = self._incoming.received_bytes(sender, name)
+        if size is None:
+            raise _RefusalError(404, "Nothing of this file is here", name[:200])
+        return web.Response(headers={"Content-Length": str(size)})
+
+    async def _put(self, request: web.Request) -> web.StreamResponse:
+        job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
+        start, total = _range_of_body(request)
+        if await asyncio.to_thread(job.manifest, sender.digest):
+            raise _RefusalError(409, "The artifact is here already", sender.digest[:12])
+        try:
+            part = await asyncio.to_thread(self._incoming.part, sender, job.store, name)
+            await _receive(request, part, start, total)
+        except StorageError:
+            await asyncio.to_thread(self._incoming.discard, sender)  # or it would fill the disk until the job's end
+            raise
+        return web.Response(status=204)
+
+    async def _commit(self, request: web.Request) -> web.StreamResponse:
+        job, sender = self._job(request), self._sender(request)
+        manifest = _manifest_of(await _body(request, MOST_MANIFEST_BYTES), sender.digest)
+        if await asyncio.to_thread(job.manifest, sender.digest):
+            await asyncio.to_thread(self._incoming.discard, sender)
+            raise _RefusalError(409, "The artifact is here already", sender.digest[:12])
+        await asyncio.to_thread(self._incoming.commit, sender, job.store, manifest)
+        return web.Response(status=204)
+
+    def _job(self, request: web.Request) -> _JobFiles:
+        job = self._jobs.get(request.match_info["job"])
+        if job is None:
+            raise _RefusalError(
+                503, "The coordinator does not know this job (yet)", request.match_info["job"], "ask again"
+            )
+        return job
+
+    def _sender(self, request: web.Request) -> Sender:
+        return Sender(request.match_info["job"], _digest(request), request["worker"])
+
+
+def _answered(handler: Handler) -> Handler:
+    """The handler with errors as answers."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except _RefusalError as refusal:
+            return problem(refusal.status, refusal)
+        except OvertakenError as error:
+            return problem(503, error)
+        except MismatchError as error:
+            return problem(422, error)
+        except WireError as error:
+            return problem(400, error)
+        except FileNotFoundError as error:
+            return problem(404, StorageError("The file is gone", str(error.filename)))
+        except StorageError as error:
+            return problem(507 if is_disk_trouble(error) else 500, error)
+        except PermissionError as error:
+            return problem(500, StorageError("The file may not be read", str(error.filename)))
+
+    return answer
+
+
+async def _send(request: web.Request, path: Path, sha256: str) -> web.StreamResponse:
+    """A file, or the part of it that was asked for."""
+    handle = os.open(path, os.O_RDONLY)  # not in a thread: a request cut off just then would never close it
+    try:
+        size = os.fstat(handle).st_size
+        headers = {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        start, stop, status = _asked_range(request, size)
+        if status == 416:
+            return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+        if status == 206:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = stop - start
+        await response.prepare(request)
+        while start < stop and request.method != "HEAD":
+            block = await asyncio.to_thread(os.pread, handle, min(BLOCK_BYTES, stop - start), start)
+            if not block:  # the file was cut short meanwhile: the other end sees that bytes are missing
+                request.protocol.force_close()
+                break
+            start += len(block)
+            await response.write(block)
+        return response
+    finally:
+        os.close(handle)
+
+
+def _asked_range(request: web.Request, size: int) -> tuple[int, int, int]:
+    """(first byte, byte after the last, status)."""
+    try:
+        asked = request.http_range
+    except ValueError:
+        return 0, size, 200  # a range that cannot be understood is ignored, as the standard wants
+    if asked.start is None:
+        return 0, size, 200
+    start = max(0, size + asked.start) if asked.start < 0 else asked.start
+    stop = size if asked.stop is None else min(size, asked.stop)
+    return (start, stop, 206) if start < stop else (0, 0, 416)
+
+
+async def _receive(request: web.Request, part: Part, start: int, total: int) -> None:
+    """Writes the body after byte `start`. A request that is overtaken by another one for the same file writes no more."""
+    mine = object()
+    if not await asyncio.to_thread(part.begin, mine, start):
+        raise _RefusalError(416, f"{part.received_bytes} bytes of this file are here", part.path.name, "go on there")
+    pending = bytearray()
+    while block := await request.content.readany():
+        pending += block
+        if part.received_bytes + len(pending) > total:
+            raise _RefusalError(400, "More bytes came than were announced")
+        if len(pending) >= WRITTEN_AT_ONCE_BYTES:
+            await asyncio.to_thread(part.write, mine, bytes(pending))
+            pending.clear()
+    await asyncio.to_thread(part.write, mine, bytes(pending))
+    if part.received_bytes != total:
+        raise _RefusalError(400, f"Only {part.received_bytes} of {total} bytes came")
+
+
+def _range_of_body(request: web.Request) -> tuple[int, int]:
+    """(first byte, size of the whole file) of a PUT."""
+    length = request.content_length
+    if length is None:
+        _refuse("A file must come with its Content-Length")
+    text = request.headers.get("Content-Range")
+    if text is None:
+        return 0, length
+    found = _CONTENT_RANGE.fullmatch(text)
+    if found is None:
+        _refuse(f"This Content-Range cannot be understood: {text[:80]}")
+    start, last, total = (int(g) for g in found.groups())
+    if last + 1 - start != length or last >= total:
+        _refuse(f"This Content-Range does not match the body: {text[:80]}")
+    return start, total
+
+
+def _refuse(what: str) -> NoReturn:
+    raise _RefusalError(400, what)
+
+
+async def _body(request: web.Request, most_bytes: int) -> bytes:
+    body = bytearray()
+    while block := await request.content.readany():
+        body += block
+        if len(body) > most_bytes:
+            raise _RefusalError(413, f"More than {most_bytes} bytes")
+    return bytes(body)
+
+
+def _digest(request: web.Request) -> str:
+    digest = request.match_info["digest"]
+    if not _DIGEST.fullmatch(digest):
+        _refuse("This is no digest")
+    return digest
+
+
+def _manifest_of(body: bytes, digest: str) -> Manifest:
+    """The manifest that a worker sent, with types checked: it will be read by others. Raises _RefusalError."""
+    try:
+        manifest = manifest_from_json(body.decode("utf-8"))
+        texts = [manifest.stage, manifest.name, manifest.function, manifest.cost.machine, manifest.cost.started]
+        numbers = [manifest.cost.seconds, manifest.cost.cpu_seconds, manifest.cost.peak_rss_mb]
+        plain = all(isinstance(t, str) for t in texts) and all(isinstance(n, int | float) for n in numbers)
+        plain &= isinstance(manifest.cost.attempt, int) and isinstance(manifest.version, int)
+        plain &= all(isinstance(value, int | float | str | bool) for _, value in manifest.facts)
+        plain &= all(isinstance(f.size_bytes, int) and isinstance(f.sha256, str) for f in manifest.files)
+        for file in manifest.files:
+            check_name(file.name)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _RefusalError(400, f"This is no manifest: {error}") from error
+    if not plain or manifest.digest != digest:
+        _refuse("This is no manifest of this artifact")
+    return manifest
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
