@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +14,8 @@ from passel.geo.frames import Frame
 from passel.options import Options
 from passel.pipeline import plan_cameras, plan_ground
 from passel.pipeline.job import Job
-from passel.pipeline.step import FileInput, Step
+from passel.pipeline.step import FileInput, Step, StepInputs
+from passel.pipeline.steps.ground import find_ground
 from passel.reconstruct.scene import Intrinsics, Scene
 from passel.survey.assemble import overlap_reach_m
 from passel.survey.model import Camera, Photo, Position, Survey
@@ -46,9 +49,9 @@ def measure() -> list[Check]:
     timed(
         "plan of the submodels", lambda: plan_cameras.submodel_steps(job, found, split.submodels, "global", calibration)
     )
-    ground = timed("ground and tiles", lambda: plan_ground.ground_of(job, scene))
-    adjusted = Step("align", "adjustment", "x:y", 1, None, ())
-    surface = timed("plan of the surface", lambda: plan_ground.surface_steps(job, ground, adjusted))
+    with tempfile.TemporaryDirectory() as folder:
+        ground = timed("ground and tiles", lambda: _ground(job, scene, Path(folder)))
+    surface = timed("plan of the surface", lambda: plan_ground.surface_steps(job, ground))
     tiles = timed("plan of the tiles", lambda: plan_ground.tile_steps(job, ground, surface))
     sizes = np.array([sum(role == "photo" for role, _ in t.inputs) for t in tiles])
     return [
@@ -58,6 +61,15 @@ def measure() -> list[Check]:
         Check(RUN, "tiles", len(tiles)),
         Check(RUN, "photos a tile, median", float(np.median(sizes)), note=f"largest {sizes.max()}"),
     ]
+
+
+def _ground(job: Job, scene: Scene, folder: Path) -> plan_ground.Ground:
+    """The ground step, which a run gives to any machine, and what the plan reads of it."""
+    step = plan_ground.ground_step(job, Step("align", "adjustment", "x:y", 1, None, ()))
+    scene.save(folder)
+    job.survey.save(folder / "survey.json")
+    find_ground(StepInputs((("survey", folder / "survey.json"), ("scene", folder))), step.params, folder)
+    return plan_ground.ground_of(job, step, folder)
 
 
 def flight() -> tuple[Survey, Scene]:

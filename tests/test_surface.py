@@ -12,7 +12,7 @@ import surface_world as world
 from passel.geo.grid import Bounds, Grid, Tile, Window, tiles_over
 from passel.surface import coarse as coarse_of
 from passel.surface.blocks import blocks_of
-from passel.surface.camera import ViewFinder, choose_resolution
+from passel.surface.camera import ViewFinder, ground_sampling_m, heights_above_ground_m
 from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
 from passel.surface.colour import Gains, solve_gains
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     save_plates([make_plate(p, n, reduction, i, folder) for i, (n, p) in enumerate(paths.items())], folder)
     plates = load_plates([folder])
     views, points = world.views(), world.scene_points()
-    prior = coarse_of.prior_heights(views, points, CELL_M, (0.0, 0.0))
+    prior = coarse_of.prior_heights(points, world.HEIGHT_M, CELL_M, (0.0, 0.0))
     grid = Grid(CELL_M * 8, (0.0, 0.0))
     tiles = [Tile("a", Window(-32, -32, 64, 64))]
     coarse = coarse_of.mosaic(grid, [(t, coarse_of.coarse_tile(t, CELL_M, prior, views, plates)) for t in tiles])
@@ -120,8 +120,8 @@ def test_blocks_flow_into_each_other() -> None:
 
 
 def test_points_say_what_is_likely() -> None:
-    views, points = world.views(), world.scene_points()
-    prior = coarse_of.prior_heights(views, points, CELL_M, (0.0, 0.0))
+    points = world.scene_points()
+    prior = coarse_of.prior_heights(points, world.HEIGHT_M, CELL_M, (0.0, 0.0))
     window = Window(-32, -32, 64, 64)
     ground, low, high = prior.likely_over(window, coarse_of.BIN_FACTOR // 8)
     x = np.arange(-32, 32) * 8 * CELL_M + 4 * CELL_M
@@ -213,8 +213,9 @@ def test_product_windows_tile_the_plane() -> None:
 
 def test_resolution_ground_and_photos_of_a_tile() -> None:
     views, points = world.views(), world.scene_points()
-    assert choose_resolution(views, points) == pytest.approx(world.GSD_M, rel=0.05)
-    ground = survey_ground(views, points, GRID, 128)
+    heights_m = heights_above_ground_m(views, points)
+    assert ground_sampling_m(views, heights_m) == pytest.approx(world.GSD_M, rel=0.05)
+    ground = survey_ground(views, points, float(np.median(heights_m)), GRID, 128)
     assert 9 <= len(ground.tiles) <= 25
     far = Bounds(18.0, 18.0, 19.0, 19.0)
     names = ViewFinder(views, ground.z_range_m).seeing(far)

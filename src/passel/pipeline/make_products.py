@@ -38,11 +38,11 @@ def make_products(
 ) -> ProductsMade | None:
     """Tiles, merge, files in the output folder; None when the user wants an earlier end. A tile that fails leaves a hole that is told,
     unless all fail."""
-    scene = Scene.load(cameras.adjusted.path)
-    placed = set(scene.photos)
+    found = plan.ground_step(job, cameras.adjusted_step)
+    ground = plan.ground_of(job, found, run_all(executor, [found], on_event)[found.digest].path)
+    placed = {v.photo for v in ground.views}
     unplaced = [p.name for p in job.survey.photos if p.name not in placed]
-    ground = plan.ground_of(job, scene)
-    surface = plan.surface_steps(job, ground, cameras.adjusted_step)
+    surface = plan.surface_steps(job, ground)
     early = run_all(executor, surface.all, on_event)
     publish(early[surface.quick.digest].path / "quick.png", layout.first_look)
     if job.ends_with("coarse"):

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-
-import numpy as np
+from pathlib import Path
 
 from passel.geo.grid import Grid, Tile, Window, tiles_over
 from passel.options import Options
 from passel.pipeline.job import Job, outputs, photo_input
 from passel.pipeline.step import ArtifactInput, Input, Step
 from passel.pipeline.steps.ground import (
+    VIEWS,
     CoarseMosaicParams,
     CoarseTileParams,
     GainsParams,
+    GroundParams,
     PlateParams,
     QuickParams,
     TileParams,
-    ViewsParams,
 )
 from passel.pipeline.steps.products import MergeParams
-from passel.reconstruct.scene import Scene, View, views_in_map
-from passel.surface.camera import ViewFinder, choose_resolution
+from passel.reconstruct.scene import View, load_views
+from passel.surface.camera import ViewFinder
 from passel.surface.coarse import COARSE_FACTOR, COARSE_MARGIN
-from passel.surface.extent import SurveyGround, survey_ground
+from passel.surface.extent import SurveyGround, SurveyLattice, rounded_up
 from passel.surface.fine import MARGIN_CELLS
 from passel.surface.plate import plate_reduction
 
@@ -43,8 +43,10 @@ Inputs = tuple[tuple[str, Input], ...]
 
 @dataclass(frozen=True)
 class Ground:
-    """What is mapped and how finely. gsd_m: median ground sampling distance; cell_m, dem_m, ortho_m: cells of the lattices."""
+    """What is mapped and how finely. step: made the rest. gsd_m: median ground sampling distance; cell_m, dem_m, ortho_m: cells of the
+    lattices."""
 
+    step: Step
     views: tuple[View, ...]
     ground: SurveyGround
     gsd_m: float
@@ -63,7 +65,6 @@ class Ground:
 class SurfaceSteps:
     """The steps before the tiles. plates: one a photo, in the order of the views."""
 
-    views: Step
     plates: tuple[Step, ...]
     coarse_tiles: tuple[Step, ...]
     coarse: Step
@@ -72,7 +73,7 @@ class SurfaceSteps:
 
     @property
     def all(self) -> list[Step]:
-        return [self.views, *self.plates, *self.coarse_tiles, self.coarse, self.gains, self.quick]
+        return [*self.plates, *self.coarse_tiles, self.coarse, self.gains, self.quick]
 
 
 @dataclass(frozen=True)
@@ -89,32 +90,37 @@ class ProductSteps:
         return [self.orthophoto, self.dsm, self.points, self.side_files]
 
 
-def ground_of(job: Job, scene: Scene) -> Ground:
-    """Choose lattices and tiles for the adjusted scene. Raises ReconstructionError when no ground is seen twice."""
-    frame = job.survey.frame
-    views = views_in_map(scene, frame)
-    points = frame.map_from_world(scene.points)
-    gsd_m = choose_resolution(views, points)
-    cell_m = _round_up(CELL_GSD * gsd_m)
-    ortho_m, dem_m, notes = _product_cells(job.options, gsd_m, cell_m)
-    grid = Grid(cell_m, frame.map_offset_m)
-    found = survey_ground(views, points, grid, CORE_CELLS)
-    if len(found.tiles) <= SMALL_SURVEY_TILES:
-        found = survey_ground(views, points, grid, SMALL_CORE_CELLS)
-    return Ground(views, found, gsd_m, cell_m, dem_m, ortho_m, frame.map_offset_m, notes)
+def ground_step(job: Job, scene: Step) -> Step:
+    """The step that finds the ground under the adjusted scene: lattices, tiles, views."""
+    params = GroundParams(CELL_GSD, FINEST_M, CORE_CELLS, SMALL_CORE_CELLS, SMALL_SURVEY_TILES)
+    return Step(
+        "coarse", "ground", f"{GROUND}:find_ground", 1, params,
+        (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest))),
+        memory_mb=500 + len(job.survey.photos) // 8, limit_s=2 * 3600,
+    )  # fmt: skip
+
+
+def ground_of(job: Job, step: Step, folder: Path) -> Ground:
+    """What `ground_step` found, and the products' lattices by the options. folder: its artifact."""
+    found = SurveyLattice.load(folder)
+    ortho_m, dem_m, notes = _product_cells(job.options, found.gsd_m, found.cell_m)
+    return Ground(
+        step, load_views(folder / VIEWS), found.ground, found.gsd_m, found.cell_m, dem_m, ortho_m,
+        job.survey.frame.map_offset_m, notes,
+    )  # fmt: skip
 
 
 def _product_cells(options: Options, gsd_m: float, cell_m: float) -> tuple[float, float, tuple[str, ...]]:
     """(orthophoto cell, DEM cell, what to tell the user): as asked for, but not finer than the photos resolve."""
     cells, notes = [], []
     for name, asked_cm, default_m in (
-        ("orthophoto", options.orthophoto_resolution_cm, _round_up(gsd_m)),
+        ("orthophoto", options.orthophoto_resolution_cm, rounded_up(gsd_m, FINEST_M)),
         ("dem", options.dem_resolution_cm, cell_m),
     ):
         if asked_cm is None:
             cells.append(default_m)
         elif asked_cm / 100.0 < gsd_m and not options.ignore_gsd:
-            cells.append(_round_up(gsd_m))
+            cells.append(rounded_up(gsd_m, FINEST_M))
             notes.append(
                 f"--{name}-resolution {asked_cm:g} cm is finer than the photos resolve: {100 * cells[-1]:g} cm is used "
                 "(--ignore-gsd overrules)"
@@ -124,20 +130,11 @@ def _product_cells(options: Options, gsd_m: float, cell_m: float) -> tuple[float
     return cells[0], cells[1], tuple(notes)
 
 
-def _round_up(metres: float) -> float:
-    return round(float(np.ceil(metres / FINEST_M - 1e-6)) * FINEST_M, 6)
-
-
-def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
+def surface_steps(job: Job, ground: Ground) -> SurfaceSteps:
     """Plates, coarse surface, colour gains and the first look."""
     plates = _plate_steps(job, ground)
     plate_of = {v.photo: p for v, p in zip(ground.views, plates)}
-    views = Step(
-        "coarse", "views", f"{GROUND}:make_views", 3, ViewsParams(ground.cell_m),
-        (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest))),
-        memory_mb=500 + len(ground.views) // 10,
-    )  # fmt: skip
-    base: Inputs = (("survey", job.survey_file), ("views", ArtifactInput(views.digest)))
+    base: Inputs = (("ground", ArtifactInput(ground.step.digest)),)
     coarse_grid = Grid(ground.cell_m * COARSE_FACTOR, ground.offset_m)
     window = _coarse_window(ground.ground.window)
     finder = ViewFinder(ground.views, ground.ground.z_range_m)
@@ -146,24 +143,24 @@ def surface_steps(job: Job, ground: Ground, scene: Step) -> SurfaceSteps:
         bounds = coarse_grid.bounds(tile.padded(COARSE_MARGIN))
         names = finder.seeing(bounds)
         if names:
-            coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, [plate_of[n] for n in names]))
+            coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, names, [plate_of[n] for n in names]))
     coarse = Step(
-        "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 2, CoarseMosaicParams(ground.cell_m),
-        (("survey", job.survey_file), *outputs("coarse_tile", coarse_tiles)), memory_mb=1000,
+        "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 3, CoarseMosaicParams(ground.cell_m, ground.offset_m),
+        outputs("coarse_tile", coarse_tiles), memory_mb=1000,
     )  # fmt: skip
     gains = Step(
-        "coarse", "gains", f"{GROUND}:make_gains", 6, GainsParams(),
+        "coarse", "gains", f"{GROUND}:make_gains", 7, GainsParams(),
         (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates)),
         memory_mb=1000 + len(ground.views) // 10,
     )  # fmt: skip
     quick = Step(
-        "coarse", "quick", f"{GROUND}:make_quick", 4, QuickParams(_four(window)),
+        "coarse", "quick", f"{GROUND}:make_quick", 5, QuickParams(_four(window)),
         (
             *base, ("coarse", ArtifactInput(coarse.digest)), ("gains", ArtifactInput(gains.digest)),
             *outputs("plate", plates),
         ), memory_mb=800,
     )  # fmt: skip
-    return SurfaceSteps(views, tuple(plates), tuple(coarse_tiles), coarse, gains, quick)
+    return SurfaceSteps(tuple(plates), tuple(coarse_tiles), coarse, gains, quick)
 
 
 def _plate_steps(job: Job, ground: Ground) -> list[Step]:
@@ -176,10 +173,10 @@ def _plate_steps(job: Job, ground: Ground) -> list[Step]:
     return steps
 
 
-def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, plates: Sequence[Step]) -> Step:
-    params = CoarseTileParams(tile.name, _four(tile.core), cell_m)
+def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
+    params = CoarseTileParams(tile.name, _four(tile.core), cell_m, tuple(photos))
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 3, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 4, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -196,18 +193,17 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
         if len(names) < 2:
             continue
         params = TileParams(
-            tile.name, _four(tile.core), ground.cell_m, ground.dem_m, ground.ortho_m,
+            tile.name, _four(tile.core), ground.cell_m, ground.dem_m, ground.ortho_m, ground.offset_m,
             not job.options.fast_orthophoto, tuple(names),
         )  # fmt: skip
         inputs: Inputs = (
-            ("survey", job.survey_file),
-            ("views", ArtifactInput(surface.views.digest)),
+            ("ground", ArtifactInput(ground.step.digest)),
             ("coarse", ArtifactInput(surface.coarse.digest)),
             ("gains", ArtifactInput(surface.gains.digest)),
             *outputs("plate", [plate_of[n] for n in names]),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 14, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 15, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

@@ -152,7 +152,6 @@ def heights_above_ground_m(views: Sequence[View], points: F64) -> F64:
     return np.asarray(np.maximum(centres[:, 2] - ground, 0.1))
 
 
-def choose_resolution(views: Sequence[View], points: F64) -> float:
-    """Ground sampling distance (m) of the survey: the median over photos of height above the points below divided by focal length."""
-    heights = heights_above_ground_m(views, points)
-    return float(np.median(heights / np.array([v.intrinsics.fx for v in views])))
+def ground_sampling_m(views: Sequence[View], heights_m: F64) -> float:
+    """Ground sampling distance of the survey: the median over photos of height above ground (n,) divided by focal length."""
+    return float(np.median(heights_m / np.array([v.intrinsics.fx for v in views])))

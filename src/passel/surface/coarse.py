@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,7 +14,6 @@ from scipy.spatial import cKDTree
 
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
-from passel.surface.camera import heights_above_ground_m
 from passel.surface.match import (
     Heights,
     Level,
@@ -26,6 +24,7 @@ from passel.surface.match import (
     ranges_around,
     skip_unseen,
 )
+from passel.surface.place import load_place, save_place
 from passel.surface.plate import Plate
 from passel.surface.resample import bilinear
 
@@ -40,6 +39,7 @@ POINT_BINS = 8  # bins of points that say what is likely, in one of those
 LIKELY_WITHIN = 0.03  # of the flying height above and below the points around, and
 LIKELY_SLOPE = 0.15  # of the distance to the nearest
 NEAREST_POINTS = 12
+POINTS_AT_ONCE = 200_000  # neighbours are looked up for: bounds memory
 WILD_SHARE = 0.4  # of the flying height: no tree or house stands out so far
 COARSE_MARGIN = 128  # coarse cells
 LEAST_WIDTH = 48
@@ -78,27 +78,24 @@ class PriorHeights:
         cols = (np.arange(window.col, window.col + window.cols) * parts) // cells - self.window.col * parts
         return a[np.ix_(np.clip(rows, 0, a.shape[0] - 1), np.clip(cols, 0, a.shape[1] - 1))]
 
-    def save(self, path: Path) -> None:
-        place = np.array([self.grid.resolution_m, *self.grid.offset_m])
-        np.savez(
-            path, place=place, window=np.array(astuple(self.window)), low=self.low, high=self.high,
-            ground=self.ground, likely_low=self.likely_low, likely_high=self.likely_high,
-        )  # fmt: skip
+    def save(self, out: Path) -> None:
+        save_place(self.grid, self.window, out / "prior.json")
+        np.save(out / "prior_possible.npy", np.stack([self.low, self.high]))
+        np.save(out / "prior_likely.npy", np.stack([self.ground, self.likely_low, self.likely_high]))
 
     @staticmethod
-    def load(path: Path) -> PriorHeights:
-        with np.load(path) as d:
-            cell_m, east, north = (float(v) for v in d["place"])
-            window = Window(*(int(v) for v in d["window"]))
-            likely = d["ground"], d["likely_low"], d["likely_high"]
-            return PriorHeights(Grid(cell_m, (east, north)), window, d["low"], d["high"], *likely)
+    def load(folder: Path) -> PriorHeights:
+        """Arrays are memory-mapped: a tile reads its own part only."""
+        possible = np.load(folder / "prior_possible.npy", mmap_mode="r")
+        likely = np.load(folder / "prior_likely.npy", mmap_mode="r")
+        return PriorHeights(*load_place(folder / "prior.json"), *possible, *likely)
 
 
-def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: tuple[float, float]) -> PriorHeights:
-    """Bounds of the surface from (m, 3) points (map metres): the span of the points around, less and plus what they cannot show."""
+def prior_heights(points: F64, above_m: float, cell_m: float, offset_m: tuple[float, float]) -> PriorHeights:
+    """Bounds of the surface from (m, 3) points (map metres) and the usual height of the cameras above them: the span of the points
+    around, less and plus what they cannot show."""
     grid = Grid(cell_m * BIN_FACTOR, offset_m)
-    above = float(np.median(heights_above_ground_m(views, points)))
-    points = _without_wild(points, WILD_SHARE * above)
+    points = _without_wild(points, WILD_SHARE * above_m)
     col, row = np.floor(grid.col(points[:, 0])).astype(int), np.floor(grid.row(points[:, 1])).astype(int)
     c0, c1 = (int(v) for v in np.percentile(col, (0.05, 99.95), method="nearest"))
     r0, r1 = (int(v) for v in np.percentile(row, (0.05, 99.95), method="nearest"))
@@ -107,8 +104,8 @@ def prior_heights(views: Sequence[View], points: F64, cell_m: float, offset_m: t
     near = ndimage.distance_transform_edt(np.isnan(low), return_distances=False, return_indices=True)
     low, high = low[tuple(near)], high[tuple(near)]
     low, high = ndimage.minimum_filter(low, 3, mode="nearest"), ndimage.maximum_filter(high, 3, mode="nearest")
-    likely = _likely(points, grid, window, above)
-    possible = (low - 0.06 * above).astype(np.float32), (high + 0.2 * above).astype(np.float32)
+    likely = _likely(points, grid, window, above_m)
+    possible = (low - 0.06 * above_m).astype(np.float32), (high + 0.2 * above_m).astype(np.float32)
     return PriorHeights(grid, window, *possible, *likely)
 
 
@@ -131,9 +128,13 @@ def _bins(points: F64, grid: Grid, window: Window, shares: Sequence[float]) -> l
 
 def _without_wild(points: F64, most_m: float) -> F64:
     """The points that are within most_m of the median height of their nearest: one wrong match must not open a pit to search."""
-    _, near = cKDTree(points[:, :2]).query(points[:, :2], k=min(NEAREST_POINTS, len(points)))
-    usual = np.median(points[:, 2][np.asarray(near).reshape(len(points), -1)], axis=1)
-    return np.asarray(points[np.abs(points[:, 2] - usual) <= most_m])
+    tree, keep = cKDTree(points[:, :2]), np.zeros(len(points), bool)
+    for at in range(0, len(points), POINTS_AT_ONCE):
+        some = points[at : at + POINTS_AT_ONCE]
+        _, near = tree.query(some[:, :2], k=min(NEAREST_POINTS, len(points)))
+        usual = np.median(points[:, 2][np.asarray(near).reshape(len(some), -1)], axis=1)
+        keep[at : at + len(some)] = np.abs(some[:, 2] - usual) <= most_m
+    return np.asarray(points[keep])
 
 
 def _likely(points: F64, grid: Grid, window: Window, above_m: float) -> tuple[F32, F32, F32]:
@@ -252,18 +253,16 @@ class CoarseSurface:
         return float(z.min()), float(z.max())
 
     def save(self, out: Path) -> None:
-        head = {"grid": asdict(self.grid), "window": asdict(self.window)}
-        (out / "coarse.json").write_text(json.dumps(head), encoding="utf-8")
+        save_place(self.grid, self.window, out / "coarse.json")
         np.save(out / "coarse.npy", self.z)
         np.save(out / "coarse_valid.npy", self.valid)
 
     @staticmethod
     def load(folder: Path) -> CoarseSurface:
         """Arrays are memory-mapped: a tile reads its own part only."""
-        head = json.loads((folder / "coarse.json").read_text(encoding="utf-8"))
-        grid = Grid(head["grid"]["resolution_m"], tuple(head["grid"]["offset_m"]))
         z = np.load(folder / "coarse.npy", mmap_mode="r")
-        return CoarseSurface(grid, Window(**head["window"]), z, np.load(folder / "coarse_valid.npy", mmap_mode="r"))
+        valid = np.load(folder / "coarse_valid.npy", mmap_mode="r")
+        return CoarseSurface(*load_place(folder / "coarse.json"), z, valid)
 
 
 def mosaic(grid: Grid, tiles: Sequence[tuple[Tile, F32]]) -> CoarseSurface:

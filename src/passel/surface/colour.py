@@ -8,8 +8,8 @@ taken out again (`Tone`): there the map is as bright, and has the hue, that the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from passel.reconstruct.scene import Intrinsics, View
 from passel.surface.camera import project as _project
 from passel.surface.camera import reach_m, sees
 from passel.surface.coarse import CoarseSurface
-from passel.surface.gain_solver import Sightings, camera_basis, photo_basis, solve
+from passel.surface.gain_solver import CAMERA_TERMS, Sightings, camera_basis, photo_basis, solve
+from passel.surface.place import load_place, save_place
 from passel.surface.plate import Plate
 
 F64 = NDArray[np.float64]
@@ -93,18 +94,22 @@ class Gains:
         return np.asarray(np.exp(log).reshape(TABLE_NODES, TABLE_NODES, 3))
 
     def save(self, out: Path) -> None:
-        tone = {"grid": asdict(self.tone.grid), "window": asdict(self.tone.window)}
-        head = {"photos": self.photos, "cameras": self.cameras, "tone": tone}
-        (out / "gains.json").write_text(json.dumps(head, ensure_ascii=False), encoding="utf-8")
-        np.savez(out / "gains.npz", field=self.field, falloff=self.falloff, local=self.local, tone=self.tone.log)
+        head = {"photos": self.photos, "cameras": self.cameras, "falloff": self.falloff.tolist()}
+        (out / "gains.json").write_text(json.dumps(head), encoding="utf-8")
+        save_place(self.tone.grid, self.tone.window, out / "tone.json")
+        for name, array in (("field", self.field), ("local", self.local), ("tone", self.tone.log)):
+            np.save(out / f"{name}.npy", array)
 
     @staticmethod
-    def load(folder: Path) -> Gains:
+    def load(folder: Path, photos: Container[str] | None = None) -> Gains:
+        """Arrays are memory-mapped; with `photos` only these are kept, so that a tile holds no more than it needs."""
         head = json.loads((folder / "gains.json").read_text(encoding="utf-8"))
-        grid = Grid(head["tone"]["grid"]["resolution_m"], tuple(head["tone"]["grid"]["offset_m"]))
-        with np.load(folder / "gains.npz") as d:
-            tone = Tone(grid, Window(**head["tone"]["window"]), d["tone"])
-            return Gains(tuple(head["photos"]), d["field"], tuple(head["cameras"]), d["falloff"], d["local"], tone)
+        field, local, tone = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("field", "local", "tone"))
+        rows = [i for i, name in enumerate(head["photos"]) if photos is None or name in photos]
+        names = tuple(head["photos"][i] for i in rows)
+        falloff = np.array(head["falloff"], float).reshape(-1, CAMERA_TERMS, 3)
+        place = load_place(folder / "tone.json")
+        return Gains(names, field[rows], tuple(head["cameras"]), falloff, local[rows], Tone(*place, tone))
 
 
 def radius2(camera: Intrinsics, uv_px: F64) -> F64:

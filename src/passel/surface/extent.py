@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from scipy.spatial import cKDTree
 from passel.errors import ReconstructionError
 from passel.geo.grid import Grid, Tile, Window, tiles_over
 from passel.reconstruct.scene import View
-from passel.surface.camera import heights_above_ground_m, reach_m, sees
+from passel.surface.camera import reach_m, sees
 from passel.surface.resample import centres
 
 F64 = NDArray[np.float64]
@@ -34,10 +36,36 @@ class SurveyGround:
     z_range_m: tuple[float, float]
 
 
-def survey_ground(views: Sequence[View], points: F64, grid: Grid, core_cells: int) -> SurveyGround:
-    """Find the ground to map from (m, 3) points in map metres. Raises ReconstructionError when no ground is seen twice."""
+@dataclass(frozen=True)
+class SurveyLattice:
+    """How finely a survey is seen, and what of it is mapped. gsd_m: median ground sampling distance; cell_m: the matching cell."""
+
+    gsd_m: float
+    cell_m: float
+    ground: SurveyGround
+
+    def save(self, out: Path) -> None:
+        (out / "ground.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> SurveyLattice:
+        d = json.loads((folder / "ground.json").read_text(encoding="utf-8"))
+        g = d["ground"]
+        tiles = tuple(Tile(t["name"], Window(**t["core"])) for t in g["tiles"])
+        return SurveyLattice(d["gsd_m"], d["cell_m"], SurveyGround(Window(**g["window"]), tiles, tuple(g["z_range_m"])))
+
+
+def rounded_up(metres: float, step_m: float) -> float:
+    """The next whole multiple of step_m; what exceeds one by a rounding error is one."""
+    return round(float(np.ceil(metres / step_m - 1e-6)) * step_m, 6)
+
+
+def survey_ground(views: Sequence[View], points: F64, above_m: float, grid: Grid, core_cells: int) -> SurveyGround:
+    """Find the ground to map from (m, 3) points in map metres and the usual height of the cameras above it.
+
+    Raises ReconstructionError when no ground is seen twice.
+    """
     squares = Grid(grid.resolution_m * SQUARE_CELLS, grid.offset_m)
-    above = float(np.median(heights_above_ground_m(views, points)))
     low, high = (float(v) for v in np.percentile(points[:, 2], (0.2, 99.8)))
     reach = np.array([reach_m(v, low) for v in views])
     xy = np.array([v.centre[:2] for v in views])
@@ -45,7 +73,7 @@ def survey_ground(views: Sequence[View], points: F64, grid: Grid, core_cells: in
     r0, r1 = np.floor(squares.row(np.array([(xy[:, 1] + reach).max(), (xy[:, 1] - reach).min()]))).astype(int)
     window = Window(int(c0), int(r0), int(c1 - c0) + 1, int(r1 - r0) + 1)
     ground, near = _ground(points, squares, window)
-    mapped = (_times_seen(views, reach, squares, window, ground) >= 2) & (near <= POINTS_WITHIN * above)
+    mapped = (_times_seen(views, reach, squares, window, ground) >= 2) & (near <= POINTS_WITHIN * above_m)
     if not mapped.any():
         raise ReconstructionError("No ground is seen by two photos.", "", "Check that neighbouring photos overlap.")
     rows, cols = np.flatnonzero(mapped.any(axis=1)), np.flatnonzero(mapped.any(axis=0))
@@ -55,7 +83,7 @@ def survey_ground(views: Sequence[View], points: F64, grid: Grid, core_cells: in
         int(cols[-1] - cols[0] + 1) * n, int(rows[-1] - rows[0] + 1) * n,
     )  # fmt: skip
     tiles = tuple(t for t in tiles_over(whole, core_cells) if _holds_any(t, mapped, window))
-    return SurveyGround(whole, tiles, (low - 0.06 * above, high + 0.2 * above))
+    return SurveyGround(whole, tiles, (low - 0.06 * above_m, high + 0.2 * above_m))
 
 
 def _ground(points: F64, squares: Grid, window: Window) -> tuple[F64, F64]:

@@ -1,13 +1,14 @@
-"""Steps of the ground: plates, coarse surface, colour gains, quick look, tiles. Thin: read inputs, call the surface room, write files.
+"""Steps of the ground: extent, plates, coarse surface, colour gains, quick look, tiles. Thin: the work is in the surface room.
 
-Roles: 'photo' (files, in the order of the params' names), 'scene' (folder of a Scene), 'survey' (survey.json); 'views', 'plate',
-'coarse_tile', 'coarse', 'gains': artifacts of the steps here. Only `make_views` reads the scene: its points grow with the survey, and
-a tile must not.
+Roles: 'photo' (files, in the order of the params' names), 'scene' (folder of a Scene), 'survey' (survey.json); 'ground', 'plate',
+'coarse_tile', 'coarse', 'gains': artifacts of the steps here. Only `find_ground` reads the scene and the survey: they grow with the
+number of photos, and a tile must not. Of what does grow (views, gains, the coarse surface) a tile reads its own part.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
@@ -18,12 +19,17 @@ from passel.geo.grid import Grid, Tile, Window
 from passel.pipeline.step import Fact, StepInputs
 from passel.reconstruct.scene import Scene, View, load_views, save_views, views_in_map
 from passel.surface import plate as plates_of
+from passel.surface.camera import ground_sampling_m, heights_above_ground_m
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface, PriorHeights, coarse_tile, mosaic, prior_heights
 from passel.surface.colour import Gains, solve_gains
+from passel.surface.extent import SurveyLattice, rounded_up, survey_ground
+from passel.surface.place import save_place
 from passel.surface.plate import load_plates, save_plates
 from passel.surface.quick import quick_orthophoto
 from passel.surface.tile import TileJob, TileSources, make_tile
 from passel.survey.model import Survey
+
+VIEWS = "views.jsonl"
 
 
 @dataclass(frozen=True)
@@ -36,18 +42,23 @@ class PlateParams:
 
 @dataclass(frozen=True)
 class CoarseTileParams:
-    """name, core (col, row, cols, rows) of a tile of the coarse lattice (8 matching cells); cell_m: the matching cell."""
+    """name, core (col, row, cols, rows) of a tile of the coarse lattice (8 matching cells); cell_m: the matching cell.
+
+    photos: names of the photos that see it.
+    """
 
     name: str
     core: tuple[int, int, int, int]
     cell_m: float
+    photos: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class CoarseMosaicParams:
-    """cell_m: the matching cell. The tiles' places are in their artifacts."""
+    """cell_m: the matching cell; offset_m: of the map frame. The tiles' places are in their artifacts."""
 
     cell_m: float
+    offset_m: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,8 @@ class QuickParams:
 class TileParams:
     """name, core (col, row, cols, rows) of a tile of the matching lattice; cell sizes of matching, DEM and orthophoto lattices (m).
 
-    fine: match the surface; False makes the orthophoto over the coarse surface (--fast-orthophoto). photos: names of the 'photo'
-    inputs, in order.
+    offset_m: of the map frame. fine: match the surface; False makes the orthophoto over the coarse surface (--fast-orthophoto).
+    photos: names of the 'photo' inputs, in order.
     """
 
     name: str
@@ -75,25 +86,38 @@ class TileParams:
     cell_m: float
     dem_m: float
     ortho_m: float
+    offset_m: tuple[float, float]
     fine: bool
     photos: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class ViewsParams:
-    """cell_m: the matching cell."""
+class GroundParams:
+    """cell_gsd: the matching cell in ground sampling distances, rounded up to whole finest_m. core_cells: side of a tile's core;
+    small_core_cells: where there would be no more than few_tiles."""
 
-    cell_m: float
+    cell_gsd: float
+    finest_m: float
+    core_cells: int
+    small_core_cells: int
+    few_tiles: int
 
 
-def make_views(inputs: StepInputs, params: ViewsParams, out: Path) -> dict[str, Fact]:
-    """What the ground needs of a scene: its views in the map frame, and where the ground may be."""
-    survey, scene = Survey.load(inputs.one("survey")), Scene.load(inputs.one("scene"))
-    views = views_in_map(scene, survey.frame)
-    points = survey.frame.map_from_world(scene.points)
-    save_views(views, out / "views.json")
-    prior_heights(views, points, params.cell_m, survey.frame.map_offset_m).save(out / "prior.npz")
-    return {"views": len(views)}
+def find_ground(inputs: StepInputs, params: GroundParams, out: Path) -> dict[str, Fact]:
+    """What the ground needs of a scene: views in the map frame, where the ground is and may be, how fine it is seen, its tiles."""
+    survey = Survey.load(inputs.one("survey"))
+    scene, frame = Scene.load(inputs.one("scene"), observations=False), survey.frame
+    views, points = views_in_map(scene, frame), frame.map_from_world(scene.points)
+    save_views(views, out / VIEWS)
+    heights_m = heights_above_ground_m(views, points)
+    gsd_m, above_m = ground_sampling_m(views, heights_m), float(np.median(heights_m))
+    grid = Grid(rounded_up(params.cell_gsd * gsd_m, params.finest_m), frame.map_offset_m)
+    found = survey_ground(views, points, above_m, grid, params.core_cells)
+    if len(found.tiles) <= params.few_tiles:
+        found = survey_ground(views, points, above_m, grid, params.small_core_cells)
+    prior_heights(points, above_m, grid.resolution_m, grid.offset_m).save(out)
+    SurveyLattice(gsd_m, grid.resolution_m, found).save(out)
+    return {"views": len(views), "gsd_m": gsd_m, "tiles": len(found.tiles)}
 
 
 def make_plate(inputs: StepInputs, params: PlateParams, out: Path) -> dict[str, Fact]:
@@ -111,11 +135,10 @@ def make_plate(inputs: StepInputs, params: PlateParams, out: Path) -> dict[str, 
 def make_coarse_tile(inputs: StepInputs, params: CoarseTileParams, out: Path) -> dict[str, Fact]:
     """Match one tile of the coarse surface from the 'plate's given."""
     _one_thread()
-    views = _read_views(inputs)
-    plates = load_plates(inputs.many("plate"))
-    prior = PriorHeights.load(inputs.one("views") / "prior.npz")
+    views, plates = _read_views(inputs, params.photos), load_plates(inputs.many("plate"))
+    prior = PriorHeights.load(inputs.one("ground"))
     tile = Tile(params.name, Window(*params.core))
-    z = coarse_tile(tile, params.cell_m, prior, [v for v in views if v.photo in plates], plates)
+    z = coarse_tile(tile, params.cell_m, prior, views, plates)
     np.save(out / "z.npy", z)
     (out / "tile.json").write_text(json.dumps(asdict(tile)), encoding="utf-8")
     return {"filled": float(np.isfinite(z).mean())}
@@ -123,21 +146,19 @@ def make_coarse_tile(inputs: StepInputs, params: CoarseTileParams, out: Path) ->
 
 def make_coarse_mosaic(inputs: StepInputs, params: CoarseMosaicParams, out: Path) -> dict[str, Fact]:
     """Put the coarse tiles together and fill what is missing."""
-    survey = Survey.load(inputs.one("survey"))
     tiles = []
     for folder in inputs.many("coarse_tile"):
         head = json.loads((folder / "tile.json").read_text(encoding="utf-8"))
         tiles.append((Tile(head["name"], Window(**head["core"])), np.load(folder / "z.npy")))
-    surface = mosaic(Grid(params.cell_m * COARSE_FACTOR, survey.frame.map_offset_m), tiles)
+    surface = mosaic(Grid(params.cell_m * COARSE_FACTOR, params.offset_m), tiles)
     surface.save(out)
     return {"measured": float(surface.valid.mean())}
 
 
 def make_gains(inputs: StepInputs, params: GainsParams, out: Path) -> dict[str, Fact]:
     """Colour gains of all photos."""
-    views = _read_views(inputs)
     plates = load_plates(inputs.many("plate"))
-    gains = solve_gains([v for v in views if v.photo in plates], plates, CoarseSurface.load(inputs.one("coarse")))
+    gains = solve_gains(_read_views(inputs, plates), plates, CoarseSurface.load(inputs.one("coarse")))
     gains.save(out)
     factors = np.exp(gains.log_gain) if len(gains.photos) else np.ones((1, 3))
     return {"least_gain": float(factors.min()), "largest_gain": float(factors.max())}
@@ -145,24 +166,20 @@ def make_gains(inputs: StepInputs, params: GainsParams, out: Path) -> dict[str, 
 
 def make_quick(inputs: StepInputs, params: QuickParams, out: Path) -> dict[str, Fact]:
     """A first orthophoto of the whole survey: quick.png (RGBA) and its place in quick.json."""
-    views = _read_views(inputs)
     plates = load_plates(inputs.many("plate"))
     surface, gains = CoarseSurface.load(inputs.one("coarse")), Gains.load(inputs.one("gains"))
-    some = [v for v in views if v.photo in plates]
-    picture, grid, window = quick_orthophoto(some, plates, surface, gains, Window(*params.window))
+    views = _read_views(inputs, plates)
+    picture, grid, window = quick_orthophoto(views, plates, surface, gains, Window(*params.window))
     (out / "quick.png").write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1].tobytes())
-    head = {"grid": asdict(grid), "window": asdict(window)}
-    (out / "quick.json").write_text(json.dumps(head), encoding="utf-8")
+    save_place(grid, window, out / "quick.json")
     return {"columns": window.cols, "rows": window.rows}
 
 
 def tile(inputs: StepInputs, params: TileParams, out: Path) -> dict[str, Fact]:
     """Make one ground tile: dsm.npy, filled.npy, ortho.npy, points.npz and the windows they cover in tile.json."""
     _one_thread()
-    survey, views = Survey.load(inputs.one("survey")), _read_views(inputs)
-    plates = load_plates(inputs.many("plate"))
     photos = dict(zip(params.photos, inputs.many("photo"), strict=True))
-    offset = survey.frame.map_offset_m
+    offset = params.offset_m
     job = TileJob(
         Tile(params.name, Window(*params.core)),
         Grid(params.cell_m, offset),
@@ -170,10 +187,10 @@ def tile(inputs: StepInputs, params: TileParams, out: Path) -> dict[str, Fact]:
         Grid(params.ortho_m, offset),
         params.fine,
     )
-    some = [v for v in views if v.photo in plates and v.photo in photos]
     sources = TileSources(
-        some, plates, photos, CoarseSurface.load(inputs.one("coarse")), Gains.load(inputs.one("gains"))
-    )
+        _read_views(inputs, photos), load_plates(inputs.many("plate")), photos,
+        CoarseSurface.load(inputs.one("coarse")), Gains.load(inputs.one("gains"), photos),
+    )  # fmt: skip
     result = make_tile(job, sources)
     result.save(out)
     head = {
@@ -197,5 +214,5 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _read_views(inputs: StepInputs) -> tuple[View, ...]:
-    return load_views(inputs.one("views") / "views.json")
+def _read_views(inputs: StepInputs, photos: Container[str]) -> tuple[View, ...]:
+    return load_views(inputs.one("ground") / VIEWS, photos)
