@@ -7,7 +7,7 @@ it should hold is told again, taken over or cancelled. Every submitted step gets
 from __future__ import annotations
 
 from passel.cluster import placement
-from passel.cluster.dispatch_state import JobState, Run, Task, Worker, assignment
+from passel.cluster.dispatch_state import JobState, Run, Task, Worker, assignment, poison
 from passel.cluster.driver_wire import Capacity, Ended, Hello, ReadyStep, Started
 from passel.cluster.placement import Fit, Roster
 from passel.cluster.wire import LEASE_S, Failure, Finished, PollReply, PollRequest, Running, WireError
@@ -29,7 +29,11 @@ News = tuple[str, Started | Ended]
 
 
 class StalePollError(WireError):
-    """A poll that was overtaken by a later one, or is of an agent that another one of the same name has replaced."""
+    """A poll that was overtaken by a later one."""
+
+
+class ReplacedError(WireError):
+    """A poll of an agent that another one of the same name has replaced."""
 
 
 class Dispatcher:
@@ -43,7 +47,7 @@ class Dispatcher:
         self._news: list[News] = []
         self._roster: Roster | None = None
 
-    # ---- jobs -------------------------------------------------------------------------------------------------------
+    # ---- jobs
 
     def begin(self, hello: Hello, now_s: float) -> None:
         """A job's driver has come (again)."""
@@ -82,10 +86,10 @@ class Dispatcher:
         for run in [r for r in self._orphans.values() if r.key[0] == job]:
             self._cancel(run)
 
-    # ---- workers ----------------------------------------------------------------------------------------------------
+    # ---- workers
 
     def poll(self, name: str, request: PollRequest, now_s: float) -> None:
-        """Takes what a worker says. Raises StalePollError, and then nothing has changed."""
+        """Takes what a worker says. Raises StalePollError, ReplacedError, and then nothing has changed."""
         worker = self.workers.get(name)
         if worker is None:
             worker = self.workers[name] = Worker(name, request, want_cache=not request.cache.whole)
@@ -102,10 +106,10 @@ class Dispatcher:
             self._take_finished(worker, finished, now_s)
         self._take_running(worker, request.running, now_s)
 
-    def connection_broke(self, name: str, session: str, now_s: float) -> None:
-        """A held poll broke off: the worker may have died. It has a moment to return."""
+    def connection_broke(self, name: str, poll: PollRequest, now_s: float) -> None:
+        """A held poll broke off: the worker may have died. It has a moment to return, if it has not done so already."""
         worker = self.workers.get(name)
-        if worker and worker.session == session and not worker.lost:
+        if worker and worker.request is poll and not worker.lost:
             worker.gone_s = min(worker.gone_s, now_s + BROKEN_LEASE_S)
 
     def cut(self, name: str, now_s: float) -> None:
@@ -206,7 +210,7 @@ class Dispatcher:
         there = [w for w in self.workers.values() if not w.lost and not w.drains]
         return Capacity(len(there), sum(w.slots.cpus for w in there), sum(w.slots.memory_mb for w in there))
 
-    # ---- what a poll says -------------------------------------------------------------------------------------------
+    # ---- what a poll says
 
     def _renew(self, worker: Worker, request: PollRequest, now_s: float) -> None:
         """A new agent under the name: whatever the old one ran is gone."""
@@ -302,7 +306,7 @@ class Dispatcher:
             self._end(task, worker.name, failure)
         self._requeue_if_idle(task, now_s)
 
-    # ---- what follows -----------------------------------------------------------------------------------------------
+    # ---- what follows
 
     def _lose(self, worker: Worker, now_s: float) -> None:
         """Nothing more is expected of this worker's session. Steps in its processes are under suspicion, unless it was leaving."""
@@ -315,7 +319,7 @@ class Dispatcher:
             if run.phase == "running" and not worker.drains:
                 task.deaths[worker.session] = worker.name
                 if task.strikes >= MOST_STRIKES and not task.runs:
-                    self._end(task, worker.name, _poison(task))
+                    self._end(task, worker.name, poison(task))
             self._requeue_if_idle(task, now_s)
 
     def _give(self, worker: Worker, task: Task, fit: Fit, now_s: float) -> None:
@@ -385,13 +389,3 @@ class Dispatcher:
 
     def _tell(self, task: Task, news: Started | Ended) -> None:
         self._news.append((task.job, news))
-
-
-def _poison(task: Task) -> Failure:
-    """In words, why a step is given up on whose watch workers died."""
-    names = ", ".join(sorted(set(task.deaths.values())))
-    what = f"the step was given up: {len(task.deaths)} workers were lost while they ran it ({names})"
-    if task.failures:
-        what += f", and its process died {task.failures} times on others"
-    todo = "give the workers more memory, or find out what it does to them"
-    return Failure("died", what, f"{task.ready.stage} {task.ready.name}", todo)

@@ -170,3 +170,13 @@ def assignment(run: Run, task: Task, store: str, local: bool) -> Assignment:
         run.ticket, task.job, ready.digest, ready.stage, ready.name, run.attempt, run.memory_mb, run.threads, ready.step,
         inputs, store if local else "", ready.log if local else "",
     )  # fmt: skip
+
+
+def poison(task: Task) -> Failure:
+    """In words, why a step is given up on whose watch workers died."""
+    names = ", ".join(sorted(set(task.deaths.values())))
+    what = f"the step was given up: {len(task.deaths)} workers were lost while they ran it ({names})"
+    if task.failures:
+        what += f", and its process died {task.failures} times on others"
+    todo = "give the workers more memory, or find out what it does to them"
+    return Failure("died", what, f"{task.ready.stage} {task.ready.name}", todo)
