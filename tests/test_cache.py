@@ -38,6 +38,7 @@ def put(cache: Cache, content: bytes, key: str = "") -> str:
     with cache.download(key or digest, len(content)) as part:
         part.write_bytes(content)
         cache.add_file(part, digest, key or digest)
+    cache.unpin(digest)
     return digest
 
 
@@ -46,6 +47,7 @@ def make(cache: Cache, value: int) -> Manifest:
     done = run_step(Request(step("add", value=value), (), cache.store.root, cache.root / "log"))
     assert isinstance(done, Done)
     cache.made(done.manifest)
+    cache.unpin(done.manifest.digest)
     return done.manifest
 
 

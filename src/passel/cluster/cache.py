@@ -152,6 +152,8 @@ class Cache:
                     place.parent.mkdir(parents=True)
                     try:
                         os.link(path, place)
+                    except FileNotFoundError:
+                        pass  # for the step, too, it is missing
                     except OSError:  # a disk without hard links, as on memory sticks; a full one fails again
                         shutil.copyfile(path, place)
                     shown.append(place)
@@ -176,15 +178,16 @@ class Cache:
                     self._count(key, "partial", _size(path))
                     self._sizes.move_to_end((key, "partial"), last=False)
 
-    def add_file(self, partial: Path, sha256: str, key: str) -> None:
-        """Takes a downloaded file whose content has this sha256, checked by the caller; `key` means it, too, from now on."""
+    def add_file(self, partial: Path, sha256: str, key: str) -> Path:
+        """Takes a downloaded file with this sha256, checked by the caller; `key` means it, too, from now on. Pinned, as by `pin_file`."""
         with self._guard, storage_errors(self.root):
             place = self._file(sha256)
             place.parent.mkdir(exist_ok=True)
             os.replace(partial, place)
             _stamp(place)
             self._enter(sha256, "file", _size(place))
-        self.add_alias(key, sha256)
+            self.add_alias(key, sha256)
+            return place
 
     def add_alias(self, key: str, sha256: str) -> None:
         """From now on `key` means the file with this content."""
@@ -198,8 +201,9 @@ class Cache:
             self._note(key, present=True)
 
     def add_artifact(self, manifest_json: str, parts: Sequence[Path]) -> Manifest:
-        """Takes a downloaded artifact: its manifest's text and its files, checked by the caller, in the manifest's order."""
+        """Takes a downloaded artifact: its manifest's text and its files, checked by the caller, in its order. Pinned."""
         manifest = manifest_from_json(manifest_json)
+        home = self.store.path(manifest.digest).parent
         with self._guard, storage_errors(self.root), self.store.aside(manifest.digest) as aside:
             for file, part in zip(manifest.files, parts, strict=True):
                 place = aside.files / file.name
@@ -207,16 +211,15 @@ class Cache:
                 os.replace(part, place)
             shutil.rmtree(aside.scratch)
             (aside.folder / "manifest.json").write_text(manifest_json, "utf-8")
-            home = self.store.path(manifest.digest).parent
             home.parent.mkdir(exist_ok=True)
-            if home.exists():  # damaged, or made here by a step meanwhile: equal in any case
-                shutil.rmtree(home)
-            os.rename(aside.folder, home)
+            if self.store.find(manifest.digest) is None:  # else a step has made it here meanwhile
+                shutil.rmtree(home, ignore_errors=True)
+                os.rename(aside.folder, home)
         self.made(manifest)
         return manifest
 
     def made(self, manifest: Manifest) -> None:
-        """Takes an artifact that is in `store` already."""
+        """Takes an artifact that is in `store` already. Pinned, as by `pin_artifact`."""
         with self._guard, storage_errors(self.root):
             for file in manifest.files:
                 _stamp(self.store.path(manifest.digest) / file.name)
@@ -271,8 +274,9 @@ class Cache:
         return self.store.path(digest).parent / "manifest.json"
 
     def _enter(self, key: str, kind: Kind, size_bytes: int) -> None:
-        """Notes what has come, or has come again."""
+        """Notes and pins what has come, or has come again."""
         self._count(key, kind, size_bytes)
+        self._pins[key] += 1
         self._use(key, kind)
         self._note(key, present=True)
 
