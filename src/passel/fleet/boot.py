@@ -1,0 +1,142 @@
+"""The script a machine runs when it starts.
+
+It holds one secret only: a token that lets this one machine join once (or, on nodes, the node's own token). It makes swap,
+starts the worker or the node, and carries a dead man's switch: when the coordinator cannot be reached for long, or the
+machine is older than it may be, it switches itself off.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+
+from passel.fleet.config import FleetConfig, Kind
+
+NODE_PORT = 3000
+_OWN = {"local", "ssh"}
+"""Providers whose machines are computers of the user: nothing is installed there and nothing switched off."""
+_LIFE_MARGIN_S = 600.0
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """What a boot script knows of its machine."""
+
+    name: str
+    fleet: str
+    token: str
+    """The join token; for a node, the token its API will ask for."""
+
+
+def boot_script(newcomer: Newcomer, config: FleetConfig) -> str:
+    """A POSIX shell script. It stays in the foreground; cloud-init runs it as root, `local` and `ssh` as the user."""
+    own = config.provider in _OWN
+    parts = [
+        _head(newcomer, config),
+        _POWER_OFF_OWN if own else _POWER_OFF,
+        _dead_man(config),
+        "" if own else _swap(config.boot.add_swap),
+        config.boot.setup_command,
+        _node(newcomer, config) if config.kind is Kind.NODE else _worker(newcomer, config),
+    ]
+    return "\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _head(newcomer: Newcomer, config: FleetConfig) -> str:
+    return f"""#!/bin/sh
+# Passel machine {newcomer.name}. The only secret in here is a token for this one machine.
+set -u
+umask 077
+export PASSEL_MACHINE={shlex.quote(newcomer.name)}
+export PASSEL_FLEET={shlex.quote(newcomer.fleet)}
+export PASSEL_URL={shlex.quote(config.boot.url)}
+export PASSEL_HOME="${{PASSEL_HOME:-/var/lib/passel}}"
+export PASSEL_TOKEN_FILE="$PASSEL_HOME/token"
+mkdir -p "$PASSEL_HOME"
+"""
+
+
+_POWER_OFF = """
+power_off() {
+    echo "passel: switching off: $1" >&2
+    shutdown -h now || poweroff -f
+}
+"""
+
+_POWER_OFF_OWN = """
+power_off() {
+    echo "passel: ending: $1" >&2
+    kill -KILL 0
+}
+"""
+
+
+def _dead_man(config: FleetConfig) -> str:
+    """Time is the kernel's: the clock may jump when it is set. Any answer of the coordinator will do."""
+    if not config.boot.url:
+        return ""
+    limits = config.limits
+    pause_s = max(1, min(30, int(limits.dead_man_s / 10)))
+    oldest = ""
+    if limits.runtime_s is not None:
+        oldest_s = int(limits.runtime_s + limits.drain_s + _LIFE_MARGIN_S)
+        oldest = f'        [ "$(seconds)" -lt "$((born + {oldest_s}))" ] || power_off "too old"\n'
+    return f"""
+seconds() {{
+    if read -r up rest 2>/dev/null </proc/uptime; then echo "${{up%%.*}}"; else date +%s; fi
+}}
+dead_man() {{
+    born=$(seconds)
+    heard=$born
+    while sleep {pause_s}; do
+        if curl -fsSk -m 20 -o /dev/null "$PASSEL_URL/auth/info" 2>/dev/null; then heard=$(seconds); fi
+        [ "$(seconds)" -lt "$((heard + {int(limits.dead_man_s)}))" ] || power_off "the coordinator is silent"
+{oldest}    done
+}}
+dead_man &
+"""
+
+
+def _swap(times: float) -> str:
+    if times <= 0:
+        return ""
+    return f"""
+swap_mb=$(awk '/^MemTotal/ {{ print int($2 / 1024 * {times:g}) }}' /proc/meminfo)
+if [ "$swap_mb" -gt 0 ] && [ ! -e "$PASSEL_HOME/swap" ]; then
+    (fallocate -l "${{swap_mb}}M" "$PASSEL_HOME/swap" || dd if=/dev/zero of="$PASSEL_HOME/swap" bs=1M count="$swap_mb") &&
+        mkswap "$PASSEL_HOME/swap" && swapon "$PASSEL_HOME/swap" || rm -f "$PASSEL_HOME/swap"
+fi
+"""
+
+
+def _worker(newcomer: Newcomer, config: FleetConfig) -> str:
+    """A worker that ends is started again: the link may have been away. printf is built in, so the token is in no process list."""
+    return f"""
+printf '%s' {shlex.quote(newcomer.token)} >"$PASSEL_TOKEN_FILE"
+join() {{
+    :
+{config.boot.join_command}
+}}
+while :; do
+    join
+    sleep 5
+done
+"""
+
+
+def _node(newcomer: Newcomer, config: FleetConfig) -> str:
+    """The node's token goes in by a file: arguments of docker can be read by every user of the machine."""
+    boot = config.boot
+    settings = json.dumps({"token": newcomer.token, "parallelQueueProcessing": 1, "port": NODE_PORT})
+    gpus = "--gpus all " if boot.docker_gpu else ""
+    data = f"-v {shlex.quote(boot.data_folder)}:/var/www/data " if boot.data_folder else ""
+    return f"""
+command -v docker >/dev/null || curl -fsSL {shlex.quote(boot.engine_install_url)} | sh
+printf '%s' {shlex.quote(settings)} >"$PASSEL_HOME/node.json"
+until docker run -d --name passel-node --restart unless-stopped -p {NODE_PORT}:{NODE_PORT} {gpus}{data}\\
+    -v "$PASSEL_HOME/node.json:/var/www/passel-node.json:ro" {shlex.quote(boot.docker_image)} --config /var/www/passel-node.json; do
+    sleep 15
+done
+wait
+"""

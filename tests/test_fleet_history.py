@@ -1,0 +1,164 @@
+"""Any history of faults: the fleet ends empty, never over its limit, never over its budget, every second in the book."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fake_clouds.simulated import Killed, SimMachine
+from fleet_world import LIMITS, RATES, TURN_S, World, config
+from passel.fleet.census import GRACE_S
+from passel.fleet.machine import Power
+
+BUDGET = 3.0
+_DOWN_S = 20.0
+
+
+class History(RuleBasedStateMachine):
+    """Hypothesis plays the world: work comes and goes, clouds fail, the process dies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="passel-fleet-"))
+        self.world = World(self.folder, config(budget=BUDGET))
+        self.excused_s = 0.0
+        """How long the coordinator was dead or deaf, so that it could not act."""
+
+    def teardown(self) -> None:
+        world = self.world
+        for faults in (world.cloud.create_faults, world.cloud.list_faults, world.cloud.destroy_faults):
+            faults.clear()
+        world.cloud.tripwire = None
+        world.coordinator.photos = 0
+        world.coordinator.finish_steps()
+        world.until(lambda: not world.alive() and not any(m.alive for m in world.book().values()), 400)
+        self._check_the_book()
+        world.ledger.close()
+        shutil.rmtree(self.folder)
+
+    def _check_the_book(self) -> None:
+        """Each machine that ever was stands in the book with at least its real time."""
+        lines = {m.provider_id: m for m in self.world.ledger.machines() if m.provider_id}
+        for machine in self.world.cloud.machines:
+            if not machine.fleet:
+                continue
+            line = lines[machine.id]
+            assert line.started_s is not None
+            assert line.gone_s is not None
+            assert line.started_s <= machine.created_s
+            assert line.gone_s >= (machine.ended_s or 0.0)
+        for line in self.world.ledger.machines():
+            assert not line.alive
+
+    # --- the world
+
+    @rule(photos=st.sampled_from([0, 0, 40, 150, 450, 2000]))
+    def work_changes(self, photos: int) -> None:
+        self.world.coordinator.photos = photos
+
+    @rule()
+    def steps_end(self) -> None:
+        self.world.coordinator.finish_steps()
+
+    @rule(count=st.sampled_from([1, 1, 2, 5, 20, 60]))
+    def time_passes(self, count: int) -> None:
+        for _ in range(count):
+            self._turn()
+
+    @rule(moment=st.integers(0, 12))
+    def killed(self, moment: int) -> None:
+        """kill -9 at the n-th moment of a turn, and a new process a little later."""
+        self.world.cloud.tripwire = moment
+        try:
+            self._turn()
+        except Killed:
+            self.world.ledger.close()
+            self.world.clock.now_s += _DOWN_S
+            self.excused_s += _DOWN_S + TURN_S
+            self.world.start()
+        self.world.cloud.tripwire = None
+
+    @rule(fault=st.sampled_from(["no capacity", "busy", "refused", "lost", "made, no answer"]))
+    def create_fails(self, fault: str) -> None:
+        self.world.cloud.create_faults.append(fault)
+
+    @rule(fault=st.sampled_from(["down", "twice", "forgets one"]))
+    def list_fails(self, fault: str) -> None:
+        self.world.cloud.list_faults.append(fault)
+
+    @rule(fault=st.sampled_from(["down", "done, no answer"]))
+    def destroy_fails(self, fault: str) -> None:
+        self.world.cloud.destroy_faults.append(fault)
+
+    @rule(after_s=st.sampled_from([None, 0.0, 90.0, 280.0]), lag_s=st.sampled_from([0.0, 15.0, GRACE_S * 0.7]))
+    def boots_differently(self, after_s: float | None, lag_s: float) -> None:
+        self.world.cloud.boots.append(after_s)
+        self.world.cloud.lags.append(lag_s)
+
+    @precondition(lambda self: self.world.alive())
+    @rule(data=st.data(), how=st.sampled_from(["vanishes", "off", "silent", "evicted"]))
+    def machine_breaks(self, data: st.DataObject, how: str) -> None:
+        machine = self._some_machine(data)
+        if how == "vanishes":
+            machine.ended_s = self.world.clock()
+        elif how == "off":
+            machine.power = Power.OFF
+        elif how == "silent":
+            machine.silent = True
+        else:
+            machine.evicted = True
+
+    @precondition(lambda self: self.world.alive() and not self.world.cloud.list_faults)
+    @rule(data=st.data())
+    def line_is_lost(self, data: st.DataObject) -> None:
+        """The book forgets a machine that the cloud shows."""
+        machine = self._some_machine(data)
+        if self.world.clock() >= machine.created_s + machine.shown_after_s:
+            self.world.ledger._db.execute("delete from machine where name = ?", (machine.name,))
+            self._turn()
+
+    @rule(closed=st.booleans())
+    def closed_or_opened(self, closed: bool) -> None:
+        self.world.ledger.close_fleet(closed)
+
+    # --- what always holds
+
+    @invariant()
+    def never_over_the_limit(self) -> None:
+        assert len(self.world.alive()) <= (LIMITS.machines or 0)
+
+    @invariant()
+    def never_over_the_budget(self) -> None:
+        excuse = self.excused_s * (LIMITS.machines or 0) * max(RATES.values()) / 3600
+        assert self._bill() <= BUDGET + excuse, (self._bill(), self.excused_s)
+
+    def _bill(self) -> float:
+        """What the cloud will charge: to the second, at least a minute."""
+        now_s = self.world.clock()
+        ours = [m for m in self.world.cloud.machines if m.fleet]
+        return sum(max(60.0, (m.ended_s or now_s) - m.created_s) * RATES[m.size] / 3600 for m in ours)
+
+    def _some_machine(self, data: st.DataObject) -> SimMachine:
+        return data.draw(st.sampled_from(self.world.alive()))
+
+    def _turn(self) -> None:
+        cloud = self.world.cloud
+        if "down" in (*[f for f in list(cloud.list_faults)[:1]], *cloud.destroy_faults):
+            self.excused_s += TURN_S
+        self.world.turns(1)
+        self.never_over_the_limit()
+
+
+TestHistory = History.TestCase
+TestHistory.settings = settings(
+    max_examples=30,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
