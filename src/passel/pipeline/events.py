@@ -13,11 +13,22 @@ from passel.pipeline.step import Step
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """How an artifact came from a worker of a passel. bytes: that went over the network for it, in all attempts."""
+
+    worker: str
+    attempts: int
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True)
 class Artifact:
-    """A finished step: its manifest and the folder with its files."""
+    """A finished step: its manifest and the folder with its files. delivery: None when it was made on this machine."""
 
     manifest: Manifest
     path: Path
+    delivery: Delivery | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,11 @@ class StepsPlanned:
 
 @dataclass(frozen=True)
 class StepStarted:
-    """A step is being tried; attempt is 1 for the first try."""
+    """A step is being tried; attempt is 1 for the first try. worker: by which one, '' on this machine."""
 
     step: Step
     attempt: int = 1
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class StepDone:
     step: Step
     manifest: Manifest
     reused: bool
+    delivery: Delivery | None = None
 
     @property
     def stage(self) -> str:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
 import passel
 from passel.errors import Interrupted, PasselError
@@ -69,13 +71,31 @@ class _Run:
     project: Project
     layout: Layout
     executor: Executor
-    progress: Progress
+    progress: Watcher
     log: RunLog
     on_event: OnEvent
 
 
-def run_job(request: RunRequest, make_executor: MakeExecutor) -> RunResult:
-    """Make the map. What is in the output's store already is not made again. Raises PasselError."""
+class Watcher(Protocol):
+    """Who is told how a run goes: a person's terminal, or the server that started it. Called from any thread."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def __call__(self, event: Event) -> None: ...
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+
+
+def run_job(request: RunRequest, make_executor: MakeExecutor, watcher: Watcher | None = None) -> RunResult:
+    """Make the map. What is in the output's store already is not made again. Raises PasselError.
+
+    watcher: by default a display on the terminal.
+    """
     project = Project(request.output)
     store = Store(project.store)
     with store.run_lock():
@@ -84,7 +104,7 @@ def run_job(request: RunRequest, make_executor: MakeExecutor) -> RunResult:
         log = RunLog(Layout(request.output).log, settings, passel.__version__)
         executor = make_executor(Workplace(store, project.logs))
         try:
-            with Progress(request.output, request.options.max_concurrency) as progress:
+            with watcher or Progress(request.output, request.options.max_concurrency) as progress:
 
                 def on_event(event: Event) -> None:
                     progress(event)

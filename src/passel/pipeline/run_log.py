@@ -7,14 +7,14 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 import psutil
 
-from passel.pipeline.events import Event, StepDone, StepFailed
+from passel.pipeline.events import Delivery, Event, StepDone, StepFailed
 from passel.pipeline.store import storage_errors
 from passel.pipeline.tally import StageTally, Tally
 
@@ -40,7 +40,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """A line of log.json. state: 'made', 'reused' or a failure's kind."""
+    """A line of log.json. state: 'made', 'reused' or a failure's kind. bytes: over the network, 0 on one machine."""
 
     stage: str
     name: str
@@ -53,6 +53,20 @@ class StepRecord:
     cpu_seconds: float
     peak_rss_mb: float
     attempts: int
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True)
+class MachineTally:
+    """What a machine did for this run: steps made, their wall and CPU seconds, what it sent and was sent."""
+
+    machine: str
+    steps: int
+    step_seconds: float
+    cpu_seconds: float
+    bytes_in: int
+    bytes_out: int
 
 
 class RunLog:
@@ -85,6 +99,11 @@ class RunLog:
         """The stages so far, in the order in which they were planned."""
         return list(self._tally.stages.values())
 
+    def machines(self) -> list[MachineTally]:
+        """What each machine made in this run, sorted by name."""
+        with self._guard:
+            return machine_tallies(self._steps)
+
     def _write(self, state: str, end: str | None) -> None:
         value = {
             "passel": self._version,
@@ -93,6 +112,7 @@ class RunLog:
             "end": end,
             "machine": asdict(Machine.here()),
             "options": self._options,
+            "machines": [asdict(m) for m in machine_tallies(self._steps)],
             "stages": [_stage_value(s) for s in self._tally.stages.values()],
             "steps": [asdict(s) for s in self._steps],
         }
@@ -107,6 +127,25 @@ class RunLog:
         self._written_s = time.monotonic()
 
 
+def machine_tallies(steps: Sequence[StepRecord]) -> list[MachineTally]:
+    """The steps made, summed by machine; their seconds over the run's wall clock is the speed-up."""
+    by_machine: dict[str, list[StepRecord]] = {}
+    for step in steps:
+        if step.state == "made":
+            by_machine.setdefault(step.machine, []).append(step)
+    return [
+        MachineTally(
+            machine,
+            len(made),
+            round(sum(s.seconds for s in made), 2),
+            round(sum(s.cpu_seconds for s in made), 2),
+            sum(s.bytes_in for s in made),
+            sum(s.bytes_out for s in made),
+        )
+        for machine, made in sorted(by_machine.items())
+    ]
+
+
 def _record(event: StepDone | StepFailed) -> StepRecord:
     if isinstance(event, StepFailed):
         failure = event.failure
@@ -116,9 +155,10 @@ def _record(event: StepDone | StepFailed) -> StepRecord:
         )
     step, cost = event.step, event.manifest.cost
     state = "reused" if event.reused else "made"
+    by = event.delivery or Delivery(cost.machine, cost.attempt, 0, 0)
     return StepRecord(
-        step.stage, step.name, step.digest, state, "", cost.machine, cost.started, cost.seconds, cost.cpu_seconds,
-        cost.peak_rss_mb, cost.attempt,
+        step.stage, step.name, step.digest, state, "", by.worker, cost.started, cost.seconds, cost.cpu_seconds,
+        cost.peak_rss_mb, by.attempts, by.bytes_in, by.bytes_out,
     )  # fmt: skip
 
 

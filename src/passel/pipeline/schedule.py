@@ -126,7 +126,7 @@ class Schedule:
     def _note(self, digest: str, outcome: Outcome) -> None:
         self.outcomes[digest] = outcome
         if isinstance(outcome, Artifact):
-            self._on_event(StepDone(self._steps[digest], outcome.manifest, reused=False))
+            self._on_event(StepDone(self._steps[digest], outcome.manifest, reused=False, delivery=outcome.delivery))
         else:
             self._on_event(StepFailed(outcome))
 
