@@ -110,14 +110,15 @@ def facts() -> m.ReportFacts:
         m.GpsResidual(f"DJI_{i:04d}.JPG", *row) for i, row in enumerate(rng.normal(0, [1, 2, 3], (60, 3)).tolist())
     )
     reconstruction = m.ReconstructionFacts(
-        60, 59, 1, 20000, 70000, 0.61, ((2, 8000), (3, 7000), (4, 5000)), m.Spread(900, 8000, 6000.5, 6100),
+        60, 59, 1, 20000, 70000, 0.61, ((2, 8000), (3, 7000), (4, 5000)),
         m.Spread(100, 2000, 1200, 1250),
     )  # fmt: skip
     products = m.ProductFacts(0.031, 0.031, 0.062, 45678.9, 0.987, 0.012, 1234567, (-3.2, 41.7))
     gates = (m.Gate("GPS", 1.31, 5.0, "m", True), m.Gate("inliers", 0.61, 0.3, "", True))
     bad = (m.Gate("GPS", 61.4, 5.0, "m", False),)
     return m.ReportFacts(
-        "Field <7> & more", "0.1.0", "WGS 84 / UTM zone 32N", "1 May 2024", 3725.4, reconstruction, products,
+        "Field <7> & more", "0.1.0", "WGS 84 / UTM zone 32N", "1 May 2024", 3725.4, reconstruction,
+        m.Spread(900, 8000, 6000.5, 6100), products,
         (m.CameraFacts("v2 dji fc6310", 60, 5472, 3648, 3648.0, "exif35", 3700.0, 2746.0, 1814.0, .01, -.02, 0, .001, 0),),
         gps,
         (m.AlignmentRow("GPS", 120, 0.84, 2.1, 0.6, 1.2), m.AlignmentRow("adjustment", 120, 0.07, 0.15, 0.03, 0.06)),

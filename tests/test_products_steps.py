@@ -24,7 +24,7 @@ from passel.pipeline.steps import products as steps
 from passel.products import report_facts as rf
 from passel.products.layout import Layout
 from passel.products.publish import publish, write_report
-from passel.products.report_model import Gate, ReportFacts
+from passel.products.report_model import Gate, ReportFacts, Spread
 from passel.products.report_rows import alignment_rows, finding_rows, gates_of
 from passel.reconstruct.scene import Intrinsics, Scene, project
 from passel.survey.model import Camera, Finding, Photo, Position, Survey
@@ -104,6 +104,7 @@ def test_steps_leave_the_products_and_nothing_else(tmp_path: Path, inputs: StepI
     run(steps.side_files, inputs, tmp_path / "s")
     assert len(json.loads((tmp_path / "s" / "shots.geojson").read_text())["features"]) == 5
     assert len(json.loads((tmp_path / "s" / "images.json").read_text())) == 6
+    assert rf.SceneFacts.load(tmp_path / "s" / steps.SCENE_FACTS) == rf.scene_facts(*survey_and_scene(FRAME, 0.5))
 
 
 def test_facts_of_a_scene_with_known_errors() -> None:
@@ -114,8 +115,9 @@ def test_facts_of_a_scene_with_known_errors() -> None:
     np.testing.assert_allclose([(r.east_m, r.north_m, r.up_m) for r in residuals], [(1, 2, 3)] * 5, atol=1e-3)
     (camera,) = rf.camera_facts(survey, scene)
     assert (camera.photos, camera.focal_px, camera.focal_prior_px) == (5, 3030.0, 3000.0)
-    r = rf.reconstruction_facts(survey, scene, {f"p{i}.jpg": 1000 + i for i in range(6)})
-    assert (r.photos, r.photos_placed, r.features_detected.maximum) == (6, 5, 1005)
+    r = rf.reconstruction_facts(survey, scene)
+    assert (r.photos, r.photos_placed) == (6, 5)
+    assert rf.spread(np.array([1, 2, 6])) == Spread(1, 6, 3, 2)
     assert sum(k * n for k, n in r.track_lengths) <= r.observations == len(scene.obs_point)
     assert rf.capture_span([p.time for p in survey.photos]) == "2024-05-01 to 2024-05-06"
     assert rf.capture_span(["", "2024-01-02T00:00:00"]) == "2024-01-02"
@@ -131,7 +133,7 @@ def test_report_lands_in_odms_layout(tmp_path: Path, inputs: StepInputs) -> None
     rasters = [steps.load_raster_facts(tmp_path / n) for n in "od"]
     facts = ReportFacts(
         "Test", "0", "UTM", rf.capture_span([p.time for p in survey.photos]), 12.0,
-        rf.reconstruction_facts(survey, scene, {}), rf.product_facts(0.02, *rasters, 19600),
+        rf.reconstruction_facts(survey, scene), rf.spread(np.zeros(0, int)), rf.product_facts(0.02, *rasters, 19600),
         rf.camera_facts(survey, scene), rf.gps_residuals(survey, scene), (), (), (), (),
     )  # fmt: skip
     layout = Layout(tmp_path / "out")

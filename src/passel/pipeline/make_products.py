@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 import passel
 from passel.pipeline import plan_ground as plan
 from passel.pipeline.events import Artifact, OnEvent
@@ -16,10 +18,9 @@ from passel.pipeline.steps.products import load_raster_facts
 from passel.pipeline.tally import StageTally
 from passel.products.layout import Layout
 from passel.products.publish import publish, write_report
-from passel.products.report_facts import camera_facts, capture_span, gps_residuals, product_facts, reconstruction_facts
+from passel.products.report_facts import SceneFacts, capture_span, product_facts, spread
 from passel.products.report_model import FindingRow, ProductFacts, ReportFacts, StageRow, SubmodelRow
 from passel.products.report_rows import alignment_rows, finding_rows, gates_of
-from passel.reconstruct.scene import Scene
 from passel.survey.check import counted, some
 from passel.survey.submodel import SplitPlan
 
@@ -29,6 +30,7 @@ class ProductsMade:
     """The finished products. lost_tiles: tiles that could not be made, in words; notes: what else the user should know."""
 
     facts: ProductFacts
+    scene: SceneFacts
     lost_tiles: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -65,7 +67,8 @@ def make_products(
         int(done[products.points.digest].manifest.fact("points")),
     )
     left_out = (f"{counted(len(unplaced))} could not be placed and are not in the map: {some(unplaced)}",)
-    return ProductsMade(facts, lost, (*(left_out if unplaced else ()), *ground.notes))
+    scene = SceneFacts.load(done[products.side_files.digest].path / files.SCENE_FACTS)
+    return ProductsMade(facts, scene, lost, (*(left_out if unplaced else ()), *ground.notes))
 
 
 def _publish_all(products: plan.ProductSteps, done: Mapping[str, Artifact], layout: Layout) -> None:
@@ -92,10 +95,7 @@ def report(
     total_s: float,
 ) -> None:
     """report.html, stats.json and what they are made of."""
-    scene = Scene.load(cameras.adjusted.path)
-    detected = {
-        p.name: int(a.manifest.fact("features")) for p, a in zip(job.survey.photos, cameras.features, strict=True)
-    }
+    detected = np.array([int(a.manifest.fact("features")) for a in cameras.features])
     lost = [FindingRow("error", words) for words in (*cameras.holes, *made.lost_tiles)]
     facts = ReportFacts(
         name=job.options.name or layout.root.name,
@@ -103,10 +103,11 @@ def report(
         crs=f"EPSG:{job.survey.frame.epsg}" if job.survey.frame.epsg else "",
         captured=capture_span([p.time for p in job.survey.photos]),
         total_s=total_s,
-        reconstruction=reconstruction_facts(job.survey, scene, detected),
+        reconstruction=made.scene.reconstruction,
+        features_detected=spread(detected),
         products=made.facts,
-        cameras=camera_facts(job.survey, scene),
-        gps=gps_residuals(job.survey, scene),
+        cameras=made.scene.cameras,
+        gps=made.scene.gps,
         alignment=alignment_rows(cameras.adjusted.path / "alignment.json"),
         submodels=tuple(_submodel_rows(cameras)),
         stages=tuple(

@@ -216,7 +216,8 @@ def product_steps(job: Job, scene: Step, tiles: Sequence[Step]) -> ProductSteps:
         return Step("merge", name, f"{PRODUCTS}:{name}", 2, params, inputs, memory_mb=800, limit_s=12 * 3600)
 
     sides: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
-    side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 1, params, sides, memory_mb=500)
+    memory = 500 + len(job.survey.photos) // 8
+    side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 2, params, sides, memory_mb=memory)
     return ProductSteps(merge("orthophoto"), merge("dsm"), merge("points"), side_files)
 
 

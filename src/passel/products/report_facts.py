@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,16 +60,43 @@ def reprojection_rms_px(scene: Scene) -> float:
     return float(np.sqrt(total / count)) if count else float("nan")
 
 
-def reconstruction_facts(
-    survey: Survey, scene: Scene, detected: Mapping[str, int], components: int = 1
-) -> ReconstructionFacts:
-    """The scene in numbers; detected: features found in each photo, by name."""
+@dataclass(frozen=True)
+class SceneFacts:
+    """What the report tells of the adjusted scene, so that only the step that makes it need hold the scene."""
+
+    reconstruction: ReconstructionFacts
+    cameras: tuple[CameraFacts, ...]
+    gps: tuple[GpsResidual, ...]
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+
+    @staticmethod
+    def load(path: Path) -> SceneFacts:
+        d = json.loads(path.read_text(encoding="utf-8"))
+        r = d["reconstruction"]
+        tracks = tuple((int(length), int(n)) for length, n in r.pop("track_lengths"))
+        used = Spread(**r.pop("features_used"))
+        return SceneFacts(
+            ReconstructionFacts(**r, track_lengths=tracks, features_used=used),
+            tuple(CameraFacts(**c) for c in d["cameras"]),
+            tuple(GpsResidual(**g) for g in d["gps"]),
+        )
+
+
+def scene_facts(survey: Survey, scene: Scene) -> SceneFacts:
+    """All that is told of a scene."""
+    return SceneFacts(reconstruction_facts(survey, scene), camera_facts(survey, scene), gps_residuals(survey, scene))
+
+
+def reconstruction_facts(survey: Survey, scene: Scene, components: int = 1) -> ReconstructionFacts:
+    """The scene in numbers."""
     lengths = np.bincount(np.bincount(scene.obs_point, minlength=len(scene.points)))
     tracks = tuple((k, int(n)) for k, n in enumerate(lengths.tolist()) if k >= 2 and n)
     used = np.bincount(scene.obs_photo, minlength=len(scene.photos))
     return ReconstructionFacts(
         len(survey.photos), len(scene.photos), components, len(scene.points), len(scene.obs_point),
-        reprojection_rms_px(scene), tracks, _spread(np.array(sorted(detected.values()))), _spread(used),
+        reprojection_rms_px(scene), tracks, spread(used),
     )  # fmt: skip
 
 
@@ -84,7 +114,8 @@ def capture_span(times: Sequence[str]) -> str:
     return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
 
 
-def _spread(counts: NDArray[np.int64]) -> Spread:
+def spread(counts: NDArray[np.int64]) -> Spread:
+    """Of counts (n,); zeros when there are none."""
     if len(counts) == 0:
         return Spread(0, 0, 0, 0)
     return Spread(float(counts.min()), float(counts.max()), float(counts.mean()), float(np.median(counts)))

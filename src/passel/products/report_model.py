@@ -128,7 +128,6 @@ class ReconstructionFacts:
     observations: int
     reprojection_px: float
     track_lengths: tuple[tuple[int, int], ...]
-    features_detected: Spread
     features_used: Spread
 
 
@@ -167,6 +166,7 @@ class ReportFacts:
     captured: str
     total_s: float
     reconstruction: ReconstructionFacts
+    features_detected: Spread
     products: ProductFacts
     cameras: tuple[CameraFacts, ...]
     gps: tuple[GpsResidual, ...]

@@ -64,7 +64,7 @@ def stats_json(facts: ReportFacts) -> str:
             "area": p.area_m2,
         },
         "features_statistics": {
-            "detected_features": _spread(r.features_detected),
+            "detected_features": _spread(facts.features_detected),
             "reconstructed_features": _spread(r.features_used),
         },
         "reconstruction_statistics": {

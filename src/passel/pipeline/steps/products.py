@@ -11,6 +11,7 @@ from passel.pipeline.step import Fact, StepInputs
 from passel.products.points import merge_points
 from passel.products.preview import dsm_preview, orthophoto_preview
 from passel.products.raster import RasterFacts, merge_dsm, merge_orthophoto
+from passel.products.report_facts import scene_facts
 from passel.products.shots import cameras_json, images_json, shots_geojson
 from passel.products.tiles import ProductTile, read_tiles
 from passel.reconstruct.scene import Scene
@@ -19,6 +20,7 @@ from passel.survey.model import Survey
 ORTHOPHOTO, DSM, CLOUD = "odm_orthophoto.tif", "dsm.tif", "odm_georeferenced_model.laz"
 ORTHOPHOTO_PICTURE, DSM_PICTURE = "orthophoto.png", "dsm.png"
 CAMERAS, IMAGES, SHOTS = "cameras.json", "images.json", "shots.geojson"
+SCENE_FACTS = "scene_facts.json"
 _FACTS = "raster.json"
 
 
@@ -51,8 +53,10 @@ def points(inputs: StepInputs, params: MergeParams, out: Path) -> dict[str, Fact
 
 
 def side_files(inputs: StepInputs, params: MergeParams, out: Path) -> dict[str, Fact]:
-    """The adjusted scene (role 'scene') and the 'survey' file → cameras.json, images.json, shots.geojson."""
-    survey, scene = Survey.load(inputs.one("survey")), Scene.load(inputs.one("scene"))
+    """The adjusted scene (role 'scene') and the 'survey' file → cameras.json, images.json, shots.geojson, and what the report tells."""
+    survey = Survey.load(inputs.one("survey"))
+    scene_facts(survey, Scene.load(inputs.one("scene"))).save(out / SCENE_FACTS)
+    scene = Scene.load(inputs.one("scene"), observations=False)
     for name, text in (
         (CAMERAS, cameras_json(survey, scene)),
         (IMAGES, images_json(survey)),
