@@ -108,6 +108,36 @@ def fill_disk(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     return {}
 
 
+def large_file(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Leaves `value` MB, the same each time, and a small file."""
+    note(params)
+    (out / "large.bin").write_bytes(np.random.default_rng(params.value).bytes(params.value * 10**6))
+    (out / "ok").write_text("ok")
+    return {}
+
+
+def fill_disk_at_once(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """numpy reserves so large a file before it writes."""
+    np.save(out / "big.npy", np.zeros(3_000_000))
+    return {}
+
+
+def fill_disk_and_die(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """As native libraries do."""
+    try:
+        return fill_disk(inputs, params, out)
+    except OSError:
+        os.abort()
+
+
+def fill_disk_and_blame(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """As libraries with errors of their own do."""
+    try:
+        return fill_disk(inputs, params, out)
+    except OSError:
+        raise InputError("The raster cannot be written") from None
+
+
 def numpy_facts(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     return {"count": np.int64(3), "ok": np.bool_(True), "mean": np.float32(0.5)}  # type: ignore[dict-item]
 

@@ -181,15 +181,23 @@ def test_a_damaged_artifact_is_made_again(tmp_path: Path, make: MakeExecutor) ->
     assert [e.step.name for e in events if isinstance(e, StepDone) and not e.reused] == ["all"]
 
 
-@pytest.mark.parametrize("kind", ["serial", "2"])
-def test_a_full_disk_ends_the_run_and_keeps_what_exists(kind: str, tmp_path: Path, make: MakeExecutor) -> None:
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [("2", "fill_disk")] + [("serial", f"fill_disk{how}") for how in ("", "_at_once", "_and_die", "_and_blame")],
+)
+def test_a_full_disk_ends_the_run_and_keeps_what_exists(
+    kind: str, function: str, tmp_path: Path, make: MakeExecutor
+) -> None:
+    """Also where a library hides the reason."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
-        small, big = step("add", "small", value=5), step("fill_disk", "big", value=8)
+        small, big = step("add", "small", value=5), step(function, "big", value=14)
         executor = make(kind, disk)
         executor.run([small], ignore_events)
         with pytest.raises(StorageError, match="disk is full"):

@@ -16,7 +16,7 @@ from typing import Protocol
 from passel.errors import Interrupted, StorageError
 from passel.pipeline.events import Artifact, Event, OnEvent, Outcome, StepFailure, StepStarted
 from passel.pipeline.host import run_step
-from passel.pipeline.messages import RETRIED_KINDS, Answer, Done, Request
+from passel.pipeline.messages import RETRIED_KINDS, Answer, Done, Failed, Request
 from passel.pipeline.schedule import Schedule
 from passel.pipeline.step import Step
 from passel.pipeline.step_host import HostOptions, StepHost
@@ -86,10 +86,14 @@ def run_with_retries(runner: Runner, request: Request, workplace: Workplace, on_
         answer = runner.run(Request(step, request.paths, request.store, request.log, attempt))
         if isinstance(answer, Done):
             return Artifact(answer.manifest, workplace.store.path(step.digest))
+        died = answer.kind in RETRIED_KINDS
+        if died and (full := workplace.store.full_disk()) is not None:  # asked while the dead process's files lie there
+            answer = Failed("storage", full.what, full.where, full.todo)
         failure = StepFailure(step, answer.what, answer.kind, attempt, answer.where, answer.todo)
+        if died:
+            workplace.store.sweep()  # what the dead process had begun
         if answer.kind not in RETRIED_KINDS:
             break
-        workplace.store.sweep()  # what the dead process had begun
     return failure
 
 

@@ -13,7 +13,6 @@ import os
 import pickle
 import resource
 import select
-import shutil
 import signal
 import sys
 import tempfile
@@ -33,7 +32,6 @@ from passel.pipeline.step import Fact, StepInputs, resolve
 from passel.pipeline.store import Store, is_disk_trouble, storage_error
 
 RECYCLE_RSS_MB = 1000.0
-_NO_SPACE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,13 @@ def _hidden_full_disk_told(store: Store) -> Iterator[None]:
     """Libraries hide ENOSPC behind errors of their own, so the free space has a say before the step's files are removed."""
     try:
         yield
-    except PasselError:
-        raise
     except Exception as error:  # whatever a library makes of it
         if isinstance(error, OSError) and is_disk_trouble(error):
             raise storage_error(error, store.root) from error
-        if shutil.disk_usage(store.root).free < _NO_SPACE_BYTES:
-            full = OSError(errno.ENOSPC, "No space left on device")
-            raise storage_error(full, store.root) from full
+        if not is_disk_trouble(error) and (full := store.full_disk()) is not None:
+            hidden = OSError(errno.ENOSPC, "No space left on device")
+            hidden.__cause__ = error
+            raise full from hidden
         raise
 
 

@@ -25,6 +25,7 @@ from passel.pipeline.step import Fact, Step
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL_BYTES = 4 * 2**20  # a library that cannot write a block of a raster or database leaves less than one free
 _serial = itertools.count()
 
 
@@ -39,7 +40,7 @@ class Aside:
 
 def storage_error(error: OSError, folder: Path) -> StorageError:
     """The user's words for an OSError met while writing under `folder`."""
-    if error.errno in DISK_FULL:
+    if _says_full(error):
         return StorageError(
             "The disk is full",
             str(folder),
@@ -107,6 +108,15 @@ class Store:
         """Reads every file again. Returns the names whose content is not what the manifest says (empty: all well)."""
         with storage_errors(self.path(digest)):
             return [f.name for f in self.manifest(digest).files if _sha256(self.path(digest) / f.name) != f.sha256]
+
+    def full_disk(self) -> StorageError | None:
+        """The error to tell when next to nothing is free on the store's disk, None otherwise.
+
+        For steps that failed for another reason as they say: libraries hide a full disk behind errors of their own, or die.
+        """
+        with storage_errors(self.root):
+            free = shutil.disk_usage(self.root).free
+        return storage_error(OSError(errno.ENOSPC, ""), self.root) if free < _FULL_BYTES else None
 
     @contextmanager
     def aside(self, digest: str) -> Iterator[Aside]:
@@ -306,4 +316,9 @@ def is_disk_trouble(error: BaseException) -> bool:
     """True when the disk itself refuses (full or read-only), so that every further step would fail in the same way."""
     if isinstance(error, PasselError):
         return error.__cause__ is not None and is_disk_trouble(error.__cause__)
-    return isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EROFS)
+    return isinstance(error, OSError) and (_says_full(error) or error.errno == errno.EROFS)
+
+
+def _says_full(error: OSError) -> bool:
+    """numpy reserves the room of large arrays beforehand and says in words, without a number, that there is none."""
+    return error.errno in DISK_FULL or (error.errno is None and "Not enough free space" in str(error))
