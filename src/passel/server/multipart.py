@@ -1,0 +1,224 @@
+"""Bodies of requests as streams: multipart forms in bounded memory, however large the files in them are.
+
+Only the tokenizer is python-multipart's. Files go to a `Sink` as they arrive; fields are kept, within limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from passel.server.jobs import JobError
+
+BUFFER_BYTES = 1 << 20
+MOST_HEADERS, MOST_HEADER_BYTES = 16, 8192
+
+
+class Sink(Protocol):
+    """Takes a file of a form. Its methods block and are called in a thread, one after another."""
+
+    def write(self, chunks: list[bytes]) -> None:
+        """More bytes of the file."""
+        ...
+
+    def finish(self) -> None:
+        """The file is complete."""
+        ...
+
+
+OpenFile = Callable[[str, str], Sink]
+"""Opens the sink of a file: field name, file name as sent. Raises JobError to refuse."""
+
+
+@dataclass(frozen=True)
+class FormLimits:
+    """Bounds of a form. idle_s: a body of which nothing arrives for so long is given up."""
+
+    max_field_bytes: int
+    max_fields: int
+    idle_s: float
+
+
+def no_files(field_name: str, file_name: str) -> Sink:
+    """The OpenFile of routes that take no files."""
+    raise JobError("Unexpected field")
+
+
+async def read_form(
+    headers: Mapping[str, str], body: AsyncIterator[bytes], open_file: OpenFile, limits: FormLimits
+) -> dict[str, str]:
+    """The fields of a multipart, urlencoded or JSON body; files go to their sinks. Bodies that are none of these, also a
+    multipart body without boundary (ClusterODM's commit), count as empty. JobError for what is malformed or too large.
+    """
+    kind, parameters = parse_options_header(headers.get("content-type", ""))
+    body = _watched(body, limits.idle_s)
+    if kind == b"multipart/form-data" and parameters.get(b"boundary"):
+        return await _Form(parameters[b"boundary"], open_file, limits).read(body)
+    if kind not in {b"application/json", b"application/x-www-form-urlencoded"}:
+        async for _ in body:
+            pass
+        return {}
+    text = await _text(body, limits.max_field_bytes)
+    return _from_json(text) if kind == b"application/json" else _from_urlencoded(text, limits.max_fields)
+
+
+async def _watched(body: AsyncIterator[bytes], idle_s: float) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(idle_s):
+                chunk = await anext(body)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise JobError(f"Nothing arrived for {idle_s:g} s; the upload was given up") from None
+        yield chunk
+
+
+async def _text(body: AsyncIterator[bytes], limit: int) -> str:
+    data = bytearray()
+    async for chunk in body:
+        data += chunk
+        if len(data) > limit:
+            raise JobError("Field value too long")
+    return data.decode(errors="replace")
+
+
+def _from_json(text: str) -> dict[str, str]:
+    """Fields of a JSON object; values that are no text stay JSON, as if a form had brought them."""
+    try:
+        fields = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as e:
+        raise JobError(f"Invalid JSON: {e}") from None
+    if not isinstance(fields, dict):
+        raise JobError("Invalid JSON: an object is wanted")
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
+
+
+def _from_urlencoded(text: str, max_fields: int) -> dict[str, str]:
+    try:
+        return dict(urllib.parse.parse_qsl(text, keep_blank_values=True, max_num_fields=max_fields))
+    except ValueError:
+        raise JobError(f"Too many fields; at most {max_fields} are allowed") from None
+
+
+@dataclass
+class _Part:
+    """A part that is being read. sink: None for a field."""
+
+    name: str = ""
+    sink: Sink | None = None
+    chunks: list[bytes] = field(default_factory=list)
+    held_bytes: int = 0
+
+
+class _Form:
+    """One multipart body. The tokenizer calls back while it reads a chunk; what it found is worked off after each."""
+
+    def __init__(self, boundary: bytes, open_file: OpenFile, limits: FormLimits) -> None:
+        self._open_file, self._limits = open_file, limits
+        self._fields: dict[str, str] = {}
+        self._todo: list[Callable[[], Awaitable[None]]] = []
+        self._part = _Part()
+        self._done = False
+        self._header_name, self._header_value = b"", b""
+        self._headers: dict[bytes, bytes] = {}
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_data,
+                    "on_part_end": lambda: self._todo.append(self._close),
+                    "on_end": self._on_end,
+                },
+                max_header_count=MOST_HEADERS,
+                max_header_size=MOST_HEADER_BYTES,
+            )
+        except MultipartParseError as e:
+            raise JobError(f"Malformed form: {e}") from None
+
+    async def read(self, body: AsyncIterator[bytes]) -> dict[str, str]:
+        empty = True
+        async for chunk in body:
+            if not chunk:
+                continue
+            empty = False
+            try:
+                self._parser.write(chunk)
+            except MultipartParseError as e:
+                raise JobError(f"Malformed form: {e}") from None
+            todo, self._todo = self._todo, []
+            for work in todo:
+                await work()
+        if not empty and not self._done:
+            raise JobError("Malformed form: it ends in the middle")
+        return self._fields
+
+    def _begin(self) -> None:
+        self._headers = {}
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name, self._header_value = b"", b""
+
+    def _on_headers_finished(self) -> None:
+        self._todo.append(partial(self._open, self._headers))
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        piece = data[start:end]
+
+        async def take() -> None:
+            part = self._part
+            part.chunks.append(piece)
+            part.held_bytes += len(piece)
+            if part.sink is not None and part.held_bytes >= BUFFER_BYTES:
+                chunks, part.chunks, part.held_bytes = part.chunks, [], 0
+                await asyncio.to_thread(part.sink.write, chunks)
+            elif part.sink is None and part.held_bytes > self._limits.max_field_bytes:
+                raise JobError("Field value too long")
+
+        self._todo.append(take)
+
+    def _on_end(self) -> None:
+        self._done = True
+
+    async def _open(self, headers: dict[bytes, bytes]) -> None:
+        _, parameters = parse_options_header(headers.get(b"content-disposition", b""))
+        part = self._part = _Part(parameters.get(b"name", b"").decode(errors="replace"))
+        if b"filename" in parameters:
+            name = parameters[b"filename"].decode(errors="replace")
+            part.sink = await asyncio.to_thread(self._open_file, part.name, name)
+        elif len(self._fields) >= self._limits.max_fields:
+            raise JobError(f"Too many fields; at most {self._limits.max_fields} are allowed")
+
+    async def _close(self) -> None:
+        part = self._part
+        if part.sink is None:
+            self._fields[part.name] = b"".join(part.chunks).decode(errors="replace")
+            return
+        sink, chunks = part.sink, part.chunks
+
+        def finish() -> None:
+            if chunks:
+                sink.write(chunks)
+            sink.finish()
+
+        await asyncio.to_thread(finish)

@@ -1,0 +1,65 @@
+"""What the server needs from others, as Protocols: `serve.py` fills them, tests use small stand-ins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class TokenChecker(Protocol):
+    """Knows the API tokens. Called in the event loop: it must answer within microseconds or cache what it knows."""
+
+    def owner_of(self, token: str) -> str | None:
+        """The name under which jobs of this token are kept, or None for a wrong, expired or revoked one. The text given
+        may be empty: a server that asks for no token answers ''.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What /info tells of the machine, or of all machines together."""
+
+    total_memory_bytes: int
+    available_memory_bytes: int
+    cpus: int
+
+
+class Capacity(Protocol):
+    """Knows the machines that do the work."""
+
+    def machine(self) -> Machine:
+        """All machines together; asked at most once a second."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job as its driver needs it.
+
+    photos: folder of the photos. output: folder for the map. options: file with the words of a command line (JSON list).
+    """
+
+    uuid: str
+    photos: Path
+    output: Path
+    options: Path
+
+
+class DriverCommand(Protocol):
+    """Says how a driver is started."""
+
+    def __call__(self, task: Task, lifeline_fd: int) -> tuple[str, ...]:
+        """The command. It ends when the other end of the pipe `lifeline_fd` closes, and writes events as lines of JSON to
+        its standard output; see `server/drivers.py`.
+        """
+        ...
+
+
+class OpenToAll:
+    """The TokenChecker of a server that asks for no token (loopback, or a field network that is trusted)."""
+
+    def owner_of(self, token: str) -> str | None:
+        """Everybody is the same owner."""
+        return ""

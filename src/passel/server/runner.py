@@ -1,0 +1,250 @@
+"""Takes committed jobs through preparing, the driver and packing, several at once, until they are COMPLETED or FAILED.
+
+Each stretch begins with the job as it is in the store and ends with one transition, so a stretch that a crash cut off is
+simply begun again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+
+from passel.errors import PasselError, StorageError
+from passel.server import jobs
+from passel.server.archive import USUAL_OUTPUTS, pack
+from passel.server.clock import now_ms
+from passel.server.drivers import Driver, Event, Say, Stages, StepSeen
+from passel.server.folders import JobFolder
+from passel.server.job_store import Call, JobStore
+from passel.server.jobs import Job, RunEnd, State
+from passel.server.outgoing import Gate
+from passel.server.ports import DriverCommand, Task
+from passel.server.preparing import Preparation, prepare, write_options
+from passel.server.runtimes import STEPS_KEPT, Live, Runtime, Runtimes
+from passel.server.scheduling import next_job
+from passel.server.settings import ServerSettings
+from passel.server.wire import webhook_body
+
+log = logging.getLogger("passel.server")
+
+MOST_STARTS = 3
+"""A driver that dies without a word is started so often before the job fails."""
+PREPARED_AT_ONCE = 4
+RETRY_STORE_S = 5.0
+
+
+class Runner:
+    """The jobs' engine room. `start` in the event loop; `wake` it when something may have become possible."""
+
+    def __init__(self, settings: ServerSettings, store: JobStore, command: DriverCommand) -> None:
+        self.settings, self._store, self._command = settings, store, command
+        self.runtimes = Runtimes()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._last_start: dict[str, int] = {}
+        self._starts = 0
+        self.on_end: Callable[[], None] = lambda: None
+
+    def folder(self, uuid: str) -> JobFolder:
+        """Where the job's files lie."""
+        return JobFolder(self.settings.jobs / uuid)
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        self._loop = asyncio.create_task(self._run())
+
+    def wake(self) -> None:
+        """Look again whether a job can start."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Stop all drivers, leaving their jobs as they are."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+        working = [j.uuid for j in self._store.all() if (r := self.runtimes.find(j.uuid)) and r.task]
+        await asyncio.gather(*(self.stop(uuid) for uuid in working))
+        await asyncio.gather(*(self.gone(uuid) for uuid in working))
+
+    async def stop(self, uuid: str) -> None:
+        """End what works on the job; returns when its driver is gone."""
+        runtime = self.runtimes.of(uuid)
+        runtime.stop.set()
+        if runtime.driver is not None:
+            await runtime.driver.stop()
+
+    async def gone(self, uuid: str) -> None:
+        """Wait until nothing works on the job any more."""
+        runtime = self.runtimes.find(uuid)
+        if runtime is not None and runtime.task is not None:
+            await asyncio.wait([runtime.task])
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            self._start_what_can()
+            await self._wake.wait()
+
+    def _start_what_can(self) -> None:
+        everything = list(self._store.all())
+        active = {j.uuid: r for j in everything if (r := self.runtimes.find(j.uuid)) and r.task}
+        for job in everything:
+            if job.uuid in active:
+                continue
+            preparing = len(active) - sum(r.drives for r in active.values())
+            if job.state is State.ZIPPING:
+                active[job.uuid] = self._begin(job, self._pack, drives=False)
+            elif job.state is State.COMMITTING and preparing < PREPARED_AT_ONCE:
+                active[job.uuid] = self._begin(job, self._prepare, drives=False)
+        free = self.settings.parallel_jobs - sum(r.drives for r in active.values())
+        while free > 0 and (job_next := next_job(everything, self._last_start, frozenset(active))) is not None:
+            self._starts += 1
+            self._last_start[job_next.owner] = self._starts
+            active[job_next.uuid] = self._begin(job_next, self._drive, drives=True)
+            free -= 1
+
+    def _begin(self, job: Job, work: Callable[[str, Runtime], Awaitable[None]], drives: bool) -> Runtime:
+        runtime = self.runtimes.of(job.uuid)
+        runtime.stop.clear()
+        runtime.drives = drives
+        runtime.task = asyncio.create_task(self._work(job.uuid, runtime, work))
+        return runtime
+
+    async def _work(self, uuid: str, runtime: Runtime, work: Callable[[str, Runtime], Awaitable[None]]) -> None:
+        try:
+            try:
+                await work(uuid, runtime)
+            except (PasselError, OSError) as e:
+                if not runtime.stop.is_set():
+                    await self._fail(uuid, runtime, str(e))
+        except StorageError as e:
+            log.error("%s: %s", uuid, e)
+            await asyncio.sleep(RETRY_STORE_S)  # the list of jobs cannot be written: the stretch is begun again
+        finally:
+            runtime.task = None
+            self.wake()
+
+    async def _prepare(self, uuid: str, runtime: Runtime) -> None:
+        folder, job = self.folder(uuid), self._store.get(uuid)
+        if job is None:
+            return
+        loop, console = asyncio.get_running_loop(), runtime.console_in(folder)
+
+        def say(line: str) -> None:
+            loop.call_soon_threadsafe(console.say, [line])
+
+        gate = Gate(self.settings.allow_private_urls)
+        preparation = Preparation(folder, self.settings.limits, gate, runtime.stop.is_set, say)
+        count = await asyncio.to_thread(prepare, job.order, preparation)
+        await self._move(uuid, runtime, State.COMMITTING, lambda j: jobs.prepared(j, count, now_ms()))
+
+    async def _drive(self, uuid: str, runtime: Runtime) -> None:
+        before = self._store.get(uuid)
+        job = await self._move(uuid, runtime, State.QUEUED, lambda j: jobs.started(j, now_ms()))
+        if job is None or before is None:
+            return
+        folder, console = self.folder(uuid), runtime.console_in(self.folder(uuid))
+        continued = before.started_ms is not None
+        told = await asyncio.to_thread(write_options, job, folder, continued)
+        if self.settings.test is None:  # canned tasks say only what NodeODM's canned tasks say
+            console.say(_greeting(self.settings, job, continued) + told)
+        runtime.live = Live()
+        task = Task(uuid, folder.photos, folder.output, folder.options)
+        end = RunEnd(1)
+        for _ in range(MOST_STARTS):
+            driver = runtime.driver = Driver(partial(self._command, task), folder.driver_log)
+            try:
+                said = None if runtime.stop.is_set() else await driver.run(partial(self._hear, uuid, runtime))
+            finally:
+                runtime.driver = None
+            if runtime.stop.is_set():
+                return
+            if said is not None:
+                end = said.end
+                runtime.live = replace(runtime.live, holes=said.holes)
+                break
+            end = RunEnd(driver.code or 1, "The engine ended without a word", _last_line(folder))
+            console.say([f"The engine ended without a word (code {driver.code}); it goes on where it was"])
+        if end.code != 0:
+            await self._fail(uuid, runtime, end.text)
+        elif await self._move(uuid, runtime, State.RUNNING, lambda j: jobs.driver_ended(j, end, now_ms())):
+            await self._pack(uuid, runtime)
+
+    def _hear(self, uuid: str, runtime: Runtime, event: Event) -> None:
+        live = runtime.live
+        if isinstance(event, Say):
+            runtime.console_in(self.folder(uuid)).say([event.text])
+        elif isinstance(event, StepSeen):
+            runtime.live = replace(live, steps=(*live.steps, event)[-STEPS_KEPT:])
+        elif isinstance(event, Stages):
+            runtime.live = replace(live, stages=event)
+            job = self._store.get(uuid)
+            if job is not None:
+                self._store.show(jobs.progressed(job, event.progress))
+
+    async def _pack(self, uuid: str, runtime: Runtime) -> None:
+        job, folder = self._store.get(uuid), self.folder(uuid)
+        if job is None:
+            return
+        self._store.show(replace(job, progress=max(job.progress, jobs.PROGRESS_PACKED)))
+
+        def work() -> None:
+            folder.output.mkdir(exist_ok=True)
+            if folder.console.exists():
+                shutil.copyfile(folder.console, folder.output / "task_output.txt")
+            pack(folder.output, job.order.outputs or USUAL_OUTPUTS, folder.packed)
+
+        await asyncio.to_thread(work)
+        await self._finish(uuid, runtime, lambda j: jobs.packed(j, now_ms()), State.ZIPPING)
+
+    async def _fail(self, uuid: str, runtime: Runtime, error: str) -> None:
+        runtime.console_in(self.folder(uuid)).say([f"error: {error}"])
+        running = (State.COMMITTING, State.RUNNING, State.ZIPPING)
+        await self._finish(uuid, runtime, lambda j: jobs.failed(j, error, now_ms()), *running)
+
+    async def _move(self, uuid: str, runtime: Runtime, expected: State, change: Callable[[Job], Job]) -> Job | None:
+        """The job after the change; None when it is elsewhere by now (canceled, removed)."""
+        async with runtime.lock:
+            job = self._store.get(uuid)
+            if job is None or job.state is not expected:
+                return None
+            job = change(job)
+            await self._store.write(job)
+            return job
+
+    async def _finish(self, uuid: str, runtime: Runtime, change: Callable[[Job], Job], *expected: State) -> None:
+        """The last change of a run, and the webhook calls that it owes."""
+        async with runtime.lock:
+            job = self._store.get(uuid)
+            if job is None or job.state not in expected:
+                return
+            job, now = change(job), now_ms()
+            urls = dict.fromkeys(u for u in (job.order.webhook, self.settings.webhook) if u)
+            calls: list[Call] = []
+            if urls:
+                body = await asyncio.to_thread(webhook_body, job, now, self.folder(uuid).output / "images.json")
+                calls = [Call(uuid, url, body, now) for url in urls]
+            await self._store.end(job, calls)
+        self.on_end()
+
+
+def _greeting(settings: ServerSettings, job: Job, continued: bool) -> list[str]:
+    """The first lines of a run. OpenDroneMap's own client takes a task with fewer than three for one that waits."""
+    given = " ".join(f"--{o.name} {o.value}" for o in job.order.options)
+    first = f"{settings.engine} {settings.engine_version}, task {job.uuid}"
+    return [first, f"{job.images_count} photos", "The run goes on" if continued else f"options: {given or 'none'}"]
+
+
+def _last_line(folder: JobFolder) -> str:
+    """The last thing the driver said to its standard error, which often is the reason."""
+    try:
+        with open(folder.driver_log, "rb") as f:
+            f.seek(max(0, folder.driver_log.stat().st_size - 4000))
+            lines = f.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,64 @@
+"""What a job has only while the server runs: its lock, its output, its driver, what the driver said last."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+
+from passel.server.console import Console
+from passel.server.drivers import Driver, Stages, StepSeen
+from passel.server.folders import JobFolder
+from passel.server.uploads import Receiver
+
+STEPS_KEPT = 200
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a running driver last said. steps: the latest finished ones, newest last. holes: what the map lacks."""
+
+    stages: Stages = field(default_factory=Stages)
+    steps: tuple[StepSeen, ...] = ()
+    holes: tuple[str, ...] = ()
+
+
+@dataclass
+class Runtime:
+    """lock: held for every change of state. stop: told to threads that work for the job. task: what works on it now;
+    appending: names of files that are sent in pieces just now; drives: it is a run, of which only some go at once."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
+    receivers: set[Receiver] = field(default_factory=set)
+    appending: set[str] = field(default_factory=set)
+    live: Live = field(default_factory=Live)
+    driver: Driver | None = None
+    task: asyncio.Task[None] | None = None
+    drives: bool = False
+    console: Console | None = None
+
+    def console_in(self, folder: JobFolder) -> Console:
+        """The job's output, opened at its first use."""
+        if self.console is None:
+            self.console = Console(folder.console)
+        return self.console
+
+
+class Runtimes:
+    """The runtimes of all jobs that were touched since the start."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, Runtime] = {}
+
+    def of(self, uuid: str) -> Runtime:
+        """The job's, made at its first use."""
+        return self._all.setdefault(uuid, Runtime())
+
+    def find(self, uuid: str) -> Runtime | None:
+        """The job's, if it has one."""
+        return self._all.get(uuid)
+
+    def forget(self, uuid: str) -> None:
+        """The job is gone."""
+        self._all.pop(uuid, None)

@@ -1,0 +1,209 @@
+"""Files on their way to a job: streamed to disk beside the photos, hashed, flushed to the disk, and only then renamed to
+be photos. What lies among the photos is complete; everything else may be thrown away at any time.
+
+A repeated upload is recognised by name, size and digest and adds nothing; another file of the same name is kept beside the
+first as `x_.jpg`. The classes here block and run in threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from passel.server.folders import JobFolder, next_name, safe_name, sync_folder
+from passel.server.jobs import JobError
+from passel.server.settings import Limits
+
+FULL_DISK = "The server's disk is full; nothing more is accepted until there is room"
+_CHECK_DISK_EVERY_BYTES = 64 << 20
+_placing = threading.Lock()  # one server owns the folder, so this makes 'look and rename' one act
+
+
+@dataclass(frozen=True)
+class Received:
+    """A file as it was stored. repeated: it was here already."""
+
+    name: str
+    size: int
+    sha256: str
+    repeated: bool
+
+
+def check_room(folder: Path, limits: Limits, size: int = 0) -> None:
+    """JobError when `size` more bytes would leave too little free space."""
+    if shutil.disk_usage(folder).free < limits.disk_floor_bytes + size:
+        raise JobError(FULL_DISK)
+
+
+class Receiver:
+    """Takes the files of one request. `open` is the form reader's OpenFile; `settle` at the end makes the names durable.
+
+    `close` from another thread: nothing becomes a photo any more (the job was committed or removed in between).
+    """
+
+    def __init__(self, folder: JobFolder, limits: Limits, field: str = "images") -> None:
+        self._folder, self._limits, self._field = folder, limits, field
+        self._taken: set[str] = set()
+        self._sinks: list[FileSink] = []
+        self._closed = False
+
+    def open(self, field_name: str, file_name: str) -> FileSink:
+        """A sink for the file. JobError: wrong field, unusable name, full disk."""
+        if field_name != self._field:
+            raise JobError("Unexpected field")
+        name = safe_name(file_name)
+        check_room(self._folder.incoming, self._limits)
+        aside = self._folder.incoming / f"{uuid.uuid4().hex}.part"
+        sink = FileSink(aside, name, self, self._limits)
+        self._sinks.append(sink)
+        return sink
+
+    def place(self, aside: Path, name: str, size: int, sha256: str) -> Received:
+        """Rename a complete file to be a photo, under a free name, unless the very same is there."""
+        for count in range(1000):
+            wanted = next_name(name, count)
+            target = self._folder.photos / wanted
+            if wanted in self._taken:
+                continue
+            with _placing:
+                if self._closed:
+                    raise JobError("Invalid uuid (not found)")
+                if not target.exists():
+                    aside.rename(target)
+                    self._taken.add(wanted)
+                    return Received(wanted, size, sha256, repeated=False)
+            if target.stat().st_size == size and digest_of(target) == sha256:
+                aside.unlink()
+                self._taken.add(wanted)
+                return Received(wanted, size, sha256, repeated=True)
+        raise JobError(f"Too many files are called {name}")
+
+    def adopt(self, path: Path, name: str) -> Received:
+        """Make a complete file that lies on the same disk a photo."""
+        return self.place(path, name, path.stat().st_size, digest_of(path))
+
+    def settle(self) -> list[Received]:
+        """What was received, now durable."""
+        sync_folder(self._folder.photos)
+        return [s.received for s in self._sinks if s.received is not None]
+
+    def close(self) -> None:
+        """Refuse everything from now on."""
+        with _placing:
+            self._closed = True
+
+    def discard(self) -> None:
+        """Throw away what is unfinished, after a failure."""
+        for sink in self._sinks:
+            sink.discard()
+
+
+class FileSink:
+    """One file: written beside the photos, then placed. `received` is None until it is complete."""
+
+    def __init__(self, aside: Path, name: str, receiver: Receiver, limits: Limits) -> None:
+        self._aside, self._name, self._receiver, self._limits = aside, name, receiver, limits
+        self._fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._unchecked = 0
+        self.received: Received | None = None
+
+    def write(self, chunks: list[bytes]) -> None:
+        """More bytes. JobError: file too large, disk full."""
+        size = sum(map(len, chunks))
+        self._size += size
+        self._unchecked += size
+        if self._size > self._limits.max_file_bytes:
+            raise JobError(f"File {self._name} is too large")
+        if self._unchecked >= _CHECK_DISK_EVERY_BYTES:
+            check_room(self._aside.parent, self._limits)
+            self._unchecked = 0
+        write_all(self._fd, chunks)
+        for chunk in chunks:
+            self._digest.update(chunk)
+
+    def finish(self) -> None:
+        """The file is complete: flush it to the disk and make it a photo."""
+        os.fsync(self._fd)
+        self._close()
+        self.received = self._receiver.place(self._aside, self._name, self._size, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        """Throw it away unless it became a photo."""
+        self._close()
+        if self.received is None:
+            self._aside.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class PartialFile:
+    """A file that is sent in pieces and may be resumed after any failure, even of the server's machine.
+
+    Its pieces lie in `incoming` under the digest of its name.
+    """
+
+    def __init__(self, folder: JobFolder, name: str, limits: Limits) -> None:
+        self.name = safe_name(name)
+        self._folder, self._limits = folder, limits
+        self.aside = folder.incoming / f"resume-{hashlib.sha256(self.name.encode()).hexdigest()[:32]}"
+
+    def offset(self) -> tuple[int, bool]:
+        """How many bytes are here, and whether the file is complete."""
+        if self.aside.exists():
+            return self.aside.stat().st_size, False
+        photo = self._folder.photos / self.name
+        return (photo.stat().st_size, True) if photo.exists() else (0, False)
+
+    def open(self, start: int, total: int) -> int:
+        """A file descriptor to write from `start` on. JobError when that is not where the file ends, or it is too large."""
+        have = self.aside.stat().st_size if self.aside.exists() else 0
+        if start != have:
+            raise JobError(f"The file has {have} bytes here; go on from there")
+        if total > self._limits.max_file_bytes:
+            raise JobError(f"File {self.name} is too large")
+        check_room(self._folder.incoming, self._limits, total - have)
+        fd = os.open(self.aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.lseek(fd, start, os.SEEK_SET)
+        return fd
+
+    def finish(self, total: int, receiver: Receiver) -> Received | None:
+        """Make it a photo if all bytes are here; None if more must come. JobError when there are too many."""
+        size = self.aside.stat().st_size
+        if size < total:
+            return None
+        if size > total:
+            self.aside.unlink()
+            raise JobError("More bytes arrived than were announced; send the file again")
+        received = receiver.adopt(self.aside, self.name)
+        receiver.settle()
+        return received
+
+
+def write_all(fd: int, chunks: list[bytes]) -> None:
+    """Write all chunks; a write may take only a part of them. JobError on a full disk."""
+    views = [memoryview(c) for c in chunks]
+    try:
+        while views:
+            written = os.writev(fd, views[:512])
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if views and written:
+                views[0] = views[0][written:]
+    except OSError as e:
+        raise JobError(f"The file cannot be stored: {e.strerror}") from None
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
