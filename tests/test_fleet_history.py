@@ -42,18 +42,17 @@ class History(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def _check_the_book(self) -> None:
-        """Each machine that ever was stands in the book with at least its real time."""
-        lines = {m.provider_id: m for m in self.world.ledger.machines() if m.provider_id}
+        """Each machine that ever was stands in the book with at least its real time, and the sum is no less than the bill."""
+        lines = {m.name: m for m in self.world.ledger.machines()}
         for machine in self.world.cloud.machines:
             if not machine.fleet:
                 continue
-            line = lines[machine.id]
+            line = lines[machine.name]
             assert line.started_s is not None
             assert line.gone_s is not None
             assert line.started_s <= machine.created_s
             assert line.gone_s >= (machine.ended_s or 0.0)
-        for line in self.world.ledger.machines():
-            assert not line.alive
+        assert self._bill() <= self.world.fleet.spent()
 
     # --- the world
 

@@ -18,6 +18,7 @@ _OFF_GRACE_S = 60.0
 """So long may a new machine look switched off: some clouds make it first and start it then."""
 _ABSENCES = 2
 _ABSENCES_OF_UNSEEN = 3
+NEVER_SEEN = "was never seen"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ def _missed(machine: Machine, now_s: float) -> Change:
     if not machine.provider_id:
         if young or absent.missed < _ABSENCES_OF_UNSEEN:
             return Change(absent)
-        return Change(replace(absent, state=State.GONE, gone_s=now_s, reason="was never made"), "was never made")
+        # It may have been there unseen for a moment, so its time is counted.
+        never = replace(absent, state=State.GONE, gone_s=now_s, started_s=machine.wanted_s, reason=NEVER_SEEN)
+        return Change(never, NEVER_SEEN)
     if absent.missed < _ABSENCES or (young and machine.state is State.BOOTING):
         return Change(absent)
     reason = machine.reason or "vanished"

@@ -64,7 +64,7 @@ class Purse:
         return self.now_s + self._stay_s
 
     def _cost(self, machine: Machine, end_s: float) -> float:
-        """A machine that was never seen costs nothing once it is given up, and counts fully until then."""
+        """A machine that the cloud refused to make costs nothing; one that may exist counts from the intent on."""
         start_s = machine.started_s if machine.started_s is not None else machine.wanted_s
         if machine.gone_s is not None:
             if machine.started_s is None:
