@@ -32,7 +32,7 @@ class Trouble(Unready):
     """Something went wrong over there that may pass; if it does not, `problem` says what it was."""
 
     def __init__(self, problem: WireProblem) -> None:
-        super().__init__(problem.what, 1.0)
+        super().__init__(problem.what)
         self.problem = problem
 
 

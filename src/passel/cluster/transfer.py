@@ -41,7 +41,7 @@ _BLOCK_BYTES = 256 * 2**10
 _WORTH_ASKING_BYTES = 8 * 2**20
 """From this size on an upload asks first how much an earlier one has left."""
 _MANY = 100
-_MOST_TROUBLES = 4
+_MOST_TROUBLES = 6
 _log = logging.getLogger("passel.worker")
 Result = TypeVar("Result")
 
@@ -201,7 +201,8 @@ class Link:
             with storage_errors(part.parent):
                 sink = Sink(part, resumes)
             try:
-                await asyncio.to_thread(sink.hash_what_is_there)
+                if resumes:
+                    await asyncio.to_thread(sink.hash_what_is_there)
                 async for block in blocks(response.content):
                     moved.moved_bytes += len(block)
                     await sink.take(block)

@@ -1,0 +1,319 @@
+"""The worker's line: what is broken off goes on, what comes damaged is fetched again, what is full or away is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from passel.cluster.answers import DamagedError, NotThereError, RefusedError
+from passel.cluster.authority import Authority
+from passel.cluster.data_plane import DataPlane
+from passel.cluster.incoming import Part
+from passel.cluster.transfer import Link, LinkSettings
+from passel.errors import StorageError
+from passel.pipeline.host import run_step
+from passel.pipeline.messages import Request
+from passel.pipeline.store import Store
+from step_functions import step
+
+SETTINGS = LinkSettings(stall_s=0.3, connect_s=1.0, longest_pause_s=0.2)
+CONTENT = os.urandom(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(*routes: web.RouteDef, tls=None, port: int = 0, middlewares=()) -> AsyncIterator[str]:
+    """A server of these routes; yields its URL."""
+    app = web.Application(middlewares=list(middlewares))
+    app.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
+    try:
+        yield f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def linked(url: str, tls=None) -> AsyncIterator[Link]:
+    link = Link(url, tls, SETTINGS)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+def fetched(handler: Handler, part: Path, known=None):
+    """Downloads what the handler serves; returns the result."""
+
+    async def go():
+        async with serving(web.get("/file", handler)) as url, linked(url) as link:
+            return await link.fetch("/file", part, known)
+
+    return asyncio.run(go())
+
+
+def ranged(content: bytes, request: web.Request, etag: str = "") -> tuple[web.StreamResponse, bytes]:
+    """The answer to a request for the rest of a content, and the rest."""
+    start = request.http_range.start or 0
+    response = web.StreamResponse(status=206 if start else 200)
+    response.headers["ETag"] = f'"{etag or hashlib.sha256(content).hexdigest()}"'
+    if start:
+        response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+    response.content_length = len(content) - start
+    return response, content[start:]
+
+
+@pytest.mark.parametrize("how", ["closed", "silent"])
+def test_a_download_that_breaks_again_and_again_comes_to_its_end(tmp_path, how):
+    async def flaky(request: web.Request) -> web.StreamResponse:
+        response, rest = ranged(CONTENT, request)
+        await response.prepare(request)
+        await response.write(rest[:700_000])
+        if len(rest) > 700_000 and how == "silent":
+            await asyncio.sleep(20)
+        if len(rest) > 700_000:
+            request.transport.close()
+        return response
+
+    got = fetched(flaky, tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert got.sha256 == SHA256
+    assert got.moved_bytes == len(CONTENT)
+
+
+def test_a_download_goes_on_after_what_an_earlier_process_left(tmp_path):
+    async def whole(request: web.Request) -> web.StreamResponse:
+        response, rest = ranged(CONTENT, request)
+        await response.prepare(request)
+        await response.write(rest)
+        return response
+
+    (tmp_path / "part").write_bytes(CONTENT[:2_000_000])
+    got = fetched(whole, tmp_path / "part")
+    assert (got.sha256, got.moved_bytes) == (SHA256, 1_000_000)
+
+
+@pytest.mark.parametrize("left", [CONTENT, CONTENT + b"more"])
+def test_nothing_left_to_fetch_or_too_much_of_it(tmp_path, left):
+    async def serve(request: web.Request) -> web.StreamResponse:
+        if (request.http_range.start or 0) >= len(CONTENT):
+            return web.Response(status=416, headers={"ETag": f'"{SHA256}"'})
+        response, rest = ranged(CONTENT, request)
+        await response.prepare(request)
+        await response.write(rest)
+        return response
+
+    (tmp_path / "part").write_bytes(left)
+    got = fetched(serve, tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert got.moved_bytes == (0 if left == CONTENT else len(CONTENT))
+
+
+def test_what_comes_damaged_or_was_changed_meanwhile_is_fetched_again(tmp_path):
+    tries = []
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        tries.append(request)
+        response, rest = ranged(b"x" + CONTENT[1:] if len(tries) == 1 else CONTENT, request, etag=SHA256)
+        await response.prepare(request)
+        await response.write(rest)
+        return response
+
+    assert fetched(serve, tmp_path / "part").sha256 == SHA256
+    assert (tmp_path / "part").read_bytes() == CONTENT
+    assert len(tries) == 2
+
+
+def test_content_that_is_known_does_not_come(tmp_path):
+    async def serve(request: web.Request) -> web.StreamResponse:
+        response, rest = ranged(CONTENT, request)
+        await response.prepare(request)
+        await response.write(rest[:1000])
+        await asyncio.sleep(20)
+        return response
+
+    got = fetched(serve, tmp_path / "part", lambda sha256: sha256 == SHA256)
+    assert (got.sha256, got.moved_bytes) == (SHA256, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(404, NotThereError), (403, RefusedError), (426, RefusedError), (422, DamagedError)]
+)
+def test_a_refusal_is_said(tmp_path, status, error):
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, body=b'{"what":"No","where":"there","todo":"do"}')
+
+    with pytest.raises(error, match="No"):
+        fetched(refuse, tmp_path / "part")
+
+
+def test_a_coordinator_that_is_not_ready_is_waited_for_and_real_trouble_is_told(tmp_path):
+    answers = [503, 503, 500, 429, 200]
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=answers.pop(0), body=b"good", headers={"Retry-After": "0"})
+
+    assert fetched(serve, tmp_path / "part").moved_bytes == 4
+
+    async def broken(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=500, body=b'{"what":"The file may not be read"}', headers={"Retry-After": "0"})
+
+    with pytest.raises(NotThereError, match="may not be read"):
+        fetched(broken, tmp_path / "other")
+
+
+def test_a_coordinator_that_comes_late_is_found(tmp_path):
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT)
+
+    async def go():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        async with linked(f"http://127.0.0.1:{port}") as link:
+            download = asyncio.create_task(link.fetch("/file", tmp_path / "part"))
+            await asyncio.sleep(0.3)
+            async with serving(web.get("/file", serve), port=port):
+                return await download
+
+    assert asyncio.run(go()).sha256 == SHA256
+
+
+def test_a_full_disk_here_is_a_storage_error(tmp_path):
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT)
+
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="disk is full"):
+        fetched(serve, full)
+
+
+@asynccontextmanager
+async def data_plane(root: Path, fault) -> AsyncIterator[tuple[Link, Store]]:
+    """The real data plane with a job 'j', and a fault that may answer or break in first."""
+    store = Store(root)
+    store.create()
+    plane = DataPlane()
+    plane.attach("j", root)
+
+    @web.middleware
+    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", web.NotAppKeyWarning)
+            request["worker"] = "w"
+        return await fault(request) or await handler(request)
+
+    async with serving(*plane.routes(), middlewares=(gate,)) as url, linked(url) as link:
+        yield link, store
+    plane.close()
+
+
+def delivered(tmp_path: Path, fault, times: int = 1) -> tuple[int, bool]:
+    """Sends an artifact; returns the bytes moved and whether it arrived whole."""
+    made = run_step(Request(step("large_file", value=12), (), tmp_path / "here", tmp_path / "log")).manifest
+
+    async def go() -> int:
+        async with data_plane(tmp_path / "there", fault) as (link, _):
+            folder = Store(tmp_path / "here").path(made.digest)
+            return sum([await link.send_artifact("j", made, folder) for _ in range(times)])
+
+    moved = asyncio.run(go())
+    there = Store(tmp_path / "there")
+    return moved, there.manifest(made.digest) == made and there.verify(made.digest) == []
+
+
+async def no_fault(request: web.Request) -> None:
+    """All is well."""
+
+
+def test_an_artifact_is_sent_once(tmp_path):
+    moved, whole = delivered(tmp_path, no_fault, times=2)
+    assert whole
+    assert moved < 12_000_010
+
+
+def test_an_upload_that_breaks_goes_on_where_it_was(tmp_path, monkeypatch):
+    puts, written = [], []
+    write = Part.write
+
+    def break_off(part: Part, owner: object, block: bytes) -> None:
+        write(part, owner, block)
+        written.append(len(block))
+        if len(written) in (3, 6):
+            raise ConnectionResetError
+
+    async def note(request: web.Request) -> None:
+        if request.method == "PUT" and request.path.endswith("large.bin"):
+            puts.append(request.headers.get("Content-Range", "whole"))
+
+    monkeypatch.setattr(Part, "write", break_off)
+    moved, whole = delivered(tmp_path, note)
+    assert whole
+    assert len(puts) == 3
+    assert puts[0] == "whole"
+    assert all(not p.startswith("bytes 0-") for p in puts[1:])
+    assert sum(written) <= 12_000_002
+    assert moved < 24_000_000
+
+
+def test_a_full_disk_over_there_is_waited_for(tmp_path):
+    refusals = [507, 507, 503]
+
+    async def fault(request: web.Request) -> web.StreamResponse | None:
+        if request.method == "PUT" and refusals:
+            return web.Response(status=refusals.pop(), headers={"Retry-After": "0"})
+        return None
+
+    assert delivered(tmp_path, fault)[1]
+
+
+def test_an_answer_that_never_comes_does_not_hold_an_upload(tmp_path):
+    asked = []
+
+    async def fault(request: web.Request) -> None:
+        asked.append(request.method)
+        if asked.count(request.method) == 1:
+            await asyncio.sleep(20)
+
+    # The commit may take long, since it syncs a disk: it is not part of this.
+    async def put_only(request: web.Request) -> None:
+        if request.method in ("HEAD",):
+            await fault(request)
+
+    assert delivered(tmp_path, put_only)[1]
+
+
+def test_both_ends_prove_who_they_are(tmp_path):
+    authority = Authority.open(tmp_path / "ca")
+    foreign = Authority.open(tmp_path / "foreign")
+    here = authority.issue(tmp_path / "worker", "w").client_context()
+    stranger = foreign.issue(tmp_path / "stranger", "w").client_context()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        subject = request.transport.get_extra_info("peercert")["subject"]
+        return web.Response(body=str(subject).encode())
+
+    async def go():
+        async with serving(web.get("/file", serve), tls=authority.server_context(["127.0.0.1"])) as url:
+            async with linked(url, here) as link:
+                await link.fetch("/file", tmp_path / "part")
+            assert b"'w'" in (tmp_path / "part").read_bytes()
+            async with linked(url, stranger) as link:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(link.fetch("/file", tmp_path / "none"), 0.5)
+
+    asyncio.run(go())
+    assert not (tmp_path / "none").exists()
