@@ -94,7 +94,7 @@ class Dispatcher:
         if worker is None:
             worker = self.workers[name] = Worker(name, request, want_cache=not request.cache.whole)
         elif request.session in worker.past_sessions:
-            raise StalePollError(
+            raise ReplacedError(
                 "Another agent works under this name", name, "give each machine an identity of its own"
             )
         elif request.session != worker.session:

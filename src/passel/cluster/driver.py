@@ -56,7 +56,8 @@ class DriverTask:
 
     def note_end(self) -> None:
         """The run is over: the next one with the same words is a new one."""
-        self._marker.unlink(missing_ok=True)
+        with suppress(OSError):  # a broken disk has been told of already
+            self._marker.unlink(missing_ok=True)
 
     @property
     def _marker(self) -> Path:
@@ -76,7 +77,10 @@ def drive(task: DriverTask, lines: EventLines) -> int:
     except KeyboardInterrupt:
         lines.end(Interrupted.exit_code, "The run was stopped")
         return Interrupted.exit_code
-    except (Interrupted, CoordinatorLostError) as error:
+    except CoordinatorLostError as error:  # not the job's end, so none is told: the coordinator starts it again
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except Interrupted as error:
         lines.end(error.exit_code, error.what, error.todo, error.where)
         return error.exit_code
     except PasselError as error:
