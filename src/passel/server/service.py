@@ -87,6 +87,10 @@ class JobService:
         """The owner's tasks, oldest first."""
         return (j for j in self._store.all() if j.owner == owner and j.is_task)
 
+    def all_tasks(self) -> Iterator[Job]:
+        """Everybody's tasks, oldest first: for whoever runs the server, never for clients."""
+        return (j for j in self._store.all() if j.is_task)
+
     def queue_count(self) -> int:
         """Tasks of everybody that wait or run."""
         return sum(1 for j in self._store.all() if j.is_task and j.state not in jobs.ENDED)
