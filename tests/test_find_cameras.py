@@ -11,6 +11,7 @@ import pytest
 from passel.errors import PasselError, ReconstructionError
 from passel.geo.frames import Frame
 from passel.options import Options
+from passel.pipeline import plan_cameras as plan
 from passel.pipeline.events import Artifact, OnEvent, Outcome, StepFailure
 from passel.pipeline.executor import ignore_events
 from passel.pipeline.find_cameras import CamerasFound, find_cameras
@@ -74,7 +75,8 @@ class FakeExecutor:
             return StepFailure(step, "the process ended with signal 6", "died", 3)
         if word == HANG:
             return StepFailure(step, "it took longer than allowed", "timeout", 3)
-        facts = (("passed", word == GOOD), ("why", "" if word == GOOD else "GPS residual 60 m"))
+        why = "" if word == GOOD else "GPS residual 60 m"
+        facts = (("passed", word == GOOD), ("why", why), ("tilt_by_altitudes_deg", 0.0))
         cost = Cost("m", "2026-01-01T00:00:00+00:00", 1.0, 1.0, 1.0, 1)
         return Artifact(
             Manifest(step.digest, step.stage, step.name, step.function, step.version, (), facts, cost), Path(step.name)
@@ -164,6 +166,54 @@ def test_a_calibration_that_fails_shapes_no_submodel(job, how):
     for m in found.submodels:
         assert m.step is not None
         assert "calibration" not in [role for role, _ in m.step.inputs]
+
+
+class BadPair(FakeExecutor):
+    """Every match step that holds one of these pairs dies."""
+
+    def __init__(self, *pairs: tuple[str, str]) -> None:
+        super().__init__(lambda step: GOOD)
+        self.bad = set(pairs)
+        self.died: list[int] = []
+
+    def _made(self, step: Step) -> Outcome:
+        if step.stage == "matches":
+            pairs = {(step.params.photos[a], step.params.photos[b]) for a, b in step.params.pairs}
+            if pairs & self.bad:
+                self.died.append(len(pairs))
+                return StepFailure(step, "the process ended with signal 11", "died", 3)
+        return super()._made(step)
+
+
+def test_a_pair_that_breaks_its_process_costs_only_itself(job):
+    executor = BadPair(("p00.jpg", "p01.jpg"))
+    found = find_cameras(job, split(), executor, ignore_events)
+    assert executor.died == [100, 10, 1]
+    assert statuses(found) == {"s0": ("good", 1), "s1": ("good", 1)}
+    [note] = found.notes
+    assert "1 pair of photos could not be compared and was left out: p00.jpg and p01.jpg" in note
+    assert "signal 11" in note
+    adjusted = executor.steps[found.adjusted.manifest.digest]
+    matched = [executor.steps[i.digest] for role, i in adjusted.inputs if role == "matches"]
+    pairs = [(s.params.photos[a], s.params.photos[b]) for s in matched for a, b in s.params.pairs]
+    whole = plan.match_steps(job, plan.feature_steps(job), plan.pairs_to_match(job), split())
+    assert len(set(pairs)) == len(pairs) == sum(len(p) for p in whole.pairs_of) - 1
+    assert ("p00.jpg", "p01.jpg") not in pairs
+    calibration = [s for s in executor.steps.values() if s.stage == "calibration"][-1]
+    assert {i.digest for role, i in calibration.inputs if role == "matches"} <= {s.digest for s in matched}
+
+
+def test_where_nothing_can_be_matched_the_run_says_so(job):
+    class Broken(FakeExecutor):
+        def _made(self, step: Step) -> Outcome:
+            if step.stage == "matches":
+                return StepFailure(step, "the process ended with signal 11", "died", 3)
+            return super()._made(step)
+
+    executor = Broken(lambda step: GOOD)
+    with pytest.raises(PasselError, match="signal 11"):
+        find_cameras(job, split(), executor, ignore_events)
+    assert sum(s.stage == "matches" for s in executor.steps.values()) == 0
 
 
 def test_a_photo_that_cannot_be_read_ends_the_run(job):

@@ -12,6 +12,7 @@ from passel.pipeline import plan_cameras as plan
 from passel.pipeline.events import Artifact, OnEvent, Outcome
 from passel.pipeline.executor import Executor
 from passel.pipeline.job import Job, first_failure, run_all
+from passel.pipeline.match_all import Matched, match_all
 from passel.pipeline.step import Step
 from passel.survey.submodel import SplitPlan, Submodel
 
@@ -35,13 +36,14 @@ class MappedSubmodel:
 
 @dataclass(frozen=True)
 class CamerasFound:
-    """All cameras in one frame. aligned, adjusted: artifacts of the two steps."""
+    """All cameras in one frame. aligned, adjusted: artifacts of the two steps. unmatched: pairs left out, in words."""
 
     submodels: tuple[MappedSubmodel, ...]
     aligned: Artifact
     adjusted: Artifact
     adjusted_step: Step
     features: tuple[Artifact, ...]
+    unmatched: tuple[str, ...] = ()
 
     @property
     def holes(self) -> tuple[str, ...]:
@@ -54,11 +56,12 @@ class CamerasFound:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was found about the survey's positions, in words."""
+        """What the user should know about pairs and positions, in words."""
         tilt_deg = float(self.adjusted.manifest.fact("tilt_by_altitudes_deg"))
         if tilt_deg < TOLD_TILT_DEG:
-            return ()
+            return self.unmatched
         return (
+            *self.unmatched,
             f"The photos' GPS altitudes would tilt the map by {tilt_deg:.0f}° against the cameras' own angles: "
             "they set only its mean height",
         )
@@ -79,20 +82,15 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     found = plan.match_steps(job, features, pairs, split)
     calibration = plan.calibration_step(job, found, split)
     first = MAPPERS[0] if len(job.survey.photos) > 4 else MAPPERS[1]
-    mapping = plan.submodel_steps(job, found, split.submodels, first, calibration)
-    needed = [*features, *found.matches]
     calibration = None if job.ends_with("matches") else calibration
-    outcomes = executor.run([*needed, *([calibration] if calibration else [])], on_event)
-    failed = first_failure(needed, outcomes)
-    if failed is not None:
-        raise failed
+    matched = match_all(job, found, calibration, executor, on_event)
+    found = matched.found
+    if job.ends_with("matches"):
+        return None
+    calibration = _calibrated(job, split, matched, executor, on_event)
     if job.ends_with("calibration"):
         return None
-    done = {d: o for d, o in outcomes.items() if isinstance(o, Artifact)}
-    if calibration and not _passed(outcomes[calibration.digest]):
-        # A sample that maps badly must not shape every submodel: each then calibrates itself, from the metadata.
-        calibration = None
-        mapping = plan.submodel_steps(job, found, split.submodels, first, None)
+    mapping = plan.submodel_steps(job, found, split.submodels, first, calibration)
     outcomes = executor.run(mapping, on_event)
     mapped = _judged(job, found, list(zip(split.submodels, mapping)), outcomes, calibration, executor, on_event)
     good = [m for m in mapped if m.step is not None]
@@ -103,9 +101,20 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     aligned = plan.align_step(job, [m.submodel for m in good], [m.step for m in good if m.step])
     adjusted = plan.adjust_step(job, found, aligned)
     end = run_all(executor, [aligned, adjusted], on_event)
-    return CamerasFound(
-        tuple(mapped), end[aligned.digest], end[adjusted.digest], adjusted, tuple(done[s.digest] for s in features)
-    )
+    detected = tuple(o for s in features if isinstance(o := matched.outcomes[s.digest], Artifact))
+    return CamerasFound(tuple(mapped), end[aligned.digest], end[adjusted.digest], adjusted, detected, matched.notes)
+
+
+def _calibrated(job: Job, split: SplitPlan, matched: Matched, executor: Executor, on_event: OnEvent) -> Step | None:
+    """The calibration to map from. None for one submodel, and where the sample maps badly, which must not shape every submodel: each
+    then calibrates itself, from the metadata."""
+    calibration = plan.calibration_step(job, matched.found, split)
+    if calibration is None:
+        return None
+    outcome = matched.outcomes.get(calibration.digest)
+    if outcome is None:  # matches were lost that it was planned with
+        outcome = executor.run([calibration], on_event)[calibration.digest]
+    return calibration if _passed(outcome) else None
 
 
 def _nothing_mapped(job: Job, mapped: Sequence[MappedSubmodel], broken: PasselError | None) -> PasselError:

@@ -3,8 +3,8 @@ and after submodels were judged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from passel.survey.split import photo_places
 from passel.survey.submodel import SplitPlan, Submodel
 
 Inputs = tuple[tuple[str, Input], ...]
+Pairs = tuple[tuple[int, int], ...]
 
 CAMERAS = "passel.pipeline.steps.cameras"
 BLOCK = "passel.pipeline.steps.block"
@@ -41,7 +42,7 @@ class Found:
 
     features: tuple[Step, ...]
     matches: tuple[Step, ...]
-    pairs_of: tuple[tuple[tuple[int, int], ...], ...]
+    pairs_of: tuple[Pairs, ...]
 
 
 def feature_steps(job: Job) -> list[Step]:
@@ -94,23 +95,53 @@ def match_steps(job: Job, features: Sequence[Step], pairs: np.ndarray, plan: Spl
     ordered = sorted(
         ((int(a), int(b)) for a, b in pairs), key=lambda p: (min(rank[p[0]], rank[p[1]]), max(rank[p[0]], rank[p[1]]))
     )
-    chunks = [tuple(ordered[i : i + PAIRS_A_STEP]) for i in range(0, len(ordered), PAIRS_A_STEP)]
-    cameras, camera_of = prior_cameras(job.survey), job.survey.camera_index()
-    steps = []
-    for number, chunk in enumerate(chunks):
-        used = sorted({i for pair in chunk for i in pair})
+    chunks = _chunks(ordered, PAIRS_A_STEP)
+    planner = _MatchPlanner(job, features)
+    steps = tuple(planner.step(f"pairs_{number:05d}", chunk) for number, chunk in enumerate(chunks))
+    return Found(tuple(features), steps, tuple(chunks))
+
+
+def in_smaller_chunks(job: Job, found: Found, broken: Container[str], pairs_a_step: int) -> Found:
+    """The same with the match steps of these digests replaced by steps of fewer pairs."""
+    planner = _MatchPlanner(job, found.features)
+    made: list[tuple[Step, Pairs]] = []
+    for step, pairs in zip(found.matches, found.pairs_of):
+        if step.digest in broken:
+            parts = enumerate(_chunks(pairs, pairs_a_step))
+            made += [(planner.step(f"{step.name}_{number:02d}", part), part) for number, part in parts]
+        else:
+            made.append((step, pairs))
+    return replace(found, matches=tuple(s for s, _ in made), pairs_of=tuple(p for _, p in made))
+
+
+def without(found: Found, broken: Container[str]) -> Found:
+    """The same less the match steps of these digests."""
+    kept = [(s, p) for s, p in zip(found.matches, found.pairs_of) if s.digest not in broken]
+    return replace(found, matches=tuple(s for s, _ in kept), pairs_of=tuple(p for _, p in kept))
+
+
+def _chunks(pairs: Sequence[tuple[int, int]], most: int) -> list[Pairs]:
+    return [tuple(pairs[i : i + most]) for i in range(0, len(pairs), most)]
+
+
+class _MatchPlanner:
+    """Makes match steps of pairs (survey indices); what they share is looked up once."""
+
+    def __init__(self, job: Job, features: Sequence[Step]) -> None:
+        self._photos, self._features = job.survey.photos, features
+        self._cameras, self._camera_of = prior_cameras(job.survey), job.survey.camera_index()
+
+    def step(self, name: str, pairs: Pairs) -> Step:
+        used = sorted({i for pair in pairs for i in pair})
         local = {i: k for k, i in enumerate(used)}
         params = MatchParams(
-            tuple(photos[i].name for i in used),
-            tuple((local[a], local[b]) for a, b in chunk),
-            cameras,
-            tuple(int(camera_of[i]) for i in used),
+            tuple(self._photos[i].name for i in used),
+            tuple((local[a], local[b]) for a, b in pairs),
+            self._cameras,
+            tuple(int(self._camera_of[i]) for i in used),
         )
-        inputs = outputs("features", [features[i] for i in used])
-        steps.append(
-            Step("matches", f"pairs_{number:05d}", f"{CAMERAS}:matches", 1, params, inputs, memory_mb=800, limit_s=1800)
-        )
-    return Found(tuple(features), tuple(steps), tuple(chunks))
+        inputs = outputs("features", [self._features[i] for i in used])
+        return Step("matches", name, f"{CAMERAS}:matches", 1, params, inputs, memory_mb=800, limit_s=1800)
 
 
 def calibration_step(job: Job, found: Found, plan: SplitPlan) -> Step | None:

@@ -144,9 +144,10 @@ def surface_steps(job: Job, ground: Ground) -> SurfaceSteps:
         names = finder.seeing(bounds)
         if names:
             coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, names, [plate_of[n] for n in names]))
+    memory = 500 + window.cols * window.rows // 25_000
     coarse = Step(
         "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 3, CoarseMosaicParams(ground.cell_m, ground.offset_m),
-        outputs("coarse_tile", coarse_tiles), memory_mb=1000,
+        outputs("coarse_tile", coarse_tiles), memory_mb=memory,
     )  # fmt: skip
     gains = Step(
         "coarse", "gains", f"{GROUND}:make_gains", 7, GainsParams(),
