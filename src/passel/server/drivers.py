@@ -138,8 +138,23 @@ class Driver:
             return None
         lifeline, mine = os.pipe()
         try:
+            process = self._process = await self._start(lifeline)
+            exited = _ExitWatch(process.pid, lambda: self._signal(signal.SIGKILL))
+            try:
+                if self._asked_to_stop():  # while it was being started
+                    self._signal(signal.SIGKILL)
+                return await self._listen(process, tell)
+            finally:
+                self._signal(signal.SIGKILL)  # itself, if this task is canceled
+                await process.wait()
+                exited.close()
+        finally:
+            os.close(mine)
+
+    async def _start(self, lifeline: int) -> asyncio.subprocess.Process:
+        try:
             with open(self._log, "wb") as log:
-                process = await asyncio.create_subprocess_exec(
+                return await asyncio.create_subprocess_exec(
                     *self._command(lifeline),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
@@ -148,22 +163,8 @@ class Driver:
                     start_new_session=True,
                     limit=LONGEST_LINE_BYTES,
                 )
-        except BaseException:
-            os.close(mine)
-            raise
         finally:
             os.close(lifeline)
-        self._process = process
-        exited = _ExitWatch(process.pid, lambda: self._signal(signal.SIGKILL))
-        try:
-            if self._asked_to_stop():  # while it was being started
-                self._signal(signal.SIGKILL)
-            return await self._listen(process, tell)
-        finally:
-            self._signal(signal.SIGKILL)  # itself, if this task is canceled
-            await process.wait()
-            exited.close()
-            os.close(mine)
 
     async def _listen(self, process: asyncio.subprocess.Process, tell: Callable[[Event], None]) -> End | None:
         assert process.stdout is not None

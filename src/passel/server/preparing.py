@@ -76,12 +76,9 @@ def check_count(count: int, limits: Limits) -> None:
         raise JobError(f"{count} images uploaded, but this node can only process up to {limits.max_images}.")
 
 
-def write_options(job: Job, folder: JobFolder, continued: bool) -> list[str]:
-    """Write the driver's command line and return what to tell the client about its options. continued: the run goes on
-    after a crash, so it must not forget again what a `rerun-from` made it forget at first.
-    """
-    given = [o for o in job.order.options if not (continued and o.name == "rerun-from")]
-    words = [*words_for_driver(given), f"--name={job.order.name}"]
+def write_options(job: Job, folder: JobFolder) -> list[str]:
+    """Write the driver's command line and return what to tell the client about its options."""
+    words = [*words_for_driver(job.order.options), f"--name={job.order.name}"]
     told = notices(job.order.options, job.order.ignored)
     for option, path in _side_files(folder).items():
         if BY_NAME[option].status == "supported":

@@ -35,6 +35,8 @@ MOST_STARTS = 3
 """A driver that dies without a word is started so often before the job fails."""
 PREPARED_AT_ONCE = 4
 RETRY_STORE_S = 5.0
+STOPPED = 130
+"""How a driver ends that was told to stop, though not by us."""
 
 
 class Runner:
@@ -149,7 +151,7 @@ class Runner:
             return
         folder, console = self.folder(uuid), runtime.console_in(self.folder(uuid))
         continued = before.started_ms is not None
-        told = await asyncio.to_thread(write_options, job, folder, continued)
+        told = await asyncio.to_thread(write_options, job, folder)
         if self.settings.test is None:  # canned tasks say only what NodeODM's canned tasks say
             console.say(_greeting(self.settings, job, continued) + told)
         runtime.live = Live()
@@ -163,7 +165,7 @@ class Runner:
                 runtime.driver = None
             if runtime.stop.is_set():
                 return
-            if said is not None:
+            if said is not None and said.end.code != STOPPED:
                 end = said.end
                 runtime.live = replace(runtime.live, holes=said.holes)
                 break
