@@ -105,6 +105,7 @@ def _scaleway(keys: Keys) -> tuple[Account, tuple[str, ...]]:
         organization=keys.text("organization", ""),
         project=keys.text("project", ""),
         image=keys.text("image", ScalewayAccount.image),
+        volume_type=keys.text("volumeType", ScalewayAccount.volume_type),
         endpoint=keys.text("endpoint", ScalewayAccount.endpoint),
     )
     if not account.organization and not account.project:

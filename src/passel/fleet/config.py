@@ -162,6 +162,8 @@ class ScalewayAccount:
     organization: str = ""
     project: str = ""
     image: str = "ubuntu_noble"
+    volume_type: str = "sbs_volume"
+    """sbs_volume, or l_ssd for types with a disk of their own."""
     endpoint: str = "https://api.scaleway.com"
 
 
