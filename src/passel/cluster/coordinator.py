@@ -18,7 +18,7 @@ from pathlib import Path
 from aiohttp import web
 
 import passel
-from passel.cluster.data_plane import DataPlane, Handler, problem
+from passel.cluster.data_plane import WORKER, DataPlane, Handler, problem
 from passel.cluster.dispatch import Dispatcher, ReplacedError, StalePollError
 from passel.cluster.driver_link import DriverLink
 from passel.cluster.driver_wire import Capacity, Hello, ReadyStep
@@ -73,12 +73,19 @@ class Coordinator:
 
     async def start(self, listen: Listen) -> int:
         """Listens; returns the port. Raises OSError when it is taken, StorageError for the socket of the drivers."""
+        try:
+            return await self._start(listen)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self, listen: Listen) -> int:
         self._links = DriverLink(listen.driver_socket, self)
         await self._links.start()
         # A handler is cancelled when its connection breaks: that is how a worker's death is noticed at once.
-        self._runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=listen.tls, shutdown_timeout=2.0)
+        site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=listen.tls)
         await site.start()
         self._ticker = asyncio.create_task(self._tick())
         return int(self._runner.addresses[0][1])
@@ -161,11 +168,11 @@ class Coordinator:
         if theirs != passel.__version__:
             what = f"This worker runs Passel {theirs}, the coordinator runs {passel.__version__}"
             return problem(426, PasselError(what, name, f"install Passel {passel.__version__} on both"))
-        request["worker"] = name
+        request[WORKER] = name
         return await handler(request)
 
     async def _poll(self, request: web.Request) -> web.StreamResponse:
-        name: str = request["worker"]
+        name: str = request[WORKER]
         try:
             message = decode(PollRequest, await request.read())
         except WireError as error:

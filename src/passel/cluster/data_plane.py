@@ -27,6 +27,8 @@ from passel.pipeline.store import Store, is_disk_trouble
 BLOCK_BYTES = 256 * 2**10
 WRITTEN_AT_ONCE_BYTES = 2**20
 MOST_MANIFEST_BYTES = 32 * 2**20
+WORKER = web.RequestKey("worker", str)
+"""The name of the worker that asks, as its certificate says."""
 _MANIFESTS_KEPT = 2000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
@@ -77,7 +79,7 @@ class DataPlane:
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """The worker's name is expected in request['worker']."""
+        """For an application that sets request[WORKER]."""
         artifact = "/v1/jobs/{job}/artifacts/{digest}"
         return [
             web.get("/v1/jobs/{job}/files/{key}", _answered(self._get_file)),
@@ -184,7 +186,7 @@ class DataPlane:
         return job
 
     def _sender(self, request: web.Request) -> Sender:
-        return Sender(request.match_info["job"], _digest(request), request["worker"])
+        return Sender(request.match_info["job"], _digest(request), request[WORKER])
 
 
 def _answered(handler: Handler) -> Handler:

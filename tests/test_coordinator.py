@@ -1,0 +1,257 @@
+"""The coordinator over real HTTPS: who may speak, held polls, files out with ranges, artifacts in with resume."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Awaitable, Callable
+from io import BytesIO
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from coordinator_world import JOB, Served, made, photo_step, poll, request, served
+from passel.cluster.wire import (
+    POLL_PATH,
+    CacheNews,
+    Running,
+    WireProblem,
+    artifact_path,
+    decode,
+    file_path,
+)
+from passel.pipeline.manifest import manifest_to_json
+from step_functions import step
+
+STEP = step("add", "made_elsewhere", value=3)
+
+
+def with_coordinator(tmp_path: Path, test: Callable[[Served], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with served(tmp_path) as place:
+            await asyncio.wait_for(test(place), 60)
+
+    asyncio.run(run())
+
+
+async def refusal(response: aiohttp.ClientResponse) -> str:
+    return decode(WireProblem, await response.read()).what
+
+
+def test_who_may_speak(tmp_path: Path) -> None:
+    async def test(place: Served) -> None:
+        async with place.client(version="0.0.1") as old, old.post(POLL_PATH, data=b"{}") as response:
+            assert response.status == 426
+            assert "0.0.1" in await refusal(response)
+        async with place.client("revoked") as out, out.post(POLL_PATH, data=b"{}") as response:
+            assert response.status == 403
+        async with place.client() as worker:
+            for garbage in (b"", b"{}", b"[]", b"\xff", b'{"session": 1}'):
+                async with worker.post(POLL_PATH, data=garbage) as response:
+                    assert response.status == 400
+                    assert "PollRequest" in await refusal(response)
+        nobody = aiohttp.TCPConnector(ssl=False)
+        url = f"https://127.0.0.1:{place.port}{POLL_PATH}"
+        async with aiohttp.ClientSession(connector=nobody) as session, session.post(url, data=b"{}") as response:
+            assert response.status == 401
+
+    with_coordinator(tmp_path, test)
+
+
+def test_a_certificate_of_another_authority_is_refused(tmp_path: Path) -> None:
+    async def test(place: Served) -> None:
+        from passel.cluster.authority import Authority
+
+        foreign = Authority.open(tmp_path / "other_ca").issue(tmp_path / "foreign", "w1").client_context()
+        foreign.check_hostname = False
+        foreign.load_verify_locations(place.authority.ca)
+        connector = aiohttp.TCPConnector(ssl=foreign)
+        async with aiohttp.ClientSession(f"https://127.0.0.1:{place.port}", connector=connector) as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.post(POLL_PATH, data=b"{}")
+
+    with_coordinator(tmp_path, test)
+
+
+def test_a_poll_is_held_until_there_is_news_or_a_later_one(tmp_path: Path) -> None:
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"photo")
+
+    async def test(place: Served) -> None:
+        async with place.client() as worker:
+            assert (await poll(worker, request(1))).want_cache
+            held = asyncio.create_task(poll(worker, request(2)))
+            await asyncio.sleep(0.3)
+            assert not held.done()
+            later = asyncio.create_task(poll(worker, request(3)))
+            assert (await held).run == ()
+            place.submit(photo_step(photo, "k1"))
+            (told,) = (await later).run
+            assert (told.job, told.name, told.attempt, told.store, told.log) == (JOB, "p", 1, "", "")
+            assert (told.inputs[0].key, told.inputs[0].name, told.inputs[0].path) == ("k1", "a.jpg", "")
+            running = Running(told.ticket, JOB, told.digest, "running", 1, told.memory_mb, told.threads)
+            held = asyncio.create_task(poll(worker, request(4, running)))
+            await asyncio.sleep(0.1)
+            place.coordinator.end_job(JOB)
+            assert (await held).cancel == (told.ticket,)
+
+    with_coordinator(tmp_path, test)
+
+
+def test_the_coordinator_shows_its_workers_and_drains_them(tmp_path: Path) -> None:
+    async def test(place: Served) -> None:
+        async with place.client() as worker:
+            await poll(worker, request(1))
+            (seen,) = place.coordinator.status().workers
+            assert (seen.name, seen.state, seen.machine.hostname) == ("w1", "idle", "host")
+            held = asyncio.create_task(poll(worker, request(2)))
+            await asyncio.sleep(0.1)
+            assert place.coordinator.drain("w1")
+            assert (await held).drain
+            assert place.coordinator.status().workers[0].state == "draining"
+            held = asyncio.create_task(poll(worker, request(3)))
+            await asyncio.sleep(0.1)
+            place.coordinator.cut("w1")
+            with pytest.raises(AssertionError, match="shut out"):
+                await held
+
+    with_coordinator(tmp_path, test)
+
+
+def test_a_photo_comes_whole_in_part_and_by_digest(tmp_path: Path) -> None:
+    photo, content = tmp_path / "DJI 1.JPG", os.urandom(700_000)
+    photo.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+
+    async def test(place: Served) -> None:
+        path = file_path(JOB, "k1")
+        async with place.client() as worker:
+            async with worker.get(path) as response:
+                assert response.status == 503  # no step has named it yet
+                assert int(response.headers["Retry-After"]) > 0
+            place.submit(photo_step(photo, "k1"))
+            async with worker.get(path) as response:
+                assert (response.status, response.headers["ETag"]) == (200, f'"{sha256}"')
+                assert await response.read() == content
+            async with worker.head(path) as response:
+                assert (response.status, response.content_length) == (200, len(content))
+            ranges = {"bytes=300000-": slice(300_000, None), "bytes=5-9": slice(5, 10), "bytes=-7": slice(-7, None)}
+            for asked, part in ranges.items():
+                async with worker.get(path, headers={"Range": asked}) as response:
+                    assert (response.status, await response.read()) == (206, content[part])
+            async with worker.get(path, headers={"Range": f"bytes={len(content)}-"}) as response:
+                assert response.status == 416
+            photo.unlink()
+            async with worker.get(path) as response:
+                assert response.status == 404
+            async with worker.get(file_path("another-job", "k1")) as response:
+                assert response.status == 503
+
+    with_coordinator(tmp_path, test)
+
+
+def test_an_artifact_comes_in_pieces_is_checked_and_goes_out_again(tmp_path: Path) -> None:
+    big = os.urandom(2_500_000)
+    files = {"sub/big.bin": big, "empty": b""}
+    manifest = made(STEP, files)
+    home = artifact_path(JOB, STEP.digest)
+
+    async def test(place: Served) -> None:
+        async with place.client() as worker:
+            await interrupted_upload(place, worker, big)
+            async with worker.post(home, data=manifest_to_json(manifest)) as response:
+                assert response.status == 422  # 'empty' is missing
+            async with worker.put(f"{home}/empty", data=b"") as response:
+                assert response.status == 204
+            async with worker.put(f"{home}/sub/big.bin", data=BytesIO(big[:-1] + b"x")) as response:
+                assert response.status == 204
+            async with worker.post(home, data=manifest_to_json(manifest)) as response:
+                assert response.status == 422  # content
+            assert not place.store.has(STEP.digest)
+            async with worker.put(f"{home}/sub/big.bin", data=BytesIO(big)) as response:
+                assert response.status == 204
+            async with worker.post(home, data=manifest_to_json(manifest)) as response:
+                assert response.status == 204
+            assert place.store.verify(STEP.digest) == []
+            assert list((place.store.root / "tmp").iterdir()) == []
+            async with worker.get(home) as response:
+                assert STEP.digest in await response.text()
+            async with worker.get(f"{home}/sub/big.bin", headers={"Range": "bytes=2400000-"}) as response:
+                assert await response.read() == big[2_400_000:]
+        async with place.client("w2") as second:  # a copy that ran elsewhere
+            async with second.put(f"{home}/empty", data=b"") as response:
+                assert response.status == 409
+            async with second.post(home, data=manifest_to_json(manifest)) as response:
+                assert response.status == 409
+            async with second.head(f"{home}/sub/big.bin") as response:
+                assert response.content_length == len(big)
+
+    with_coordinator(tmp_path, test)
+
+
+async def interrupted_upload(place: Served, worker: aiohttp.ClientSession, content: bytes) -> None:
+    """Half of a file on a connection that breaks; the rest on another one."""
+    path = artifact_path(JOB, STEP.digest, "sub/big.bin")
+    async with worker.head(path) as response:
+        assert response.status == 404
+
+    async def breaking_off() -> object:
+        yield content[:1_500_000]
+        await asyncio.sleep(0.5)
+        raise OSError("cut")
+
+    async with place.client() as cut:
+        with pytest.raises((OSError, aiohttp.ClientError)):
+            await cut.put(path, data=breaking_off(), headers={"Content-Length": str(len(content))})
+    async with worker.head(path) as response:
+        there = int(response.headers["Content-Length"])
+    assert 1_000_000 <= there <= 1_500_000
+    headers = {"Content-Range": f"bytes {there + 1}-{len(content) - 1}/{len(content)}"}
+    async with worker.put(path, data=BytesIO(content[there + 1 :]), headers=headers) as response:
+        assert response.status == 416
+    headers = {"Content-Range": f"bytes {there}-{len(content) - 1}/{len(content)}"}
+    async with worker.put(path, data=BytesIO(content[there:]), headers=headers) as response:
+        assert response.status == 204
+    async with worker.head(path) as response:
+        assert int(response.headers["Content-Length"]) == len(content)
+
+
+def test_garbage_uploads_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    home = artifact_path(JOB, STEP.digest)
+    good = manifest_to_json(made(STEP, {}))
+
+    async def test(place: Served) -> None:
+        async with place.client() as worker:
+            for body in (b"", b"[]", b"null", b"{}", b"\xff", good.replace('"version": 1', '"version": 2').encode()):
+                async with worker.post(home, data=body) as response:
+                    assert response.status == 400, body
+            other = artifact_path(JOB, "e" * 64)
+            async with worker.post(other, data=good) as response:
+                assert response.status == 400
+            async with worker.post(artifact_path(JOB, "E" * 64), data=good) as response:
+                assert response.status == 400
+            for name in ("..%2F..%2Fevil", "%2Fetc%2Fevil", "a%00b", "a%5Cb", "x" * 300, "a//b", "%2e%2e/x"):
+                async with worker.put(f"{home}/{name}", data=b"x") as response:
+                    assert response.status in (400, 404, 405, 422), name
+            for bounds in ("bytes 0-5/6", "bytes 9-3/20", "bytes x", "bytes 0-0/0"):
+                async with worker.put(f"{home}/f", data=b"x", headers={"Content-Range": bounds}) as response:
+                    assert response.status == 400, bounds
+        place.coordinator.end_job(JOB)
+        assert list((place.store.root / "tmp").iterdir()) == []
+        assert [p for p in tmp_path.rglob("*evil*")] == []
+
+    with_coordinator(tmp_path, test)
+
+
+def test_a_worker_tells_its_cache_when_asked(tmp_path: Path) -> None:
+    async def test(place: Served) -> None:
+        async with place.client() as worker:
+            assert (await poll(worker, request(1))).want_cache
+            from dataclasses import replace
+
+            told = replace(request(2, wait_s=0.1), cache=CacheNews(True, ("k1", "k2")))
+            assert not (await poll(worker, told)).want_cache
+
+    with_coordinator(tmp_path, test)
