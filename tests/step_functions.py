@@ -138,6 +138,34 @@ def fill_disk_and_blame(inputs: StepInputs, params: Params, out: Path) -> dict[s
         raise InputError("The raster cannot be written") from None
 
 
+def grow(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Takes ever more memory, to `value` MB."""
+    note(params)
+    blocks = []
+    for _ in range(params.value // 10):
+        blocks.append(np.ones(10 * 125_000))
+        time.sleep(params.seconds)
+    return {}
+
+
+def copy_names(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Writes the names and contents of its photos as it sees them."""
+    note(params)
+    photos = [p for p in inputs.many("photo")]
+    (out / "names.txt").write_text("\n".join(p.name for p in photos))
+    for number, photo in enumerate(photos):
+        (out / str(number)).write_bytes(photo.read_bytes() if photo.exists() else b"missing")
+    return {}
+
+
+def kill_worker(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Kills the process that started this one: a worker's agent."""
+    note(params)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(100)
+    return {}
+
+
 def numpy_facts(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     return {"count": np.int64(3), "ok": np.bool_(True), "mean": np.float32(0.5)}  # type: ignore[dict-item]
 

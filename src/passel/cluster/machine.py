@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -40,12 +41,7 @@ def usable_cpus() -> int:
 
 def free_memory_mb() -> int:
     """Memory that can be taken now before something is killed: the machine's or, where tighter, the container's."""
-    free = [int(psutil.virtual_memory().available)]
-    for folder, limit in _memory_limits():
-        with suppress(OSError, ValueError, KeyError):
-            used = int((folder / "memory.current").read_text())
-            kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            free.append(limit - used + int(kept["inactive_file"]))  # file pages go when others need the memory
+    free = [int(psutil.virtual_memory().available), *(limit.free_bytes() for limit in _memory_limits())]
     return max(0, int(min(free) / 1e6))
 
 
@@ -67,28 +63,53 @@ def gpu_name() -> str:
     return "GPU" if Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists() else ""
 
 
+@dataclass(frozen=True)
+class _MemoryLimit:
+    """A control group's limit, where its use is written, and the name of what the kernel gives up first when more is needed."""
+
+    limit_bytes: int
+    usage: Path
+    statistics: Path
+    file_pages: str
+
+    def free_bytes(self) -> int:
+        try:
+            used_bytes = int(self.usage.read_text())
+            counts = dict(line.split() for line in self.statistics.read_text().splitlines())
+            return self.limit_bytes - used_bytes + int(counts.get(self.file_pages, 0))
+        except (OSError, ValueError):
+            return self.limit_bytes
+
+
 def _memory_bytes() -> int:
-    return min([int(psutil.virtual_memory().total), *(limit for _, limit in _memory_limits())])
+    return min([int(psutil.virtual_memory().total), *(limit.limit_bytes for limit in _memory_limits())])
 
 
-def _memory_limits() -> list[tuple[Path, int]]:
-    """The memory limits of this process's control groups, each with its folder."""
+def _memory_limits() -> list[_MemoryLimit]:
+    """Of this process's control groups and all above them, of both generations."""
     found = []
     for folder in _own_groups():
         with suppress(OSError, ValueError):  # 'max' is no number: no limit
-            found.append((folder, int((folder / "memory.max").read_text())))
-    with suppress(OSError, ValueError):  # the older hierarchy; without a limit it says something enormous
-        folder = _CGROUPS / "memory"
-        found.append((folder, int((folder / "memory.limit_in_bytes").read_text())))
+            limit_bytes = int((folder / "memory.max").read_text())
+            found.append(_MemoryLimit(limit_bytes, folder / "memory.current", folder / "memory.stat", "inactive_file"))
+    for folder in _own_groups("memory"):
+        with suppress(OSError, ValueError):  # without a limit it says something enormous
+            limit_bytes = int((folder / "memory.limit_in_bytes").read_text())
+            usage = folder / "memory.usage_in_bytes"
+            found.append(_MemoryLimit(limit_bytes, usage, folder / "memory.stat", "total_inactive_file"))
     return found
 
 
-def _own_groups() -> list[Path]:
-    """The folders of this process's control group and of all above it; in a container that is the root."""
+def _own_groups(controller: str = "") -> list[Path]:
+    """The folders of this process's control group and of all above it; in a container that is the root.
+
+    controller: of the first generation; '' for the second.
+    """
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        fields = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     except OSError:
         return []
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/").strip("/")
-    folders = [_CGROUPS / own, *(p for p in (_CGROUPS / own).parents if p.is_relative_to(_CGROUPS))]
+    own = next((path for _, name, path in fields if controller in name.split(",")), "/").strip("/")
+    root = _CGROUPS / controller
+    folders = [root / own, *(p for p in (root / own).parents if p.is_relative_to(root))]
     return list(dict.fromkeys(folders))

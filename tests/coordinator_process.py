@@ -1,0 +1,31 @@
+"""A coordinator as a process of its own, for tests that kill it: `python coordinator_process.py DATA HOST PORT`.
+
+DATA/shut-out names workers that are refused; LEASE_S in the environment shortens the time after which a silent worker is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from passel.cluster import dispatch
+from passel.cluster.authority import Authority
+from passel.cluster.coordinator import Coordinator, Listen
+
+
+async def serve(data: Path, host: str, port: int) -> None:
+    tls = Authority.open(data / "ca").server_context(["localhost"])
+    coordinator = Coordinator(lambda name: name not in _words(data / "shut-out"))
+    print(await coordinator.start(Listen(host, port, tls, data / "driver.sock")), flush=True)
+    await asyncio.Event().wait()
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+if __name__ == "__main__":
+    dispatch.LEASE_S = float(os.environ.get("LEASE_S", dispatch.LEASE_S))
+    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
