@@ -7,12 +7,13 @@ STAMP = .venv/.installed
 OUT ?= $(if $(filter demo,$(MAKECMDGOALS)),demo,out)
 ARGS ?=
 
-.PHONY: help setup demo photos-given map test check format bench clean
+.PHONY: help setup demo photos-given map test test-long check format bench clean
 
 help:
 	@echo "make demo                           set up, map the built-in synthetic survey, say where the map is"
 	@echo "make map PHOTOS=dir [OUT=dir]       map your own photos; ARGS='--split 200' passes options on"
 	@echo "make test                           set up, run the tests;  ARGS='-k split' passes options on"
+	@echo "make test-long                      the tests that take minutes: links cut for a minute, and the like"
 	@echo "make check                          format, lint, types and tests, as continuous integration does"
 	@echo "make bench                          measure speed, memory and accuracy"
 	@echo "make setup                          only set up .venv"
@@ -53,6 +54,9 @@ map: photos-given setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+test-long: setup
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
