@@ -6,6 +6,8 @@ run says how to go on and exits with 130.
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import math
 import os
 import signal
@@ -32,10 +34,28 @@ OVERVIEW = f"""passel {passel.__version__}: thousands of drone photos into one s
   passel run --project-path DIR NAME               OpenDroneMap's form: photos in DIR/NAME/images, map in DIR/NAME
   passel demo [--output DIR] [--photos N]          map a synthetic survey and compare with its truth
   passel options                                   all options, also those of OpenDroneMap that have no effect yet
+
+  passel serve [--listen 0.0.0.0]                  take photos over the network, let other computers help; --help: more
+  passel join [URL] --token TOKEN                  help a coordinator, found on the local network or at URL
+  passel status | workers | drain NAME             what a passel does; give a worker no more steps
+  passel token create | list | revoke              who may join and who may submit photos
+  passel bundle                                    all that a bare computer needs to join, for the field
+
   passel help | passel --version
 
 A run that was stopped goes on where it was when the same command is given again.
 """
+
+# Commands in modules of their own, imported when they are asked for: none of them needs the engine to start.
+ELSEWHERE = {
+    "serve": "passel.commands.serve:run",
+    "join": "passel.commands.join:run",
+    "token": "passel.commands.tokens:run",
+    "status": "passel.commands.watch:status",
+    "workers": "passel.commands.watch:workers",
+    "drain": "passel.commands.watch:drain",
+    "bundle": "passel.commands.bundle:run",
+}
 
 DEMO_PHOTOS, DEMO_SPLIT = 63, 20
 DEMO_OVERLAP_M = 45.0  # a strip and two photos: the default of 150 m would put nearly every photo into every submodel
@@ -81,9 +101,14 @@ def _command(words: tuple[str, ...]) -> int:
     if first in ("--version", "-V", "version"):
         print(f"passel {passel.__version__}")
         return 0
+    if first in ELSEWHERE:
+        module, _, function = ELSEWHERE[first].partition(":")
+        return int(getattr(importlib.import_module(module), function)(rest))
     commands = {"run": _run, "demo": _demo, "options": _list_options}
     if first not in commands:
-        raise UsageError(f"unknown command {first!r}", todo="`passel help` lists the commands")
+        near = difflib.get_close_matches(first, [*commands, *ELSEWHERE], n=1)
+        todo = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown command {first!r}", todo=todo + "`passel help` lists the commands")
     if {"--help", "-h"} & set(rest):
         print(OVERVIEW + "\nOptions:\n" + "\n".join("  " + usage_line(o) for o in SUPPORTED))
         return 0

@@ -16,7 +16,7 @@ import aiohttp
 
 from passel import __version__
 from passel.cluster.admit import CA_PATH, JOIN_PATH, JoinReply, JoinRequest
-from passel.cluster.identity import Identity, IdentityError, fingerprint_of, trusting
+from passel.cluster.identity import Identity, IdentityError, fingerprint_of, trusting, write_secret
 from passel.cluster.tokens import TokenRefused, fingerprint_in
 from passel.cluster.wire import VERSION_HEADER, WireError, WireProblem, decode, encode
 from passel.errors import PasselError, UsageError
@@ -68,6 +68,19 @@ def kept_identity(coordinator: Coordinator, home: Path) -> Identity | None:
     """The identity that this machine has with that coordinator from an earlier time."""
     identity = Identity(home / coordinator.fingerprint)
     return identity if identity.is_complete else None
+
+
+def kept_url(identity: Identity) -> str:
+    """Where that identity's coordinator was last met; '' if it never was."""
+    try:
+        return (identity.folder / "url").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def remember_url(identity: Identity, url: str) -> None:
+    """So that a worker that starts while the coordinator is away knows whom to wait for."""
+    write_secret(identity.folder / "url", url.encode("ascii"))
 
 
 def join(coordinator: Coordinator, token: str, home: Path, hostname: str) -> Identity:

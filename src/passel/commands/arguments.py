@@ -1,0 +1,78 @@
+"""Reading command lines: argparse, with Passel's way of saying what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from passel.errors import UsageError
+
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """One line and exit code 2 for what is wrong; `--help` as usual."""
+
+    def __init__(self, command: str, description: str) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(f"passel {command}", description=description, formatter_class=formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(f"{self.prog}: {message}", todo=f"`{self.prog} --help` tells more")
+
+
+def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """A reader of whole numbers within bounds."""
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,15}", text) else None
+        if number is None or number < lowest or (highest is not None and number > highest):
+            bounds = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number, {bounds}")
+        return number
+
+    return read
+
+
+def positive(text: str) -> float:
+    """A reader of numbers above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1e12:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def duration_s(text: str) -> float | None:
+    """Seconds of '90s', '30m', '24h', '7d'; None for 'never'."""
+    if text == "never":
+        return None
+    match = re.fullmatch(r"([0-9]{1,9})(s|m|min|h|d|w)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time like 30m, 24h, 7d or never")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def own_folder() -> Path:
+    """Where Passel keeps what belongs to this user: `$XDG_DATA_HOME/passel`, usually `~/.local/share/passel`."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "passel"
+
+
+def default_data() -> Path:
+    """The data folder of `passel serve` when none is named."""
+    return own_folder() / "coordinator"
+
+
+def folder(text: str) -> Path:
+    """A reader of folders; nothing is made."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("the folder's name is empty")
+    return Path(text).expanduser().absolute()

@@ -1,0 +1,336 @@
+"""`passel serve`: puts the coordinator together and runs it until it is told to stop. The composition root beside cli.py.
+
+One asyncio process (decision 4): the public port with API, field kit and web pages; the workers' port; two unix sockets;
+as children the local worker and a driver for each running job. Children hold one end of a pipe, so a kill -9 of this process
+takes them along; everything else that matters is on disk, so the next start goes on by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from passel.cluster.admin import AdminApi, JobLine, Overview, Pace, overview_of
+from passel.cluster.admit import Door
+from passel.cluster.agent_process import AgentOptions
+from passel.cluster.authority import Authority, own_names
+from passel.cluster.bundle import is_whole
+from passel.cluster.coordinator import Coordinator, Listen
+from passel.cluster.data_folder import DataFolder
+from passel.cluster.discovery import announced
+from passel.cluster.identity import Identity, key_digest
+from passel.cluster.kit_server import KitApp
+from passel.cluster.listening import is_loopback, public_socket, reachable_addresses, serve_on_socket, trouble_at
+from passel.cluster.local_worker import LocalWorker
+from passel.cluster.roster import Roster
+from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens
+from passel.errors import PasselError
+from passel.server.app import PasselServer, create_app
+from passel.server.jobs import ENDED, State
+from passel.server.ports import Machine, Task
+from passel.server.settings import Limits, ServerSettings, TestMode
+from passel.server.sockets import uvicorn_config
+
+PATIENCE_S = 3.0
+"""How long the local worker may go on with its steps after Ctrl-C; what it loses is made again."""
+_LOOK_EVERY_S = 5.0
+_OWN_TOKEN = "api"
+_log = logging.getLogger("passel.serve")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `passel serve` was asked for. listen: the address to listen on. worker: start a worker on this machine.
+
+    max_concurrency: cores that the local worker may use. parallel_jobs: jobs that run at once. token: an API token of the
+    user's own choice, '' = none. max_images: photos a task, None = any number. test: canned tasks, for authors of clients.
+    name: of this passel, for people.
+    """
+
+    data: Path
+    listen: str
+    port: int
+    workers_port: int
+    worker: bool
+    max_concurrency: int
+    parallel_jobs: int
+    token: str
+    cleanup_tasks_after_min: int
+    max_images: int | None
+    test: TestMode | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the user must know once it listens. addresses: of this machine, the likeliest first.
+
+    join_token, api_token: made just now, '' when there are usable ones already. kit: whether the field kit is ready.
+    """
+
+    options: ServeOptions
+    port: int
+    workers_port: int
+    addresses: tuple[str, ...]
+    join_token: str
+    api_token: str
+    kit: bool
+
+
+def serve(options: ServeOptions, on_ready: Callable[[Ready], None]) -> None:
+    """Runs until SIGINT, SIGTERM or SIGHUP. Raises PasselError when it cannot begin."""
+    folder = DataFolder(options.data)
+    folder.prepare()
+    with folder.locked():
+        uvloop.run(_Serving(options, folder).run(on_ready))
+
+
+@dataclass(frozen=True)
+class _ApiTokens:
+    """The server's TokenChecker. Tokens of one name share their jobs; those without a name share the loopback's."""
+
+    tokens: Tokens
+
+    def owner_of(self, token: str) -> str | None:
+        try:
+            name = self.tokens.check("api", token).name
+        except TokenRefused:
+            return None
+        return "" if name == _OWN_TOKEN else name
+
+
+@dataclass(frozen=True)
+class _AllMachines:
+    """The server's Capacity: all workers that are connected."""
+
+    coordinator: Coordinator
+
+    def machine(self) -> Machine:
+        seen = [w for w in self.coordinator.status().workers if w.state != "lost"]
+        total, free = (
+            sum(mb) for mb in zip(*((w.machine.memory_mb, w.machine.free_memory_mb) for w in seen)) or ((0, 0),)
+        )
+        return Machine(int(total * 1e6), int(free * 1e6), sum(w.slots.cpus for w in seen))
+
+
+class _Serving:
+    """A coordinator from its start to its end."""
+
+    def __init__(self, options: ServeOptions, folder: DataFolder) -> None:
+        self._options, self._folder = options, folder
+        self._authority = Authority.open(folder.identity)
+        self._book = AccessBook(folder.access)
+        self._tokens = Tokens(self._book, self._authority.fingerprint)
+        self._roster = Roster(self._book, self._tokens)
+        self._tls = self._authority.server_context(own_names())
+        throttle = Throttle()
+        door = Door(self._authority, self._roster, throttle)
+        admin = AdminApi(self, self._tokens, throttle)
+        self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()])
+        self._server = self._make_server()
+        self._pace = Pace()
+        self._began_s = time.monotonic()
+        self._stop = asyncio.Event()
+        self._signals = 0
+
+    async def run(self, on_ready: Callable[[Ready], None]) -> None:
+        """Listens, works, stops."""
+        options = self._options
+        async with AsyncExitStack() as stack:
+            self._listen_to_signals()
+            public = stack.enter_context(public_socket(options.listen, options.port))
+            port: int = public.getsockname()[1]
+            workers_port = await self._start_coordinator()
+            stack.push_async_callback(self._coordinator.close)
+            await stack.enter_async_context(
+                serve_on_socket(AdminApi(self, None, Throttle()).routes(), self._folder.admin_socket)
+            )
+            await stack.enter_async_context(self._public(public, workers_port))
+            if options.worker and options.test is None:
+                worker = self._local_worker(workers_port)
+                worker.start()
+                stack.push_async_callback(worker.stop, PATIENCE_S)
+            if not is_loopback(options.listen):
+                await stack.enter_async_context(self._announced(workers_port))
+                await stack.enter_async_context(self._kit_made())
+            watching = asyncio.create_task(self._look_around())
+            stack.callback(watching.cancel)
+            on_ready(self._ready(port, workers_port))
+            await self._stop.wait()
+            _log.info("stopping")
+        self._book.close()
+
+    # ---- what admin.py asks for
+
+    def overview(self) -> Overview:
+        """This moment."""
+        service = self._server.service
+        jobs = tuple(
+            JobLine(
+                j.uuid, j.order.name, j.state.value, j.images_count, round(j.progress, 1), service.live(j).stages.rest_s
+            )
+            for j in service.all_tasks()
+            if j.state not in ENDED
+        )
+        uptime_s = time.monotonic() - self._began_s
+        members = self._roster.members()
+        return overview_of(self._options.name, uptime_s, self._pace, jobs, self._coordinator.status(), members)
+
+    def drain(self, worker: str, drained: bool) -> bool:
+        """Whether there is such a worker."""
+        return self._coordinator.drain(worker, drained)
+
+    def revoke(self, worker: str) -> None:
+        """Raises UsageError."""
+        self._roster.revoke(worker)
+        self._coordinator.cut(worker)
+
+    # ---- parts
+
+    def _make_server(self) -> PasselServer:
+        options = self._options
+        settings = ServerSettings(
+            options.data,
+            parallel_jobs=options.parallel_jobs,
+            cleanup_tasks_after_s=60.0 * options.cleanup_tasks_after_min,
+            limits=Limits(max_images=options.max_images),
+            test=options.test,
+        )
+        if options.token:
+            self._tokens.adopt("api", options.token, _OWN_TOKEN)
+        asks = bool(options.token) or not is_loopback(options.listen)
+        checker = _ApiTokens(self._tokens) if asks else None
+        return create_app(settings, self._driver_command, checker, _AllMachines(self._coordinator))
+
+    def _driver_command(self, task: Task, lifeline_fd: int) -> tuple[str, ...]:
+        words = {"socket": self._folder.driver_socket, "job": task.uuid, "photos": task.photos, "output": task.output}
+        words |= {"options": task.options, "lifeline": lifeline_fd}
+        named = (str(w) for name, value in words.items() for w in (f"--{name}", value))
+        return (sys.executable, "-P", "-m", "passel.cluster.driver", *named)
+
+    async def _start_coordinator(self) -> int:
+        options = self._options
+        try:
+            listen = Listen(options.listen, options.workers_port, self._tls, self._folder.driver_socket)
+            return await self._coordinator.start(listen)
+        except OSError as e:
+            raise trouble_at(e, options.listen, options.workers_port, "--workers-port") from e
+
+    def _local_worker(self, workers_port: int) -> LocalWorker:
+        folder = self._folder.local_worker
+        identity = Identity(folder / "identity")
+        name = self._roster.enlist(socket.gethostname(), key_digest(identity.own_key().public_key()))
+        self._authority.issue(identity.folder, name)
+        host = self._options.listen if self._options.listen not in ("0.0.0.0", "::") else "127.0.0.1"
+        url = f"https://{f'[{host}]' if ':' in host else host}:{workers_port}"
+        (folder / "cache").mkdir(parents=True, exist_ok=True)
+        cores = self._options.max_concurrency
+        return LocalWorker(AgentOptions(url, identity.folder, folder / "cache", workers=cores, local=True))
+
+    @asynccontextmanager
+    async def _public(self, public: socket.socket, workers_port: int) -> AsyncIterator[None]:
+        """The public port, until the block ends; then jobs' drivers are stopped."""
+        config = uvicorn_config(self._server, self._options.listen, self._options.port)
+        config.app = KitApp(self._folder.wheels, workers_port, self._server.asgi)
+        server = _Uvicorn(config)
+        serving = asyncio.create_task(server.serve(sockets=[public]))
+        try:
+            while not server.started:
+                if serving.done():
+                    serving.result()
+                    raise PasselError("the server could not start", str(self._folder.root), "see the messages above")
+                await asyncio.sleep(0.02)
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+    @asynccontextmanager
+    async def _announced(self, workers_port: int) -> AsyncIterator[None]:
+        """mDNS; a passel whose network does not allow it can be joined by its address."""
+        addresses = reachable_addresses(self._options.listen)
+        async with AsyncExitStack() as stack:
+            news = announced(self._options.name, workers_port, self._authority.fingerprint, addresses)
+            try:
+                await stack.enter_async_context(news)
+            except OSError as e:
+                _log.warning("this passel cannot be announced on the network (%s): join it by its address", e)
+            yield
+
+    @asynccontextmanager
+    async def _kit_made(self) -> AsyncIterator[None]:
+        """Makes the field kit beside the work, if there is none of this version."""
+        if is_whole(self._folder.wheels):
+            yield
+            return
+        command = [sys.executable, "-P", "-m", "passel", "bundle", "--output", str(self._folder.wheels)]
+        making = await asyncio.create_subprocess_exec(
+            "nice", "-n", "19", *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
+        )
+        try:
+            yield
+        finally:
+            if making.returncode is None:
+                making.terminate()
+            await making.wait()
+
+    def _ready(self, port: int, workers_port: int) -> Ready:
+        options = self._options
+        beyond = not is_loopback(options.listen)
+        join_token = self._tokens.create("join") if beyond and not self._tokens.usable("join") else ""
+        api_token = self._tokens.create("api", _OWN_TOKEN) if beyond and not self._tokens.usable("api") else ""
+        addresses = reachable_addresses(options.listen)
+        return Ready(options, port, workers_port, addresses, join_token, api_token, is_whole(self._folder.wheels))
+
+    async def _look_around(self) -> None:
+        """Now and then: count steps, follow this machine's addresses, stop what cancelled jobs left running."""
+        names = own_names()
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            status = self._coordinator.status()
+            self._pace.look(sum(w.steps_done for w in status.workers))
+            running = {j.uuid for j in self._server.service.all_tasks() if j.state is State.RUNNING}
+            for job in status.jobs:
+                if job.job not in running:
+                    self._coordinator.end_job(job.job)
+            if own_names() != names:
+                names = own_names()
+                self._renew(names)
+
+    def _renew(self, names: tuple[str, ...]) -> None:
+        try:
+            self._authority.renew(self._tls, names)
+        except (PasselError, OSError, ssl.SSLError) as e:
+            _log.warning("the certificate for new addresses was not made: %s", e)  # the one in use still serves
+
+    def _listen_to_signals(self) -> None:
+        def heard() -> None:
+            self._signals += 1
+            self._stop.set()
+            if self._signals > 2:
+                _log.warning("stopping at once")
+                os._exit(130)  # children end with their lifelines
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, heard)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Leaves signals to us: the public port is only one of the parts that must be stopped."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
