@@ -66,7 +66,7 @@ def test_the_last_of_repeated_options_counts_and_two_dashes_end_them():
         (["--split-overlap", "-1"], "--split-overlap -1 is out of range: it must be at least 0 m"),
         (["--split-overlap", "wide"], "'wide' is not a number"),
         (["--dem-resolution", "nan"], "is not a finite number"),
-        (["--dem-resolution", "0"], "must be more than 0 cm/px"),
+        (["--dem-resolution", "0"], "must be more than 0, at most 10000 cm/px"),
         (["--feature-quality", "hihg"], "did you mean high?"),
         (["--dsm=perhaps"], "is neither true nor false"),
         (["--camera-lens", "fisheye"], "--camera-lens fisheye is not supported yet → use one of: auto"),

@@ -101,6 +101,7 @@ def _rows(status: Status, help_text: str, *names: str, type_: Type = "bool") -> 
 
 
 _POSITIVE = Range(0, open_low=True)
+_CELL_CM = Range(0, 10_000, open_low=True)  # coarser cells are larger than many a survey
 _IN_TILES = "the matching of ground tiles sets this itself"
 _NO_MESH = "there is no textured mesh to tune"
 
@@ -131,9 +132,9 @@ SUPPORTED = (
         field="feature_quality",
     ),
     Option(
-        "orthophoto-resolution", "float", None, "cell of the map", _POSITIVE, "cm/px", field="orthophoto_resolution_cm"
+        "orthophoto-resolution", "float", None, "cell of the map", _CELL_CM, "cm/px", field="orthophoto_resolution_cm"
     ),
-    Option("dem-resolution", "float", None, "cell of the surface model", _POSITIVE, "cm/px", field="dem_resolution_cm"),
+    Option("dem-resolution", "float", None, "cell of the surface model", _CELL_CM, "cm/px", field="dem_resolution_cm"),
     Option("ignore-gsd", "bool", False, "allow cells finer than the photos resolve", field="ignore_gsd"),
     Option("dsm", "bool", False, "make the surface model (it is always made)", field="dsm"),
     Option("fast-orthophoto", "bool", False, "quick map from a coarser surface", field="fast_orthophoto"),
