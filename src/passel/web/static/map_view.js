@@ -21,6 +21,7 @@ export class MapView {
     this.tiles = new Map();
     this.waiting = [];
     this.loading = 0;
+    this.tileHeaders = {};
     this.pointers = new Map();
     this.onMove = onMove;
     this.onClick = onClick;
@@ -172,7 +173,7 @@ export class MapView {
       const entry = { image: null };
       this.tiles.set(url, entry);
       this.loading++;
-      fetch(url, { credentials: "same-origin" })
+      fetch(url, { headers: this.tileHeaders })
         .then((answer) => (answer.status === 200 ? answer.blob().then(createImageBitmap) : null))
         .then((image) => (entry.image = image))
         .catch(() => this.tiles.delete(url))

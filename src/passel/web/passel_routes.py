@@ -1,0 +1,94 @@
+"""Data of the pages about machines and tokens."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+
+import segno
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from passel.errors import PasselError, UsageError
+from passel.server.requests import Desk, answer
+from passel.web.ports import Passel, Services
+
+LONGEST_NAME = 60
+_YEAR_S = 366 * 86400.0
+
+
+def passel_routes(desk: Desk, services: Services) -> APIRouter:
+    """/ui/api/passel and /ui/api/tokens. They concern the whole passel: every API token opens them, as on the workers' port."""
+    router = APIRouter(prefix="/ui/api", include_in_schema=False)
+    passel = services.passel
+
+    @router.get("/passel")
+    async def view(request: Request) -> Response:
+        desk.owner(request)
+        if passel is None:
+            return answer({"name": "", "workers": [], "join_lines": [], "alone": True})
+        seen = asdict(passel.view())
+        lines = seen["join_lines"]
+        return answer({**seen, "qr": qr_svg(lines[0]) if lines else ""})
+
+    @router.get("/tokens")
+    async def tokens(request: Request) -> Response:
+        desk.owner(request)
+        return answer({"tokens": [asdict(t) for t in passel.tokens()] if passel else []})
+
+    if passel is not None:
+        _order_routes(router, desk, passel)
+    return router
+
+
+def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
+    async def act(request: Request, action: Callable[[dict[str, str]], str]) -> Response:
+        desk.owner(request)
+        try:
+            return answer({"success": True, "token": action(await desk.form(request))})
+        except PasselError as e:
+            return answer({"success": False, "error": str(e)})
+
+    def order(path: str, action: Callable[[dict[str, str]], str]) -> None:
+        async def handle(request: Request) -> Response:
+            return await act(request, action)
+
+        handler: Callable[[Request], Awaitable[Response]] = handle
+        router.add_api_route(path, handler, methods=["POST"])
+
+    def drain(fields: dict[str, str]) -> str:
+        passel.drain(fields.get("worker", ""), fields.get("drained") == "true")
+        return ""
+
+    def shut_out(fields: dict[str, str]) -> str:
+        passel.revoke_worker(fields.get("worker", ""))
+        return ""
+
+    def create(fields: dict[str, str]) -> str:
+        kind, days = fields.get("kind", ""), fields.get("days", "")
+        if kind not in ("join", "api"):
+            raise UsageError("a token is for joining (join) or for programs and people (api)")
+        try:
+            expires_in_s = None if not days else min(max(float(days) * 86400, 60.0), 10 * _YEAR_S)
+        except ValueError:
+            raise UsageError("the days must be a number") from None
+        return passel.create_token(kind, fields.get("name", "").strip()[:LONGEST_NAME], expires_in_s)
+
+    def revoke(fields: dict[str, str]) -> str:
+        passel.revoke_token(fields.get("id", ""))
+        return ""
+
+    order("/workers/drain", drain)
+    order("/workers/revoke", shut_out)
+    order("/tokens/create", create)
+    order("/tokens/revoke", revoke)
+
+
+def qr_svg(text: str) -> str:
+    """An SVG element that takes its colour from the page."""
+    held = io.BytesIO()
+    segno.make(text, error="m").save(
+        held, kind="svg", xmldecl=False, svgns=True, border=2, dark="#14202b", light="#ffffff"
+    )
+    return held.getvalue().decode()

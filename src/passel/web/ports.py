@@ -1,0 +1,112 @@
+"""What the web UI needs from others, as Protocols: `serve.py` fills them, tests use small stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """A machine. state: 'ready', 'busy', 'draining', 'lost' or the like. running: names of its steps."""
+
+    name: str
+    state: str
+    hostname: str
+    cpus: int
+    memory_mb: int
+    free_memory_mb: int
+    gpu: str = ""
+    running: tuple[str, ...] = ()
+    steps_done: int = 0
+    local: bool = False
+
+
+@dataclass(frozen=True)
+class PasselView:
+    """The machines at a moment. steps_a_minute: over the last minutes. rest_s: until all jobs are done, None = unknown.
+
+    join_lines: what to type on another machine, the likeliest first; empty when nothing listens beyond this machine.
+    """
+
+    name: str
+    version: str
+    uptime_s: float
+    steps_a_minute: float
+    rest_s: float | None
+    workers: tuple[WorkerView, ...] = ()
+    join_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """A token without its secret. created_s, expires_s: seconds since 1970; trouble: '' or why it opens nothing."""
+
+    id: str
+    kind: str
+    name: str
+    created_s: float
+    expires_s: float | None
+    uses: int
+    trouble: str = ""
+
+
+class Passel(Protocol):
+    """The machines and tokens. Everything may raise PasselError with words for the user."""
+
+    def view(self) -> PasselView:
+        """This moment."""
+        ...
+
+    def drain(self, worker: str, drained: bool) -> None:
+        """No new steps for this worker, or again some."""
+        ...
+
+    def revoke_worker(self, worker: str) -> None:
+        """Shut a worker out for good."""
+        ...
+
+    def tokens(self) -> Sequence[TokenView]:
+        """All tokens, oldest first."""
+        ...
+
+    def create_token(self, kind: str, name: str, expires_in_s: float | None) -> str:
+        """The token, shown this once. kind: 'join' or 'api'."""
+        ...
+
+    def revoke_token(self, id: str) -> None:
+        """It opens nothing from now on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of photos before they are mapped.
+
+    state: 'running', 'done' or 'failed'. words: the input check, a line each, warnings first. plan: GeoJSON text of photos and
+    submodels, '' while unknown. forecast_s: of the whole job on the machines there are, None = unknown.
+    """
+
+    state: str
+    words: tuple[str, ...] = ()
+    plan: str = ""
+    forecast_s: float | None = None
+
+
+class Surveyor(Protocol):
+    """Looks at uploaded photos before the job is started: reads them, checks them, splits them; makes no map."""
+
+    async def survey(self, uuid: str, photos: Path, words: Sequence[str]) -> Survey:
+        """Begins at the first call for these photos and options, then says how far it is. words: options as a command line."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """passel: None where there are no machines to show (test mode). surveyor: None = no look before the start."""
+
+    passel: Passel | None = None
+    surveyor: Surveyor | None = None
+    hints: tuple[str, ...] = field(default_factory=tuple)

@@ -1,0 +1,71 @@
+// The machines that do the work, and how another one joins.
+
+import { get, poll, post } from "./api.js";
+import { duration, el, fill, note, state } from "./dom.js";
+
+export async function machinesPage(main, still) {
+  document.title = "Machines · Passel";
+  const body = el("div", { class: "stack" });
+  const trouble = el("div");
+  fill(main, el("div", { class: "head" }, el("h1", {}, "Machines")), trouble, body);
+  let before = "";
+  await poll(async () => {
+    const seen = await get("/ui/api/passel", still);
+    const key = JSON.stringify({ ...seen, uptime_s: 0 });
+    if (key !== before) fill(body, summary(seen), table(seen.workers, trouble), join(seen));
+    before = key;
+    return "";
+  }, 2000, still);
+}
+
+function summary(seen) {
+  if (seen.alone) return note("This server runs in test mode: it has no machines.");
+  const busy = seen.workers.reduce((sum, w) => sum + w.running.length, 0);
+  const row = (name, value) => [el("dt", {}, name), el("dd", {}, value)];
+  return el("section", { class: "card" }, el("h2", {}, seen.name || "This passel"), el("dl", {},
+    row("Machines", String(seen.workers.length)), row("Steps running", String(busy)), row("Steps a minute", seen.steps_a_minute.toFixed(1)),
+    row("All jobs done in", seen.rest_s === null ? "not known yet" : duration(seen.rest_s)), row("Up for", duration(seen.uptime_s)), row("Version", seen.version)));
+}
+
+function table(workers, trouble) {
+  if (!workers.length) return el("div", { class: "card empty" }, el("h2", {}, "No machine is connected"), el("p", { class: "soft" }, "Jobs wait until one joins."));
+  const act = async (path, fields) => {
+    try {
+      await post(path, fields);
+      fill(trouble);
+    } catch (error) {
+      fill(trouble, note(error.message, true));
+    }
+  };
+  const rows = workers.map((w) => {
+    const draining = w.state === "draining" || w.state === "drained";
+    const drain = el("button", { onclick: () => act("/ui/api/workers/drain", { worker: w.name, drained: String(!draining) }) }, draining ? "Use again" : "Drain");
+    const out = w.local ? null : el("button", { class: "danger", onclick: () => window.confirm(`Shut ${w.name} out? It needs a new token to come back.`) && act("/ui/api/workers/revoke", { worker: w.name }) }, "Shut out");
+    return el("tr", {}, el("td", {}, el("strong", {}, w.name), el("div", { class: "small soft" }, `${w.hostname}${w.local ? ", this machine" : ""}`)), el("td", {}, state(w.state)),
+      el("td", { class: "small" }, w.running.length ? w.running.join(", ") : el("span", { class: "soft" }, "nothing")),
+      el("td", { class: "number small" }, `${w.cpus} cores${w.gpu ? `, ${w.gpu}` : ""}`), el("td", { class: "number small" }, `${(w.free_memory_mb / 1000).toFixed(1)} of ${(w.memory_mb / 1000).toFixed(0)} GB free`),
+      el("td", { class: "number small" }, String(w.steps_done)), el("td", {}, el("div", { class: "row" }, drain, out)));
+  });
+  const head = ["Machine", "State", "Runs", "Processor", "Memory", "Steps done", ""].map((h, i) => el("th", { scope: "col", class: i > 2 && i < 6 ? "number" : "" }, h || el("span", { class: "visually-hidden" }, "Actions")));
+  return el("section", { class: "card scroll" }, el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows)));
+}
+
+function join(seen) {
+  if (seen.alone) return null;
+  if (!seen.join_lines.length) return el("section", { class: "card" }, el("h2", {}, "Add a machine"), el("p", { class: "soft", style: "margin:0" }, "This server listens on this machine only. Start it with ", el("code", {}, "passel serve --listen 0.0.0.0"), " to let others join."));
+  const box = el("div", { class: "qr" });
+  const parsed = new DOMParser().parseFromString(seen.qr, "image/svg+xml").documentElement;
+  if (parsed.tagName === "svg") box.append(document.importNode(parsed, true));
+  return el("section", { class: "card stack" }, el("h2", { style: "margin:0" }, "Add a machine"),
+    el("p", { style: "margin:0" }, "On a machine with Python, in the same network. Nothing is fetched from the internet. It asks for a join token: make one under Settings."),
+    el("div", { class: "row", style: "align-items:flex-start" }, el("div", { class: "stack", style: "flex:1;min-width:min(300px,100%)" }, seen.join_lines.map(copyLine)), box));
+}
+
+export function copyLine(text) {
+  const button = el("button", { onclick: async () => {
+    await navigator.clipboard?.writeText(text).catch(() => {});
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  } }, "Copy");
+  return el("div", { class: "line" }, el("code", {}, text), navigator.clipboard ? button : null);
+}
