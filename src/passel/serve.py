@@ -120,10 +120,9 @@ class _AllMachines:
 
     def machine(self) -> Machine:
         seen = [w for w in self.coordinator.status().workers if w.state != "lost"]
-        total, free = (
-            sum(mb) for mb in zip(*((w.machine.memory_mb, w.machine.free_memory_mb) for w in seen)) or ((0, 0),)
-        )
-        return Machine(int(total * 1e6), int(free * 1e6), sum(w.slots.cpus for w in seen))
+        total_mb = sum(w.machine.memory_mb for w in seen)
+        free_mb = sum(w.machine.free_memory_mb for w in seen)
+        return Machine(total_mb * 10**6, free_mb * 10**6, sum(w.slots.cpus for w in seen))
 
 
 class _Serving:

@@ -17,9 +17,10 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 class CommandParser(argparse.ArgumentParser):
     """One line and exit code 2 for what is wrong; `--help` as usual."""
 
-    def __init__(self, command: str, description: str) -> None:
+    def __init__(self, command: str = "", description: str = "", prog: str = "") -> None:
+        """command: its words after `passel`. prog: given by argparse for the parts of a command instead."""
         formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(f"passel {command}", description=description, formatter_class=formatter, allow_abbrev=False)
+        super().__init__(prog or f"passel {command}", None, description, formatter_class=formatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""
