@@ -298,6 +298,7 @@ def test_measure_reads_the_products(truth, perfect, tmp_path):
     assert found.surface[0].nmad_m < 0.002
     assert found.marks[0].rmse_m < 0.012
     assert "16 of 16 photos" in found.text
+    assert "nan" not in replace(found, marks=tuple(replace(m, found=0, rmse_m=np.nan) for m in found.marks)).text
     assert json.loads(found.json())["marks"][0]["found"] == found.marks[0].found
 
 

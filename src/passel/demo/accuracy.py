@@ -45,25 +45,36 @@ class DemoAccuracy:
     @property
     def text(self) -> str:
         """A few lines for people."""
-        gsd = self.gsd_m
-        lines = [f"Against the truth (photo pixel on the ground: {100 * gsd:.1f} cm):"]
-        for c in self.cameras:
-            lines.append(
-                f"  cameras   {_NAMES[c.fit]}: {c.photos} of {self.photos} photos, position {c.rmse_m:.3f} m RMS "
-                f"({c.horizontal_rmse_m:.3f} across, {c.vertical_rmse_m:.3f} up), rotation {c.rotation_deg:.3f}° median, "
-                f"focal length {c.focal_percent:.2f} %"
-            )
-        for s in self.surface:
-            lines.append(
-                f"  surface   {_NAMES[s.fit]}: NMAD {s.nmad_m:.3f} m = {s.nmad_m / gsd:.2f} GSD, median {s.median_m:+.3f} m, "
-                f"RMS {s.rmse_m:.3f} m, {100 * s.complete:.1f} % complete on open ground"
-            )
-        for m in self.marks:
-            lines.append(
-                f"  orthophoto {_NAMES[m.fit]}: {m.rmse_m:.3f} m RMS = {m.rmse_m / gsd:.2f} GSD, largest {m.largest_m:.3f} m, "
-                f"{m.found} of {m.marks} checkpoint marks found"
-            )
+        lines = [f"Against the truth (a photo pixel is {100 * self.gsd_m:.1f} cm on the ground):"]
+        for fit, title in _TITLES.items():
+            rows = [self._of_cameras(c) for c in self.cameras if c.fit == fit]
+            rows += [self._of_surface(s) for s in self.surface if s.fit == fit]
+            rows += [self._of_marks(m) for m in self.marks if m.fit == fit]
+            lines += [f"  {title}", *(f"    {row}" for row in rows)] if rows else []
         return "\n".join(lines)
+
+    def _of_cameras(self, c: CameraAccuracy) -> str:
+        return (
+            f"cameras     {c.rmse_m:.3f} m RMS ({c.horizontal_rmse_m:.3f} across, {c.vertical_rmse_m:.3f} up), turned by "
+            f"{c.rotation_deg:.3f}° (median), focal length {c.focal_percent:.2f} % off; {c.photos} of {self.photos} photos"
+        )
+
+    def _of_surface(self, s: SurfaceAccuracy) -> str:
+        if not s.cells:
+            return "surface     has no height on open ground"
+        return (
+            f"surface     NMAD {s.nmad_m:.3f} m = {s.nmad_m / self.gsd_m:.2f} photo pixels, median {s.median_m:+.3f} m, "
+            f"RMS {s.rmse_m:.3f} m; {100 * s.complete:.1f} % of the open ground has heights"
+        )
+
+    def _of_marks(self, m: MarkAccuracy) -> str:
+        found = f"{m.found} of {m.marks} checkpoint marks found"
+        if not m.found:
+            return f"orthophoto  {found}"
+        return (
+            f"orthophoto  {m.rmse_m:.3f} m RMS = {m.rmse_m / self.gsd_m:.2f} photo pixels, "
+            f"largest {m.largest_m:.3f} m; {found}"
+        )
 
     def json(self) -> str:
         """The same numbers for machines."""
@@ -73,7 +84,11 @@ class DemoAccuracy:
         return json.dumps(d, indent=1)
 
 
-_NAMES = {"absolute": "as georeferenced", "shift": "GPS shift removed", "similarity": "7-parameter fit "}
+_TITLES = {
+    "absolute": "as georeferenced: mostly what is left of the noise of the photos' GPS, which shifts and tilts the map",
+    "shift": "its mean shift removed: the tilt is left",
+    "similarity": "laid over the truth (7 parameters): what the reconstruction itself is worth",
+}
 
 
 def measure(truth: DemoTruth, folder: Path) -> DemoAccuracy:
