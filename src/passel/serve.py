@@ -38,11 +38,14 @@ from passel.cluster.local_worker import LocalWorker
 from passel.cluster.roster import Roster
 from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens
 from passel.errors import PasselError
+from passel.serve_ui import UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
 from passel.server.jobs import ENDED, State
 from passel.server.ports import Machine, Task
 from passel.server.settings import Limits, ServerSettings, TestMode
 from passel.server.sockets import uvicorn_config
+from passel.web.app import add_ui
+from passel.web.ports import Services
 
 PATIENCE_S = 3.0
 """How long the local worker may go on with its steps after Ctrl-C; what it loses is made again."""
@@ -140,6 +143,8 @@ class _Serving:
         admin = AdminApi(self, self._tokens, throttle)
         self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()])
         self._server = self._make_server()
+        self._join_lines: tuple[str, ...] = ()
+        self._surveyor = self._add_ui()
         self._pace = Pace()
         self._began_s = time.monotonic()
         self._stop = asyncio.Event()
@@ -165,6 +170,9 @@ class _Serving:
             if not is_loopback(options.listen):
                 await stack.enter_async_context(self._announced(workers_port))
                 await stack.enter_async_context(self._kit_made())
+            stack.push_async_callback(self._surveyor.close)
+            if not is_loopback(options.listen):
+                self._join_lines = join_lines(reachable_addresses(options.listen)[0], port, workers_port)
             watching = asyncio.create_task(self._look_around())
             stack.callback(watching.cancel)
             on_ready(self._ready(port, workers_port))
@@ -214,7 +222,21 @@ class _Serving:
         checker = _ApiTokens(self._tokens) if asks else None
         return create_app(settings, self._driver_command, checker, _AllMachines(self._coordinator))
 
+    def _add_ui(self) -> UiSurveyor:
+        """The web pages, beside the API."""
+        service = self._server.service
+        surveyor = UiSurveyor(
+            lambda uuid: service.folder(uuid).output,
+            lambda: sum(w.slots.cpus for w in self._coordinator.status().workers if w.state != "lost"),
+            lambda: [service.folder(j.uuid).output for j in service.all_tasks() if j.state is State.COMPLETED][-20:],
+        )
+        testing = self._options.test is not None
+        passel = None if testing else UiPassel(self, self._tokens, lambda: self._join_lines)
+        add_ui(self._server, Services(passel, None if testing else surveyor))
+        return surveyor
+
     def _driver_command(self, task: Task, lifeline_fd: int) -> tuple[str, ...]:
+        self._surveyor.stop(task.uuid)  # it holds the project's lock
         words = {"socket": self._folder.driver_socket, "job": task.uuid, "photos": task.photos, "output": task.output}
         words |= {"options": task.options, "lifeline": lifeline_fd}
         named = (str(w) for name, value in words.items() for w in (f"--{name}", value))

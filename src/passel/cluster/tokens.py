@@ -167,6 +167,10 @@ class Tokens:
         """All tokens, oldest first."""
         return tuple(sorted((token for _, token in self._all().values()), key=lambda t: t.created_s))
 
+    def now_s(self) -> float:
+        """The clock by which tokens expire."""
+        return self._book.clock()
+
     def usable(self, kind: Kind) -> bool:
         """Whether some token of that kind opens something."""
         now_s = self._book.clock()

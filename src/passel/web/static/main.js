@@ -18,6 +18,13 @@ const PAGES = [
 const main = document.getElementById("main");
 let leaving = new AbortController();
 
+// The QR code of `passel serve` carries the token; it must not stay in the address.
+const given = new URLSearchParams(location.search).get("token");
+if (given) {
+  token.set(given);
+  history.replaceState(null, "", location.pathname + location.hash);
+}
+
 async function open() {
   leaving.abort();
   leaving = new AbortController();
