@@ -44,6 +44,7 @@ class Dispatcher:
         self.jobs: dict[str, JobState] = {}
         self.workers: dict[str, Worker] = {}
         self._orphans: dict[str, Run] = {}
+        self._over: set[str] = set()
         self._news: list[News] = []
         self._roster: Roster | None = None
 
@@ -52,6 +53,7 @@ class Dispatcher:
     def begin(self, hello: Hello, now_s: float) -> None:
         """A job's driver has come (again)."""
         self.leave(hello.job, now_s)
+        self._over.discard(hello.job)
         self.jobs[hello.job] = JobState(hello.job, hello.store, hello.share)
 
     def submit(self, job: str, ready: ReadyStep, now_s: float) -> None:
@@ -83,6 +85,7 @@ class Dispatcher:
     def withdraw(self, job: str, now_s: float) -> None:
         """The job wants nothing any more: what waits is dropped, what runs is cancelled."""
         self.leave(job, now_s)
+        self._over.add(job)
         for run in [r for r in self._orphans.values() if r.key[0] == job]:
             self._cancel(run)
 
@@ -252,14 +255,14 @@ class Dispatcher:
     def _adopt(self, worker: Worker, said: Running, now_s: float) -> Run:
         """A step that the worker has and we do not know of: from before our restart, or the worker was thought lost."""
         key = (said.job, said.digest)
-        run = Run(said.ticket, worker.name, key, None, said.memory_mb, said.threads, said.attempt, now_s)
+        run = Run(said.ticket, worker.name, key, None, said.memory_mb, said.threads, said.attempt, now_s, told=True)
         worker.runs[run.ticket] = run
         job = self.jobs.get(said.job)
         task = job.tasks.get(said.digest) if job else None
         if task is not None:
             task.deaths.pop(worker.session, None)  # it lives, after all
             self._tie(run, task)
-        elif job and said.digest in job.ended:
+        elif said.job in self._over or (job and said.digest in job.ended):
             self._cancel(run)
         else:
             self._orphans[run.ticket] = run
