@@ -144,6 +144,7 @@ class _Serving:
         self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()])
         self._server = self._make_server()
         self._join_lines: tuple[str, ...] = ()
+        self._local_name = ""
         self._surveyor = self._add_ui()
         self._pace = Pace()
         self._began_s = time.monotonic()
@@ -231,7 +232,7 @@ class _Serving:
             lambda: [service.folder(j.uuid).output for j in service.all_tasks() if j.state is State.COMPLETED][-20:],
         )
         testing = self._options.test is not None
-        passel = None if testing else UiPassel(self, self._tokens, lambda: self._join_lines)
+        passel = None if testing else UiPassel(self, self._tokens, lambda: self._join_lines, lambda: self._local_name)
         add_ui(self._server, Services(passel, None if testing else surveyor))
         return surveyor
 
@@ -255,6 +256,7 @@ class _Serving:
         identity = Identity(folder / "identity")
         name = self._roster.enlist(socket.gethostname(), key_digest(identity.own_key().public_key()))
         self._authority.issue(identity.folder, name)
+        self._local_name = name
         host = self._options.listen if self._options.listen not in ("0.0.0.0", "::") else "127.0.0.1"
         url = f"https://{f'[{host}]' if ':' in host else host}:{workers_port}"
         (folder / "cache").mkdir(parents=True, exist_ok=True)

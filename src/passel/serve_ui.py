@@ -39,17 +39,17 @@ def join_lines(address: str, port: int, workers_port: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class UiPassel:
-    """The UI's `Passel`. join_lines: asked for at each view, for addresses change. local: name of this machine's worker."""
+    """The UI's `Passel`. join_lines, local (name of this machine's worker): asked for at each view, for they change."""
 
     admin: Admin
     book: Tokens
     join_lines: Callable[[], tuple[str, ...]]
-    local: str = ""
+    local: Callable[[], str]
 
     def view(self) -> PasselView:
         """This moment."""
         now: Overview = self.admin.overview()
-        workers = tuple(_worker(w, self.local) for w in now.passel.workers)
+        workers = tuple(_worker(w, self.local()) for w in now.passel.workers)
         return PasselView(
             now.name, now.version, now.uptime_s, now.steps_a_minute, now.rest_s, workers, self.join_lines()
         )

@@ -21,10 +21,10 @@ export async function machinesPage(main, still) {
 function summary(seen) {
   if (seen.alone) return note("This server runs in test mode: it has no machines.");
   const busy = seen.workers.reduce((sum, w) => sum + w.running.length, 0);
-  const row = (name, value) => [el("dt", {}, name), el("dd", {}, value)];
-  return el("section", { class: "card" }, el("h2", {}, seen.name || "This passel"), el("dl", {},
-    row("Machines", String(seen.workers.length)), row("Steps running", String(busy)), row("Steps a minute", seen.steps_a_minute.toFixed(1)),
-    row("All jobs done in", seen.rest_s === null ? "not known yet" : duration(seen.rest_s)), row("Up for", duration(seen.uptime_s)), row("Version", seen.version)));
+  const fact = (value, name) => el("div", {}, el("strong", {}, value), el("span", { class: "small soft" }, name));
+  return el("section", { class: "card facts", "aria-label": seen.name || "This passel" },
+    fact(String(seen.workers.length), seen.workers.length === 1 ? "machine" : "machines"), fact(String(busy), "steps running"), fact(seen.steps_a_minute.toFixed(1), "steps a minute"),
+    fact(seen.rest_s === null ? "–" : duration(seen.rest_s), "until all is done"), fact(duration(seen.uptime_s), "up"), fact(seen.version, "version"));
 }
 
 function table(workers, trouble) {
