@@ -22,11 +22,12 @@ DOWN = np.diag([1.0, -1.0, -1.0])
 
 @dataclass(frozen=True)
 class World:
-    """scene: the truth, observed with noise. xy: features of each photo. point_of: the true point of each feature."""
+    """scene: the truth, observed with noise. xy: features of each photo. point_of: the true point of each feature. time_s: (n,)."""
 
     scene: Scene
     xy: tuple[F64, ...]
     point_of: tuple[NDArray[np.int64], ...]
+    time_s: F64
 
     @property
     def photos(self) -> int:
@@ -46,7 +47,9 @@ class World:
                 made.append(PairMatches(i, j, np.column_stack([a, b]).astype(np.int32), 2, eye, eye, eye))
         return made
 
-    def evidence(self, gps_sigma_m: float = 0.5, seed: int = 3, focal: float = 1.0) -> Evidence:
+    def evidence(
+        self, gps_sigma_m: float = 0.5, seed: int = 3, focal: float = 1.0, readout_s: float | None = None
+    ) -> Evidence:
         """GPS with noise; prior focal lengths `focal` times the truth with 5 % sigma. An infinite sigma means no GPS."""
         rng = np.random.default_rng(seed)
         s, n = self.scene, self.photos
@@ -54,17 +57,17 @@ class World:
         gps = s.centres + rng.normal(0, gps_sigma_m, (n, 3)) if known else np.full((n, 3), np.nan)
         return Evidence(
             tuple(range(n)), self.xy, gps, np.full((n, 3), gps_sigma_m if known else np.nan), np.ones(n),
-            uncalibrated(s.cameras, focal),
+            uncalibrated(s.cameras, focal, readout_s), self.time_s,
         )  # fmt: skip
 
 
-def uncalibrated(cameras: Sequence[Intrinsics], focal: float) -> CameraPriors:
+def uncalibrated(cameras: Sequence[Intrinsics], focal: float, readout_s: float | None = None) -> CameraPriors:
     """What metadata tell of cameras whose true values these are: `focal` times the focal length with 5 % sigma, no distortion."""
     start = [
         Intrinsics(c.camera, c.width_px, c.height_px, focal * c.fx, focal * c.fy, c.width_px / 2, c.height_px / 2)
         for c in cameras
     ]
-    return camera_priors(start, np.full(len(start), 0.05), [False] * len(start), "auto")
+    return camera_priors(start, np.full(len(start), 0.05), [False] * len(start), "auto", readout_s)
 
 
 def turned(rotations: F64, sigma_rad: float, seed: int) -> F64:
@@ -73,9 +76,13 @@ def turned(rotations: F64, sigma_rad: float, seed: int) -> F64:
 
 
 def world(
-    strips: int = 4, along: int = 5, points: int = 1500, noise_px: float = 0.5, relief_m: float = 4.0, cameras: int = 1
-) -> World:
-    """Strips 25 m apart, photos every 18 m, 80 m above ground; tilts of a few degrees, headings to and fro."""
+    strips: int = 4, along: int = 5, points: int = 1500, noise_px: float = 0.5, relief_m: float = 4.0, cameras: int = 1,
+    readout_s: float = 0.0, speed_m_s: float = 6.0,
+) -> World:  # fmt: skip
+    """Strips 25 m apart, photos every 18 m, 80 m above ground; tilts of a few degrees, headings to and fro.
+
+    Image rows run along the strips; clocks tell whole seconds.
+    """
     rng = np.random.default_rng(0)
     n = strips * along
     place = np.arange(n)
@@ -85,17 +92,21 @@ def world(
     rotations = turned(DOWN * np.column_stack([back, back, np.ones(n)])[:, :, None], 0.08, 1)
     low, high = centres[:, :2].min(axis=0) - 35.0, centres[:, :2].max(axis=0) + 35.0
     xyz = np.column_stack([rng.uniform(low, high, (points, 2)), rng.normal(0, relief_m, points)])
-    models = (CAMERA, SECOND)[:cameras]
+    models = tuple(replace(c, readout_s=readout_s) for c in (CAMERA, SECOND)[:cameras])
+    velocities = rotations @ (speed_m_s, 0.0, 0.0) * back[:, None]
+    flown = np.where(back > 0, place, place // along * along + along - 1 - place % along)
+    time_s = np.floor(18.0 / speed_m_s * flown + 0.3)
     of = np.array([i % cameras for i in range(n)], np.int32)
     xy, point_of = [], []
     for i in range(n):
         model = models[of[i]]
-        seen = project(model, (xyz - centres[i]) @ rotations[i].T)
+        seen = project(model, (xyz - centres[i]) @ rotations[i].T, velocities[i])
         inside = np.flatnonzero(((seen > 0) & (seen < (model.width_px, model.height_px))).all(axis=1))
         inside = rng.permutation(inside)
         xy.append(seen[inside] + rng.normal(0, noise_px, (len(inside), 2)))
         point_of.append(inside.astype(np.int64))
-    return World(_scene(models, of, rotations, centres, xyz, xy, point_of), tuple(xy), tuple(point_of))
+    scene = replace(_scene(models, of, rotations, centres, xyz, xy, point_of), velocities=velocities)
+    return World(scene, tuple(xy), tuple(point_of), time_s)
 
 
 def _scene(models, of, rotations, centres, xyz, xy, point_of) -> Scene:
@@ -119,7 +130,7 @@ def shaken(scene: Scene, shift_m: float = 0.4, turn_rad: float = 0.004, seed: in
     )
     none = np.zeros(0, np.int32)
     return replace(
-        scene, cameras=plain, cam_from_world=turned(scene.cam_from_world, turn_rad, seed),
+        scene, cameras=plain, velocities=np.zeros_like(scene.centres), cam_from_world=turned(scene.cam_from_world, turn_rad, seed),
         centres=scene.centres + rng.normal(0, shift_m, scene.centres.shape), points=np.zeros((0, 3)),
         obs_point=none, obs_photo=none, obs_xy=np.zeros((0, 2), np.float32), obs_feature=none,
     )  # fmt: skip

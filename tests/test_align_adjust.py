@@ -28,14 +28,14 @@ def priors_of(w: World, gps_sigma_m: float = 0.3) -> Priors:
     rng = np.random.default_rng(4)
     gps = w.scene.centres + rng.normal(0, gps_sigma_m, w.scene.centres.shape)
     rows = np.array([pack(c) for c in w.scene.cameras])
-    sigma = np.tile([60, 30, 30, 0.2, 0.2, 0.2, 0.01, 0.01], (len(rows), 1))
+    sigma = np.tile([60, 30, 30, 0.2, 0.2, 0.2, 0.01, 0.01, 0.03], (len(rows), 1))
     return Priors(gps, np.full(gps.shape, gps_sigma_m), rows, sigma, np.ones_like(rows))
 
 
 def test_the_kernels_project_as_the_scene_does():
     xyz = np.random.default_rng(0).uniform((-30, -20, 60), (30, 20, 90), (50, 3))
-    jq, ji = np.empty((2, 3)), np.empty((2, 8))
-    seen = np.array([to_pixel_with_derivatives(pack(CAMERA), 1.0, q, jq, ji) for q in xyz])
+    jq, ji = np.empty((2, 3)), np.empty((2, 9))
+    seen = np.array([to_pixel_with_derivatives(pack(CAMERA), 1.0, np.zeros(3), q, jq, ji) for q in xyz])
     np.testing.assert_allclose(seen, project(CAMERA, xyz), atol=1e-9)
     rays = np.array([to_ray(pack(CAMERA), 1.0, u, v) for u, v in seen])
     np.testing.assert_allclose(rays, xyz[:, :2] / xyz[:, 2:], atol=1e-7)
@@ -44,17 +44,18 @@ def test_the_kernels_project_as_the_scene_does():
 
 def test_derivatives_agree_with_differences():
     row, aspect, q = pack(CAMERA), 1.02, np.array([21.0, -14.0, 70.0])
-    jq, ji, scrap_q, scrap_i = np.empty((2, 3)), np.empty((2, 8)), np.empty((2, 3)), np.empty((2, 8))
-    to_pixel_with_derivatives(row, aspect, q, jq, ji)
+    jq, ji, scrap_q, scrap_i = np.empty((2, 3)), np.empty((2, 9)), np.empty((2, 3)), np.empty((2, 9))
+    row[8], velocity = 0.06, np.array([6.0, -9.0, 4.0])
+    to_pixel_with_derivatives(row, aspect, velocity, q, jq, ji)
 
     def pixel(r, x):
-        return np.array(to_pixel_with_derivatives(r, aspect, x, scrap_q, scrap_i))
+        return np.array(to_pixel_with_derivatives(r, aspect, velocity, x, scrap_q, scrap_i))
 
     for k in range(3):
         e = np.eye(3)[k] * 1e-4
         np.testing.assert_allclose((pixel(row, q + e) - pixel(row, q - e)) / 2e-4, jq[:, k], rtol=1e-6, atol=1e-6)
-    for k in range(8):
-        e = np.eye(8)[k] * 1e-5
+    for k in range(9):
+        e = np.eye(9)[k] * 1e-5
         np.testing.assert_allclose((pixel(row + e, q) - pixel(row - e, q)) / 2e-5, ji[:, k], rtol=1e-5, atol=1e-5)
 
 
@@ -80,16 +81,16 @@ def test_the_banded_solution_is_the_dense_one():
     cameras, tracks, n, c = Cameras.of_scene(s), tracks_of_scene(s), w.photos, 2
     structure = solver._structure(tracks, n)
     blocks = np.zeros((len(structure.block_column), 6, 6))
-    border, corner = np.zeros((n, c, 6, 8)), np.zeros((c, c, 8, 8))
-    g_pose, g_camera = np.zeros((n, 6)), np.zeros((c, 8))
+    border, corner = np.zeros((n, c, 6, 9)), np.zeros((c, c, 9, 9))
+    g_pose, g_camera = np.zeros((n, 6)), np.zeros((c, 9))
     kernels.reduce(
-        cameras.rows, cameras.aspect, cameras.of_photo, cameras.rotations, cameras.centres, s.points,
+        cameras.rows, cameras.aspect, cameras.of_photo, cameras.rotations, cameras.centres, cameras.velocities, s.points,
         tracks.start, tracks.photo, tracks.xy, 2.0, 1e-6, structure.block_start, structure.block_column,
         blocks, border, corner, g_pose, g_camera, structure.longest,
     )  # fmt: skip
     solver._add_priors(cameras, priors_of(w), structure, blocks, g_pose, corner, g_camera)
     d_pose, d_camera = solver._solve(blocks, border, corner, g_pose, g_camera, structure, 1e-6)
-    size = 6 * n + 8 * c
+    size = 6 * n + 9 * c
     full = np.zeros((size, size))
     for i in range(n):
         for at in range(structure.block_start[i], structure.block_start[i + 1]):
@@ -98,9 +99,9 @@ def test_the_banded_solution_is_the_dense_one():
             full[6 * j : 6 * j + 6, 6 * i : 6 * i + 6] = blocks[at].T
             if i == j:
                 full[6 * i : 6 * i + 6, 6 * i : 6 * i + 6] = (blocks[at] + blocks[at].T) / 2
-        full[6 * i : 6 * i + 6, 6 * n :] = border[i].transpose(1, 0, 2).reshape(6, 8 * c)
+        full[6 * i : 6 * i + 6, 6 * n :] = border[i].transpose(1, 0, 2).reshape(6, 9 * c)
         full[6 * n :, 6 * i : 6 * i + 6] = full[6 * i : 6 * i + 6, 6 * n :].T
-    full[6 * n :, 6 * n :] = corner.transpose(0, 2, 1, 3).reshape(8 * c, 8 * c)
+    full[6 * n :, 6 * n :] = corner.transpose(0, 2, 1, 3).reshape(9 * c, 9 * c)
     diagonal = np.diag_indices(size)
     full[diagonal] *= 1 + 1e-6
     full[diagonal[0][: 6 * n], diagonal[1][: 6 * n]] += 1e-9
@@ -196,9 +197,9 @@ def some_of(w: World, photos: list[int]) -> tuple[World, Evidence]:
     s = w.scene
     cut = replace(
         s, photos=tuple(s.photos[i] for i in photos), camera_of=s.camera_of[photos],
-        cam_from_world=s.cam_from_world[photos], centres=s.centres[photos],
+        cam_from_world=s.cam_from_world[photos], centres=s.centres[photos], velocities=s.velocities[photos],
     )  # fmt: skip
-    small = World(cut, tuple(w.xy[i] for i in photos), tuple(w.point_of[i] for i in photos))
+    small = World(cut, tuple(w.xy[i] for i in photos), tuple(w.point_of[i] for i in photos), w.time_s[photos])
     return small, small.evidence(0.3)
 
 
@@ -235,7 +236,7 @@ def test_a_camera_with_one_photo_does_not_shake_the_block():
     of = np.zeros_like(w.scene.camera_of)
     keep = [i for i in range(w.photos) if w.scene.camera_of[i] == 0 or i == 7]
     of[7] = 1
-    small, evidence = some_of(World(replace(w.scene, camera_of=of), w.xy, w.point_of), keep)
+    small, evidence = some_of(replace(w, scene=replace(w.scene, camera_of=of)), keep)
     scene, _ = adjust_whole(shaken(small.scene), evidence, small.matches())
     assert len(scene.photos) == len(keep)
     b_from_a = fit_similarity(scene.centres, small.scene.centres)

@@ -143,7 +143,7 @@ def judged(w: World, scene: Scene, gps_sigma_m: float = 2.0):
     e = w.evidence(gps_sigma_m)
     some = Evidence(
         tuple(rows), tuple(w.xy[r] for r in rows), e.gps[rows], e.gps_sigma[rows], e.noise_px[rows],
-        e.cameras,
+        e.cameras, e.time_s[rows],
     )  # fmt: skip
     return judge(scene, some, w.matches(), w.photos)
 

@@ -73,6 +73,7 @@ def row_of_cameras(n: int, step_m: float) -> Cameras:
     return replace(
         rows, of_photo=np.zeros(n, np.int32), rotations=np.repeat(DOWN[None], n, axis=0),
         centres=np.column_stack([np.arange(n) * step_m, np.zeros(n), np.full(n, 80.0)]),
+        velocities=np.zeros((n, 3)),
     )  # fmt: skip
 
 

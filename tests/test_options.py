@@ -36,8 +36,8 @@ def test_odms_short_names_and_its_defaults_asked_for_by_name():
         ["-e", "opensfm", "--merge", "all", "--primary-band", "auto", "--pc-sample", "0", "--crop=0"]
     )
     assert (parsed.options.end_with, parsed.later) == ("align", ())
-    parsed = parse_options(["-r", "odm_dem", "--merge", "dem", "--rolling-shutter-readout", "12.5"])
-    assert set(parsed.later) == {"rerun", "merge", "rolling-shutter-readout"}
+    parsed = parse_options(["-r", "odm_dem", "--merge", "dem", "--video-limit", "12"])
+    assert set(parsed.later) == {"rerun", "merge", "video-limit"}
     assert parse_options(["-e=odm_dem"]).options.end_with == "merge"
 
 

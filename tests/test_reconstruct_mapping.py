@@ -156,6 +156,7 @@ def test_mapping_and_adjustment_end_at_the_truth(tiny, globally_mapped, mapper, 
         np.tile([1.0, 1.0, 2.0], (16, 1)),
         np.full(16, 800 / 640),
         camera_priors(tiny.cameras, np.array([0.05]), [False], "auto"),
+        np.full(16, np.nan),
     )
     scene, facts = adjust_whole(scene, evidence, tiny.matches)
     verdict = judge(scene, evidence, tiny.matches, 16)

@@ -141,6 +141,18 @@ SUPPORTED = (
     Option("camera-lens", "enum", "auto", "lens model", (*LENSES, *LENSES_LATER), field="camera_lens"),
     Option("cameras", "string", "", "camera parameters: path or text of a cameras.json", field="cameras"),
     Option(
+        "rolling-shutter", "bool", False, "rows are exposed one after the other, in flight", field="rolling_shutter"
+    ),
+    Option(
+        "rolling-shutter-readout",
+        "float",
+        0.0,
+        "time from first to last row; 0: found from the photos",
+        Range(0),
+        "ms",
+        field="rolling_shutter_readout_ms",
+    ),
+    Option(
         "gps-accuracy",
         "float",
         None,
@@ -184,16 +196,6 @@ LATER = (
     ),
     Option("primary-band", "string", "auto", "photos are taken as colour photos", None, "", "later"),
     *_rows("later", "photos are taken as colour photos", "skip-band-alignment"),
-    *_rows("later", "photos are taken as if all lines were exposed at once", "rolling-shutter"),
-    Option(
-        "rolling-shutter-readout",
-        "float",
-        0.0,
-        "photos are taken as if all lines were exposed at once",
-        Range(0),
-        "ms",
-        "later",
-    ),
     *_rows("later", "photos are not masked", "sky-removal", "bg-removal"),
     *_rows("later", "videos are not read", "video-limit", "video-resolution", type_="int"),
     *_rows("later", "videos are not read", "video", type_="path"),

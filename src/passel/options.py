@@ -40,6 +40,7 @@ class Options:
     orthophoto_resolution_cm, dem_resolution_cm: cell size, None = from the estimated ground sampling distance.
     ignore_gsd: allow cells finer than the photos resolve. dsm: asked for by name (it is always made).
     fast_orthophoto: coarser surface, for a quick map. camera_lens: 'auto', 'perspective' or 'brown'.
+    rolling_shutter: rows are exposed one after the other; rolling_shutter_readout_ms: in how long, 0 = found from the photos.
     cameras: '' or the path or the JSON text of a cameras.json. gps_accuracy_m: one sigma for photos that do not tell
     theirs, None = judged from the photos. geo: ODM's geo.txt or None. max_concurrency: cores to use.
     rerun_all: forget earlier work. rerun_from: '' or the stage from which everything is made again. end_with: last
@@ -57,6 +58,8 @@ class Options:
     dsm: bool = False
     fast_orthophoto: bool = False
     camera_lens: str = _default("camera-lens")
+    rolling_shutter: bool = False
+    rolling_shutter_readout_ms: float = _default("rolling-shutter-readout")
     cameras: str = ""
     gps_accuracy_m: float | None = None
     geo: Path | None = None

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from passel.align import normal_equations as kernels
 from passel.align.block import Cameras, Tracks
+from passel.align.projection import N_INTRINSICS
 
 F64 = NDArray[np.float64]
 GPS_SCALE = 3.0  # sigmas at which the Cauchy weight of a GPS position has halved
@@ -29,8 +30,8 @@ ROUGH = 3e-5  # for rounds after which wrong observations leave and another roun
 class Priors:
     """What is known besides the photos.
 
-    gps, gps_sigma: (n, 3) world metres; NaN rows for photos without. rows, row_sigma: (c, 8) intrinsics and how far they may go.
-    row_beyond: (c, 8) by how much a prior's weight grows for what lies beyond one sigma; 1 is a plain Gaussian.
+    gps, gps_sigma: (n, 3) world metres; NaN rows for photos without. rows, row_sigma: (c, 9) intrinsics and how far they may go.
+    row_beyond: (c, 9) by how much a prior's weight grows for what lies beyond one sigma; 1 is a plain Gaussian.
     """
 
     gps: F64
@@ -135,19 +136,16 @@ def _structure(tracks: Tracks, n: int) -> _Structure:
 
 
 def _cost(cameras: Cameras, points: F64, tracks: Tracks, priors: Priors, scale_px: float) -> float:
-    c = cameras
-    total = kernels.robust_cost(
-        c.rows, c.aspect, c.of_photo, c.rotations, c.centres, points, tracks.start, tracks.photo, tracks.xy, scale_px
-    )
+    total = kernels.robust_cost(*cameras.arrays, points, tracks.start, tracks.photo, tracks.xy, scale_px)
     squared, _ = _gps_miss(cameras, priors)
     total += 0.5 * GPS_SCALE**2 * np.log1p(squared / GPS_SCALE**2).sum()
-    miss, beyond = _row_miss(c, priors)
+    miss, beyond = _row_miss(cameras, priors)
     total += 0.5 * (miss**2 + (priors.row_beyond - 1.0) * beyond**2).sum()
     return float(total)
 
 
 def _row_miss(cameras: Cameras, priors: Priors) -> tuple[F64, F64]:
-    """(c, 8) miss of the intrinsics in sigmas, and the part of it that lies beyond one sigma."""
+    """(c, 9) miss of the intrinsics in sigmas, and the part of it that lies beyond one sigma."""
     miss = (cameras.rows - priors.rows) / priors.row_sigma
     return miss, np.sign(miss) * np.maximum(np.abs(miss) - 1.0, 0.0)
 
@@ -165,9 +163,9 @@ def _step(
 ) -> tuple[Cameras, F64, _Moved]:
     n, c = len(cameras.centres), len(cameras.rows)
     blocks = np.zeros((len(s.block_column), 6, 6))
-    border, corner = np.zeros((n, c, 6, 8)), np.zeros((c, c, 8, 8))
-    g_pose, g_camera = np.zeros((n, 6)), np.zeros((c, 8))
-    now = (cameras.rows, cameras.aspect, cameras.of_photo, cameras.rotations, cameras.centres, points)
+    border, corner = np.zeros((n, c, 6, N_INTRINSICS)), np.zeros((c, c, N_INTRINSICS, N_INTRINSICS))
+    g_pose, g_camera = np.zeros((n, 6)), np.zeros((c, N_INTRINSICS))
+    now = (*cameras.arrays, points)
     seen = (tracks.start, tracks.photo, tracks.xy, scale_px, damping)
     kernels.reduce(
         *now, *seen, s.block_start, s.block_column, blocks, border, corner, g_pose, g_camera, s.longest
@@ -215,23 +213,24 @@ def _solve(
 ) -> tuple[F64, F64]:
     """Banded Cholesky for the poses, a small dense Schur complement for the cameras."""
     n, c = len(g_pose), len(g_camera)
+    wide = N_INTRINSICS * c
     band = np.zeros((6 * (s.bandwidth + 1), 6 * n))
     kernels.fill_band(s.block_start, s.block_column, blocks, s.place, band)
     band[0] += damping * band[0] + 1e-9
-    by_photo = np.empty((n, 6, 1 + 8 * c))
+    by_photo = np.empty((n, 6, 1 + wide))
     by_photo[s.place, :, 0] = g_pose
-    by_photo[s.place, :, 1:] = border.transpose(0, 2, 1, 3).reshape(n, 6, 8 * c)
-    sides = by_photo.reshape(6 * n, 1 + 8 * c)
+    by_photo[s.place, :, 1:] = border.transpose(0, 2, 1, 3).reshape(n, 6, wide)
+    sides = by_photo.reshape(6 * n, 1 + wide)
     solved = solveh_banded(band, sides, overwrite_ab=True, lower=True, check_finite=False)
-    flat = corner.transpose(0, 2, 1, 3).reshape(8 * c, 8 * c).copy()
-    flat[np.diag_indices(8 * c)] *= 1.0 + damping
+    flat = corner.transpose(0, 2, 1, 3).reshape(wide, wide).copy()
+    flat[np.diag_indices(wide)] *= 1.0 + damping
     small = flat - sides[:, 1:].T @ solved[:, 1:]
     right = g_camera.ravel() - sides[:, 1:].T @ solved[:, 0]
     # Scaled, for focal lengths (10³) and distortion terms (10⁻³) share the matrix.
     size = np.sqrt(np.maximum(np.diag(small), 1e-30))
-    d_camera = -cho_solve(cho_factor(small / np.outer(size, size) + 1e-13 * np.eye(8 * c)), right / size) / size
+    d_camera = -cho_solve(cho_factor(small / np.outer(size, size) + 1e-13 * np.eye(wide)), right / size) / size
     d_pose = -(solved[:, 0] + solved[:, 1:] @ d_camera)
-    return d_pose.reshape(n, 6)[s.place], d_camera.reshape(c, 8)
+    return d_pose.reshape(n, 6)[s.place], d_camera.reshape(c, 9)
 
 
 def _rotated(rotations: F64, omega: F64) -> F64:

@@ -46,7 +46,8 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Cameras:
-    """Intrinsics and poses. rows: (c, 8); aspect: (c,); of_photo: (n,) int32; rotations: (n, 3, 3) cam_from_world; centres: (n, 3) m."""
+    """Intrinsics and poses. rows: (c, 9); aspect: (c,); of_photo: (n,) int32; rotations: (n, 3, 3) cam_from_world; centres: (n, 3) m;
+    velocities: (n, 3) m/s in each camera's own frame."""
 
     models: tuple[Intrinsics, ...]
     rows: F64
@@ -54,6 +55,12 @@ class Cameras:
     of_photo: I32
     rotations: F64
     centres: F64
+    velocities: F64
+
+    @property
+    def arrays(self) -> tuple[F64, F64, I32, F64, F64, F64]:
+        """What the kernels take first, in their order."""
+        return self.rows, self.aspect, self.of_photo, self.rotations, self.centres, self.velocities
 
     @staticmethod
     def of_scene(scene: Scene) -> Cameras:
@@ -64,6 +71,7 @@ class Cameras:
             np.ascontiguousarray(scene.camera_of, np.int32),
             np.ascontiguousarray(scene.cam_from_world, np.float64),
             np.ascontiguousarray(scene.centres, np.float64),
+            np.ascontiguousarray(scene.velocities, np.float64),
         )
 
     def scene(self, photos: tuple[str, ...], points: F64, tracks: Tracks) -> Scene:
@@ -79,6 +87,7 @@ class Cameras:
             tracks.photo,
             tracks.xy.astype(np.float32),
             tracks.feature,
+            self.velocities,
         )
 
 

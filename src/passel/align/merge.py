@@ -32,6 +32,7 @@ def merge_scenes(scenes: Sequence[Scene], cores: Sequence[frozenset[str]]) -> Sc
         *(np.zeros(0, np.int32), np.zeros(0, np.int32)),
         np.zeros((0, 2), np.float32),
         np.zeros(0, np.int32),
+        np.array([scenes[k].velocities[i] for k, i in chosen]),
     )
 
 

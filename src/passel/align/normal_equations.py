@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from passel.align.projection import to_pixel, to_pixel_with_derivatives
+from passel.align.projection import N_INTRINSICS, to_pixel, to_pixel_with_derivatives
 
 
 @njit(cache=True, nogil=True)
-def robust_cost(rows, aspect, of_photo, rotations, centres, points, start, photo, xy, scale):
+def robust_cost(rows, aspect, of_photo, rotations, centres, velocities, points, start, photo, xy, scale):
     """Half the Cauchy cost (px²) of all observations; observations behind a camera cost as much as one 100 scales off."""
     total = 0.0
     for p in range(len(start) - 1):
@@ -22,21 +22,21 @@ def robust_cost(rows, aspect, of_photo, rotations, centres, points, start, photo
             if q2 > 1e-6:
                 q0 = r[0, 0] * d0 + r[0, 1] * d1 + r[0, 2] * d2
                 q1 = r[1, 0] * d0 + r[1, 1] * d1 + r[1, 2] * d2
-                u, v = to_pixel(rows[of_photo[k]], aspect[of_photo[k]], q0, q1, q2)
+                u, v = to_pixel(rows[of_photo[k]], aspect[of_photo[k]], velocities[k], q0, q1, q2)
                 s = ((u - xy[o, 0]) ** 2 + (v - xy[o, 1]) ** 2) / (scale * scale)
             total += 0.5 * scale * scale * np.log1p(s)
     return total
 
 
 @njit(cache=True, nogil=True)
-def _linearise(row, aspect, rotation, centre, point, xy, scale, jp, ji, jx, r, q, jq):
+def _linearise(row, aspect, rotation, centre, velocity, point, xy, scale, jp, ji, jx, r, q, jq):
     """Jacobians (weighted by the square root of the Cauchy weight) of one observation; False if it is behind the camera."""
     d0, d1, d2 = point[0] - centre[0], point[1] - centre[1], point[2] - centre[2]
     for a in range(3):
         q[a] = rotation[a, 0] * d0 + rotation[a, 1] * d1 + rotation[a, 2] * d2
     if q[2] <= 1e-6:
         return False
-    u, v = to_pixel_with_derivatives(row, aspect, q, jq, ji)
+    u, v = to_pixel_with_derivatives(row, aspect, velocity, q, jq, ji)
     r[0], r[1] = u - xy[0], v - xy[1]
     w = 1.0 / np.sqrt(1.0 + (r[0] * r[0] + r[1] * r[1]) / (scale * scale))
     r[0] *= w
@@ -50,7 +50,7 @@ def _linearise(row, aspect, rotation, centre, point, xy, scale, jp, ji, jx, r, q
         for m in range(3):
             jx[i, m] = a * rotation[0, m] + b * rotation[1, m] + c * rotation[2, m]
             jp[i, 3 + m] = -jx[i, m]
-        for m in range(8):
+        for m in range(N_INTRINSICS):
             ji[i, m] *= w
     return True
 
@@ -68,7 +68,7 @@ def _find(columns, lo, hi, j):
 
 @njit(cache=True, nogil=True)
 def _point_terms(
-    rows, aspect, of_photo, rotations, centres, point, photo, xy, lo, hi, scale, jp, ji, jx, r, ok, v, gx
+    rows, aspect, of_photo, rotations, centres, velocities, point, photo, xy, lo, hi, scale, jp, ji, jx, r, ok, v, gx
 ):  # fmt: skip
     """All Jacobians of one point, its 3×3 block v and gradient gx."""
     v[:] = 0.0
@@ -79,7 +79,7 @@ def _point_terms(
         a = o - lo
         c = of_photo[k]
         ok[a] = _linearise(
-            rows[c], aspect[c], rotations[k], centres[k], point, xy[o], scale, jp[a], ji[a], jx[a], r[a], q, jq
+            rows[c], aspect[c], rotations[k], centres[k], velocities[k], point, xy[o], scale, jp[a], ji[a], jx[a], r[a], q, jq
         )  # fmt: skip
         if ok[a]:
             for i in range(3):
@@ -98,22 +98,22 @@ def _damped_inverse(v, damping):
 
 @njit(cache=True, nogil=True)
 def reduce(
-    rows, aspect, of_photo, rotations, centres, points, start, photo, xy, scale, damping,
+    rows, aspect, of_photo, rotations, centres, velocities, points, start, photo, xy, scale, damping,
     block_start, block_column, blocks, border, corner, g_pose, g_camera, most,
 ):  # fmt: skip
-    """Accumulate the reduced system into blocks (b, 6, 6: upper, row i block_start[i]:…, columns ≥ i), border (n, c, 6, 8),
-    corner (c, c, 8, 8) and gradients g_pose (n, 6), g_camera (c, 8). `most`: the longest track."""
+    """Accumulate the reduced system into blocks (b, 6, 6: upper, row i block_start[i]:…, columns ≥ i), border (n, c, 6, 9),
+    corner (c, c, 9, 9) and gradients g_pose (n, 6), g_camera (c, 9). `most`: the longest track."""
     n_cameras = len(rows)
-    jp, ji, jx = np.empty((most, 2, 6)), np.empty((most, 2, 8)), np.empty((most, 2, 3))
+    jp, ji, jx = np.empty((most, 2, 6)), np.empty((most, 2, N_INTRINSICS)), np.empty((most, 2, 3))
     r, ok = np.empty((most, 2)), np.empty(most, np.bool_)
     w, y = np.empty((most, 6, 3)), np.empty((most, 6, 3))
-    wc = np.zeros((n_cameras, 8, 3))
-    yc = np.zeros((n_cameras, 8, 3))
+    wc = np.zeros((n_cameras, N_INTRINSICS, 3))
+    yc = np.zeros((n_cameras, N_INTRINSICS, 3))
     v, gx = np.empty((3, 3)), np.empty(3)
     for p in range(len(start) - 1):
         lo, hi = start[p], start[p + 1]
         _point_terms(
-            rows, aspect, of_photo, rotations, centres, points[p], photo, xy, lo, hi, scale, jp, ji, jx, r, ok, v, gx
+            rows, aspect, of_photo, rotations, centres, velocities, points[p], photo, xy, lo, hi, scale, jp, ji, jx, r, ok, v, gx
         )  # fmt: skip
         vi = _damped_inverse(v, damping)
         wc[:] = 0.0
@@ -127,29 +127,29 @@ def reduce(
                 g_pose[k, i] += jp[a, 0, i] * r[a, 0] + jp[a, 1, i] * r[a, 1]
                 for j in range(6):
                     blocks[diagonal, i, j] += jp[a, 0, i] * jp[a, 0, j] + jp[a, 1, i] * jp[a, 1, j]
-                for j in range(8):
+                for j in range(N_INTRINSICS):
                     border[k, c, i, j] += jp[a, 0, i] * ji[a, 0, j] + jp[a, 1, i] * ji[a, 1, j]
                 for j in range(3):
                     w[a, i, j] = jp[a, 0, i] * jx[a, 0, j] + jp[a, 1, i] * jx[a, 1, j]
                 for j in range(3):
                     y[a, i, j] = w[a, i, 0] * vi[0, j] + w[a, i, 1] * vi[1, j] + w[a, i, 2] * vi[2, j]
-            for i in range(8):
+            for i in range(N_INTRINSICS):
                 g_camera[c, i] += ji[a, 0, i] * r[a, 0] + ji[a, 1, i] * r[a, 1]
-                for j in range(8):
+                for j in range(N_INTRINSICS):
                     corner[c, c, i, j] += ji[a, 0, i] * ji[a, 0, j] + ji[a, 1, i] * ji[a, 1, j]
                 for j in range(3):
                     wc[c, i, j] += ji[a, 0, i] * jx[a, 0, j] + ji[a, 1, i] * jx[a, 1, j]
         for c in range(n_cameras):
-            for i in range(8):
+            for i in range(N_INTRINSICS):
                 for j in range(3):
                     yc[c, i, j] = wc[c, i, 0] * vi[0, j] + wc[c, i, 1] * vi[1, j] + wc[c, i, 2] * vi[2, j]
         _eliminate(photo, lo, hi, ok, w, y, wc, yc, gx, block_start, block_column, blocks, border, g_pose)
         for c in range(n_cameras):
-            for i in range(8):
+            for i in range(N_INTRINSICS):
                 g_camera[c, i] -= yc[c, i, 0] * gx[0] + yc[c, i, 1] * gx[1] + yc[c, i, 2] * gx[2]
             for d in range(n_cameras):
-                for i in range(8):
-                    for j in range(8):
+                for i in range(N_INTRINSICS):
+                    for j in range(N_INTRINSICS):
                         corner[c, d, i, j] -= (
                             yc[c, i, 0] * wc[d, j, 0] + yc[c, i, 1] * wc[d, j, 1] + yc[c, i, 2] * wc[d, j, 2]
                         )
@@ -166,7 +166,7 @@ def _eliminate(photo, lo, hi, ok, w, y, wc, yc, gx, block_start, block_column, b
             g_pose[k, i] -= y[a, i, 0] * gx[0] + y[a, i, 1] * gx[1] + y[a, i, 2] * gx[2]
         for c in range(len(wc)):
             for i in range(6):
-                for j in range(8):
+                for j in range(N_INTRINSICS):
                     border[k, c, i, j] -= y[a, i, 0] * wc[c, j, 0] + y[a, i, 1] * wc[c, j, 1] + y[a, i, 2] * wc[c, j, 2]
         for b in range(hi - lo):
             m = photo[lo + b]
@@ -180,16 +180,16 @@ def _eliminate(photo, lo, hi, ok, w, y, wc, yc, gx, block_start, block_column, b
 
 @njit(cache=True, nogil=True)
 def move_points(
-    rows, aspect, of_photo, rotations, centres, points, start, photo, xy, scale, damping, d_pose, d_camera, most, moved
+    rows, aspect, of_photo, rotations, centres, velocities, points, start, photo, xy, scale, damping, d_pose, d_camera, most, moved
 ):  # fmt: skip
-    """The points' own step, given the step of poses (n, 6) and cameras (c, 8); written to `moved` (m, 3)."""
-    jp, ji, jx = np.empty((most, 2, 6)), np.empty((most, 2, 8)), np.empty((most, 2, 3))
+    """The points' own step, given the step of poses (n, 6) and cameras (c, 9); written to `moved` (m, 3)."""
+    jp, ji, jx = np.empty((most, 2, 6)), np.empty((most, 2, N_INTRINSICS)), np.empty((most, 2, 3))
     r, ok = np.empty((most, 2)), np.empty(most, np.bool_)
     v, gx = np.empty((3, 3)), np.empty(3)
     for p in range(len(start) - 1):
         lo, hi = start[p], start[p + 1]
         _point_terms(
-            rows, aspect, of_photo, rotations, centres, points[p], photo, xy, lo, hi, scale, jp, ji, jx, r, ok, v, gx
+            rows, aspect, of_photo, rotations, centres, velocities, points[p], photo, xy, lo, hi, scale, jp, ji, jx, r, ok, v, gx
         )  # fmt: skip
         vi = _damped_inverse(v, damping)
         for a in range(hi - lo):
@@ -201,7 +201,7 @@ def move_points(
                 t = 0.0
                 for j in range(6):
                     t += jp[a, i, j] * d_pose[k, j]
-                for j in range(8):
+                for j in range(N_INTRINSICS):
                     t += ji[a, i, j] * d_camera[c, j]
                 for j in range(3):
                     gx[j] += jx[a, i, j] * t

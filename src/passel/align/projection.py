@@ -1,7 +1,9 @@
 """The Brown camera in numba, with derivatives: shared by triangulation and adjustment.
 
-An intrinsics row is (f, cx, cy, k1, k2, k3, p1, p2), pixels and pure numbers; fy = f · aspect. Camera coordinates of a world point are
-q = R (X − C); rotations are updated on the left, R ← exp(ω) R.
+An intrinsics row is (f, cx, cy, k1, k2, k3, p1, p2, s), pixels and pure numbers; fy = f · aspect; s: seconds that one unit of y in
+normalised image coordinates is exposed later (rolling shutter). Camera coordinates of a world point are q = R (X − C) when the
+principal point's row is exposed; a camera with velocity v in its own frame sees the point at q − t·v, t = s·q₁ / (q₂ + s·v₁) later: that
+y of the moment itself, but for its change with v₂, which is 10⁻³ of the shift. Rotations are updated on the left, R ← exp(ω) R.
 """
 
 from __future__ import annotations
@@ -13,28 +15,30 @@ from numpy.typing import NDArray
 from passel.reconstruct.scene import Intrinsics
 
 F64 = NDArray[np.float64]
-N_INTRINSICS = 8
-NAMES = ("f", "cx", "cy", "k1", "k2", "k3", "p1", "p2")
+N_INTRINSICS = 9
 
 
 def pack(camera: Intrinsics) -> F64:
-    """The intrinsics row (8,) of a camera."""
+    """The intrinsics row (9,) of a camera."""
     c = camera
-    return np.array([c.fx, c.cx, c.cy, c.k1, c.k2, c.k3, c.p1, c.p2])
+    return np.array([c.fx, c.cx, c.cy, c.k1, c.k2, c.k3, c.p1, c.p2, c.row_s])
 
 
 def unpack(camera: Intrinsics, row: F64) -> Intrinsics:
     """`camera` with the values of an intrinsics row."""
-    f, cx, cy, k1, k2, k3, p1, p2 = (float(v) for v in row)
-    aspect = camera.fy / camera.fx
-    return Intrinsics(camera.camera, camera.width_px, camera.height_px, f, f * aspect, cx, cy, k1, k2, p1, p2, k3)
+    f, cx, cy, k1, k2, k3, p1, p2, row_s = (float(v) for v in row)
+    fy = f * camera.fy / camera.fx
+    readout_s = row_s * camera.height_px / fy
+    return Intrinsics(camera.camera, camera.width_px, camera.height_px, f, fy, cx, cy, k1, k2, p1, p2, k3, readout_s)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def to_pixel(row, aspect, q0, q1, q2):
+def to_pixel(row, aspect, velocity, q0, q1, q2):
     """Camera coordinates → pixel; the caller has checked q2 > 0."""
-    x = q0 / q2
-    y = q1 / q2
+    late = row[8] * q1 / (q2 + row[8] * velocity[1])
+    iz = 1.0 / (q2 - late * velocity[2])
+    x = (q0 - late * velocity[0]) * iz
+    y = (q1 - late * velocity[1]) * iz
     r2 = x * x + y * y
     radial = 1.0 + r2 * (row[3] + r2 * (row[4] + r2 * row[5]))
     xd = x * radial + 2.0 * row[6] * x * y + row[7] * (r2 + 2.0 * x * x)
@@ -43,11 +47,13 @@ def to_pixel(row, aspect, q0, q1, q2):
 
 
 @njit(cache=True, nogil=True)
-def to_pixel_with_derivatives(row, aspect, q, jq, ji):
-    """Pixel (u, v); fills jq (2, 3) = d uv / d q and ji (2, 8) = d uv / d intrinsics."""
-    iz = 1.0 / q[2]
-    x = q[0] * iz
-    y = q[1] * iz
+def to_pixel_with_derivatives(row, aspect, velocity, q, jq, ji):
+    """Pixel (u, v); fills jq (2, 3) = d uv / d q and ji (2, 9) = d uv / d intrinsics."""
+    away = 1.0 / (q[2] + row[8] * velocity[1])
+    late = row[8] * q[1] * away
+    iz = 1.0 / (q[2] - late * velocity[2])
+    x = (q[0] - late * velocity[0]) * iz
+    y = (q[1] - late * velocity[1]) * iz
     r2 = x * x + y * y
     k1, k2, k3, p1, p2 = row[3], row[4], row[5], row[6], row[7]
     radial = 1.0 + r2 * (k1 + r2 * (k2 + r2 * k3))
@@ -65,6 +71,11 @@ def to_pixel_with_derivatives(row, aspect, q, jq, ji):
     jq[1, 0] = fy * xy * iz
     jq[1, 1] = fy * yy * iz
     jq[1, 2] = -fy * (xy * x + yy * y) * iz
+    for i in range(2):  # so far with respect to where the point is seen; that depends on q and s through the time, too
+        by_time = -(jq[i, 0] * velocity[0] + jq[i, 1] * velocity[1] + jq[i, 2] * velocity[2])
+        jq[i, 1] += by_time * row[8] * away
+        jq[i, 2] -= by_time * late * away
+        ji[i, 8] = by_time * (q[1] - late * velocity[1]) * away
     r4 = r2 * r2
     ji[0, 0], ji[1, 0] = xd, aspect * yd
     ji[0, 1], ji[1, 1] = 1.0, 0.0

@@ -130,7 +130,7 @@ def normalised(camera: Intrinsics, xy: F64) -> F64:
 
 
 def with_photos(scene: Scene, placed: Sequence[tuple[Unplaced, Pose]]) -> Scene:
-    """The scene with more photos, which observe no points yet."""
+    """The scene with more photos, which observe no points yet and whose velocities nobody knows yet."""
     if not placed:
         return scene
     names = [*scene.photos, *(u.name for u, _ in placed)]
@@ -148,4 +148,6 @@ def with_photos(scene: Scene, placed: Sequence[tuple[Unplaced, Pose]]) -> Scene:
         number[scene.obs_photo],
         scene.obs_xy,
         scene.obs_feature,
+        np.concatenate([scene.velocities, np.zeros((len(placed), 3))])[order],
+        np.concatenate([scene.turned, np.zeros(len(placed), np.bool_)])[order],
     )

@@ -35,7 +35,10 @@ def build_tracks(
         ci, cj = c.of_photo[i], c.of_photo[j]
         relative = c.rotations[j] @ c.rotations[i].T
         baseline = c.rotations[j] @ (c.centres[i] - c.centres[j])
-        _epipolar_miss(c.rows[ci], c.aspect[ci], c.rows[cj], c.aspect[cj], relative, baseline, xy[i][a], xy[j][b], miss)
+        moving = relative @ c.velocities[i], c.velocities[j]
+        _epipolar_miss(
+            c.rows[ci], c.aspect[ci], c.rows[cj], c.aspect[cj], relative, baseline, *moving, xy[i][a], xy[j][b], miss
+        )  # fmt: skip
         good = miss <= reach_px
         _join(parent, a[good] + offset[i], b[good] + offset[j])
     return _grouped(parent, offset, xy)
@@ -84,17 +87,22 @@ def _grouped(parent: NDArray[np.int64], offset: NDArray[np.int64], xy: Sequence[
 
 
 @njit(cache=True, nogil=True)
-def _epipolar_miss(row_i, aspect_i, row_j, aspect_j, relative, baseline, xy_i, xy_j, miss):
-    """Distance (px, the larger camera's focal) of each match from its epipolar plane."""
-    e = np.empty((3, 3))
-    for c in range(3):
-        e[0, c] = -baseline[2] * relative[1, c] + baseline[1] * relative[2, c]
-        e[1, c] = baseline[2] * relative[0, c] - baseline[0] * relative[2, c]
-        e[2, c] = -baseline[1] * relative[0, c] + baseline[0] * relative[1, c]
+def _epipolar_miss(
+    row_i, aspect_i, row_j, aspect_j, relative, baseline, velocity_i, velocity_j, xy_i, xy_j, miss
+):  # fmt: skip
+    """Distance (px, the larger camera's focal) of each match from its epipolar plane. baseline, velocities: in the frame of camera j;
+    cameras move between the exposures of the two rows."""
+    e, b = np.empty((3, 3)), np.empty(3)
     f = max(row_i[0], row_j[0])
     for k in range(len(miss)):
         x0, y0 = to_ray(row_i, aspect_i, xy_i[k, 0], xy_i[k, 1])
         x1, y1 = to_ray(row_j, aspect_j, xy_j[k, 0], xy_j[k, 1])
+        for c in range(3):
+            b[c] = baseline[c] + row_i[8] * y0 * velocity_i[c] - row_j[8] * y1 * velocity_j[c]
+        for c in range(3):
+            e[0, c] = -b[2] * relative[1, c] + b[1] * relative[2, c]
+            e[1, c] = b[2] * relative[0, c] - b[0] * relative[2, c]
+            e[2, c] = -b[1] * relative[0, c] + b[0] * relative[1, c]
         l0 = e[0, 0] * x0 + e[0, 1] * y0 + e[0, 2]
         l1 = e[1, 0] * x0 + e[1, 1] * y0 + e[1, 2]
         l2 = e[2, 0] * x0 + e[2, 1] * y0 + e[2, 2]

@@ -9,7 +9,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from passel.align.block import Cameras, Tracks
-from passel.align.projection import to_pixel, to_pixel_with_derivatives, to_ray
+from passel.align.projection import N_INTRINSICS, to_pixel, to_pixel_with_derivatives, to_ray
 
 F64 = NDArray[np.float64]
 MIN_ANGLE_DEG = 1.5
@@ -32,9 +32,8 @@ def triangulate(cameras: Cameras, tracks: Tracks, max_error_px: float, start: F6
     points = np.full((len(tracks), 3), np.nan) if start is None else start.copy()
     error = np.full(len(tracks.photo), np.inf)
     keep = np.zeros(len(tracks.photo), np.bool_)
-    c = cameras
     _triangulate(
-        c.rows, c.aspect, c.of_photo, c.rotations, c.centres, tracks.start, tracks.photo, tracks.xy,
+        *cameras.arrays, tracks.start, tracks.photo, tracks.xy,
         max_error_px, np.cos(np.deg2rad(MIN_ANGLE_DEG)), points, error, keep,
     )  # fmt: skip
     left, alive = tracks.kept(keep)
@@ -44,23 +43,24 @@ def triangulate(cameras: Cameras, tracks: Tracks, max_error_px: float, start: F6
 
 def reprojection(cameras: Cameras, tracks: Tracks, points: F64) -> F64:
     """(k,) px: how far each observation is from its point as the cameras see it; infinite behind a camera."""
-    error = np.empty(len(tracks.photo))
-    c = cameras
+    error, arrays = np.empty(len(tracks.photo)), cameras.arrays
     for p in range(len(tracks)):
         lo, hi = tracks.start[p], tracks.start[p + 1]
-        _measure(
-            c.rows, c.aspect, c.of_photo, c.rotations, c.centres, tracks.photo, tracks.xy, lo, hi, points[p], error
-        )
+        _measure(*arrays, tracks.photo, tracks.xy, lo, hi, points[p], error)
     return error
 
 
 @njit(cache=True, nogil=True)
-def _ray(row, aspect, rotation, u, v, out):
-    """Unit direction in the world of a pixel."""
+def _ray(row, aspect, rotation, centre, velocity, u, v, ray, origin):
+    """Unit direction in the world of a pixel, and where the camera was when its row was exposed."""
     x, y = to_ray(row, aspect, u, v)
     n = 1.0 / np.sqrt(x * x + y * y + 1.0)
+    late = row[8] * y
     for a in range(3):
-        out[a] = (rotation[0, a] * x + rotation[1, a] * y + rotation[2, a]) * n
+        ray[a] = (rotation[0, a] * x + rotation[1, a] * y + rotation[2, a]) * n
+        origin[a] = centre[a] + late * (
+            rotation[0, a] * velocity[0] + rotation[1, a] * velocity[1] + rotation[2, a] * velocity[2]
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -82,19 +82,18 @@ def _solved(h, g, least, out):
 
 
 @njit(cache=True, nogil=True)
-def _midpoint(rays, photo, centres, used, lo, hi, point):
+def _midpoint(rays, origins, used, lo, hi, point):
     """The point nearest to all used rays (least squares); False if they are parallel."""
     a = np.zeros((3, 3))
     b = np.zeros(3)
     for o in range(lo, hi):
         if not used[o]:
             continue
-        k = photo[o]
         for i in range(3):
             for j in range(3):
                 m = (1.0 if i == j else 0.0) - rays[o - lo, i] * rays[o - lo, j]
                 a[i, j] += m
-                b[i] += m * centres[k, j]
+                b[i] += m * origins[o - lo, j]
     return _solved(a, b, 1e-12, point)
 
 
@@ -106,9 +105,9 @@ def _in_camera(rotation, centre, point, q):
 
 
 @njit(cache=True, nogil=True)
-def _refine(rows, aspect, of_photo, rotations, centres, photo, xy, used, lo, hi, point):
+def _refine(rows, aspect, of_photo, rotations, centres, velocities, photo, xy, used, lo, hi, point):
     """Gauss-Newton on the reprojection error of one point."""
-    jq, ji = np.empty((2, 3)), np.empty((2, 8))
+    jq, ji = np.empty((2, 3)), np.empty((2, N_INTRINSICS))
     q, g, step, j0, j1 = np.empty(3), np.empty(3), np.empty(3), np.empty(3), np.empty(3)
     h = np.empty((3, 3))
     for _ in range(6):
@@ -122,7 +121,7 @@ def _refine(rows, aspect, of_photo, rotations, centres, photo, xy, used, lo, hi,
             _in_camera(turn, centres[k], point, q)
             if q[2] <= 1e-6:
                 continue
-            u, v = to_pixel_with_derivatives(rows[of_photo[k]], aspect[of_photo[k]], q, jq, ji)
+            u, v = to_pixel_with_derivatives(rows[of_photo[k]], aspect[of_photo[k]], velocities[k], q, jq, ji)
             r0, r1 = u - xy[o, 0], v - xy[o, 1]
             w = 1.0 / (1.0 + (r0 * r0 + r1 * r1) / 4.0)
             for a in range(3):
@@ -141,7 +140,7 @@ def _refine(rows, aspect, of_photo, rotations, centres, photo, xy, used, lo, hi,
 
 
 @njit(cache=True, nogil=True)
-def _measure(rows, aspect, of_photo, rotations, centres, photo, xy, lo, hi, point, error):
+def _measure(rows, aspect, of_photo, rotations, centres, velocities, photo, xy, lo, hi, point, error):
     """Reprojection errors of all observations of one point; infinite behind a camera."""
     q = np.empty(3)
     for o in range(lo, hi):
@@ -150,34 +149,37 @@ def _measure(rows, aspect, of_photo, rotations, centres, photo, xy, lo, hi, poin
         if q[2] <= 1e-6 or not np.isfinite(q[2]):
             error[o] = np.inf
             continue
-        u, v = to_pixel(rows[of_photo[k]], aspect[of_photo[k]], q[0], q[1], q[2])
+        u, v = to_pixel(rows[of_photo[k]], aspect[of_photo[k]], velocities[k], q[0], q[1], q[2])
         e = np.sqrt((u - xy[o, 0]) ** 2 + (v - xy[o, 1]) ** 2)
         error[o] = e if np.isfinite(e) else np.inf
 
 
 @njit(cache=True, nogil=True)
 def _triangulate(
-    rows, aspect, of_photo, rotations, centres, start, photo, xy, max_error, min_cos, points, error, keep
+    rows, aspect, of_photo, rotations, centres, velocities, start, photo, xy, max_error, min_cos, points, error, keep
 ):  # fmt: skip
     point = np.empty(3)
     for p in range(len(start) - 1):
         lo, hi = start[p], start[p + 1]
-        rays = np.empty((hi - lo, 3))
+        rays, origins = np.empty((hi - lo, 3)), np.empty((hi - lo, 3))
         for o in range(lo, hi):
             k = photo[o]
-            _ray(rows[of_photo[k]], aspect[of_photo[k]], rotations[k], xy[o, 0], xy[o, 1], rays[o - lo])
+            _ray(
+                rows[of_photo[k]], aspect[of_photo[k]], rotations[k], centres[k], velocities[k], xy[o, 0], xy[o, 1],
+                rays[o - lo], origins[o - lo],
+            )  # fmt: skip
             keep[o] = True
         left = hi - lo
         first = not np.isfinite(points[p, 0])
         if not first:
             point[:] = points[p]
         while left >= 2:
-            if first and not _midpoint(rays, photo, centres, keep, lo, hi, point):
+            if first and not _midpoint(rays, origins, keep, lo, hi, point):
                 left = 0
                 break
             first = True
-            _refine(rows, aspect, of_photo, rotations, centres, photo, xy, keep, lo, hi, point)
-            _measure(rows, aspect, of_photo, rotations, centres, photo, xy, lo, hi, point, error)
+            _refine(rows, aspect, of_photo, rotations, centres, velocities, photo, xy, keep, lo, hi, point)
+            _measure(rows, aspect, of_photo, rotations, centres, velocities, photo, xy, lo, hi, point, error)
             worst = -1
             for o in range(lo, hi):
                 if keep[o] and error[o] > max_error and (worst < 0 or error[o] > error[worst]):

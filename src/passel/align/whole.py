@@ -18,6 +18,7 @@ from passel.align.camera_priors import CameraPriors
 from passel.align.thin import well_spread
 from passel.align.tracks import build_tracks
 from passel.align.triangulate import Triangulation, reprojection, triangulate
+from passel.align.velocity import velocities
 from passel.errors import ReconstructionError
 from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import Scene
@@ -36,7 +37,7 @@ class Evidence:
 
     survey_index: place of each photo in the survey, which the matches refer to. xy: its features' pixels. gps, gps_sigma: (n, 3) world
     metres, NaN rows without. noise_px: (n,) size in full-size pixels of the pixel its features were found on.
-    cameras: what is known of the cameras.
+    cameras: what is known of the cameras. time_s: (n,) when each photo was taken, from any origin; NaN unknown.
     """
 
     survey_index: tuple[int, ...]
@@ -45,6 +46,7 @@ class Evidence:
     gps_sigma: F64
     noise_px: F64
     cameras: CameraPriors
+    time_s: F64
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def adjust_whole(
     factor = before.gps_factor if before else (1.0, 1.0)
     priors = replace(priors, gps_sigma=_scaled(priors.gps_sigma, factor))
     for number, limit in list(enumerate(ROUNDS_PX))[1 if before else 0 :]:
+        cameras = replace(cameras, velocities=velocities(cameras, evidence.time_s))
         if number <= 1:  # after the first round poses are good and wrong matches can be told from right ones
             reach = (4.0 if number == 0 else 1.0) * ROUNDS_PX[0] * unit
             tracks = build_tracks(cameras, matches, _place(evidence), evidence.xy, reach)
@@ -94,7 +97,8 @@ def adjust_whole(
             priors = replace(priors, gps_sigma=_scaled(priors.gps_sigma, factor))
     found = triangulate(cameras, tracks, ROUNDS_PX[-1] * unit)
     weak = np.bincount(found.tracks.photo, minlength=len(scene.photos)) < MIN_POINTS
-    result = _without(cameras.scene(scene.photos, found.points, found.tracks), weak)
+    result = replace(cameras.scene(scene.photos, found.points, found.tracks), turned=scene.turned)
+    result = _without(result, weak)
     if len(result.photos) < 2:
         raise ReconstructionError("fewer than two photos have enough points", "adjustment", "check the overlap")
     sigma = np.nanmedian(priors.gps_sigma, axis=0) if np.isfinite(priors.gps_sigma).any() else np.full(3, np.nan)
@@ -128,7 +132,7 @@ def _held(priors: Priors, observations_per_photo: float) -> Priors:
     """
     share = max(1.0, observations_per_photo / INDEPENDENT)
     sigma, beyond = priors.row_sigma.copy(), priors.row_beyond.copy()
-    sigma[:, 1:3] /= np.sqrt(share)
+    sigma[:, [1, 2]] /= np.sqrt(share)
     beyond[:, 0] = share
     return replace(priors, row_sigma=sigma, row_beyond=beyond)
 
@@ -177,6 +181,8 @@ def _without(scene: Scene, gone: NDArray[np.bool_]) -> Scene:
         number[scene.obs_photo[keep]].astype(np.int32),
         scene.obs_xy[keep],
         scene.obs_feature[keep],
+        scene.velocities[stays],
+        scene.turned[stays],
     )
 
 

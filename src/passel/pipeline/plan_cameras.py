@@ -184,7 +184,7 @@ def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str
     )
     n = len(submodel.photos)
     return Step(
-        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 6, params, inputs,
+        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 7, params, inputs,
         memory_mb=600 + 4 * n, limit_s=1800 + 30.0 * n,
     )  # fmt: skip
 
@@ -198,9 +198,13 @@ def align_step(job: Job, submodels: Sequence[Submodel], mapped: Sequence[Step]) 
     return Step("align", "similarities", f"{BLOCK}:align", 1, params, inputs, memory_mb=memory, limit_s=6 * 3600)
 
 
+def _readout_s(job: Job) -> float | None:
+    return job.options.rolling_shutter_readout_ms / 1000.0 if job.options.rolling_shutter else None
+
+
 def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
     names = tuple(p.name for p in job.survey.photos)
-    params = AdjustParams(names, job.options.feature_quality, job.options.camera_lens)
+    params = AdjustParams(names, job.options.feature_quality, job.options.camera_lens, _readout_s(job))
     inputs: Inputs = (
         ("survey", job.survey_file),
         ("aligned", ArtifactInput(aligned.digest)),
@@ -208,4 +212,4 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("matches", found.matches),
     )
     memory = int(500 + 1.5 * len(job.survey.photos))
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 7, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 8, params, inputs, memory_mb=memory, limit_s=24 * 3600)

@@ -53,7 +53,7 @@ def reprojection_rms_px(scene: Scene) -> float:
     for i in range(len(scene.photos)):
         rows = order[bounds[i] : bounds[i + 1]]
         xyz = (scene.points[scene.obs_point[rows]] - scene.centres[i]) @ scene.cam_from_world[i].T
-        error = project(scene.cameras[scene.camera_of[i]], xyz) - scene.obs_xy[rows]
+        error = project(scene.cameras[scene.camera_of[i]], xyz, scene.velocities[i]) - scene.obs_xy[rows]
         squares = (error**2).sum(axis=1)
         seen = np.isfinite(squares)
         total, count = total + float(squares[seen].sum()), count + int(seen.sum())

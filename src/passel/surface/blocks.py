@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
-from passel.surface.camera import packed, project_all
+from passel.surface.camera import centre_seeing, packed, project_all
 from passel.surface.kernels import CENSUS_COLS, CENSUS_ROWS, warp
 from passel.surface.plate import Plate
 
@@ -166,17 +166,10 @@ def warp_block(
     block: Block, grid: Grid, views: Sequence[View], pictures: Pictures, z_range_m: tuple[float, float]
 ) -> Warped:
     """Warp the block's photos onto its plane, wide enough for every height of the range and the census window."""
-    w = block.window
-    centres = np.array(
-        [
-            (
-                float(grid.col(views[k].centre[0])) - w.col,
-                float(grid.row(views[k].centre[1])) - w.row,
-                views[k].centre[2],
-            )
-            for k in block.photos
-        ]
-    ).reshape(-1, 3)
+    w, b = block.window, grid.bounds(block.window)
+    middle = np.array([(b.west + b.east) / 2, (b.south + b.north) / 2, block.plane_m])
+    places = np.array([centre_seeing(views[k], middle) for k in block.photos]).reshape(-1, 3)
+    centres = np.column_stack([grid.col(places[:, 0]) - w.col, grid.row(places[:, 1]) - w.row, places[:, 2]])
     ends = np.array([-4.0, w.cols + 4.0])  # refinement looks a few cells beyond the block
     layout, origin = np.zeros((len(centres), 3), np.int64), np.zeros((len(centres), 2), np.int64)
     size = 0

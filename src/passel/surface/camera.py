@@ -15,7 +15,9 @@ from passel.reconstruct.scene import Intrinsics, View
 
 F64 = NDArray[np.float64]
 
-PACKED = 22  # cam_from_map 9, centre 3, fx fy cx cy (array index units), k1 k2 p1 p2 k3, largest radius squared
+PACKED = (
+    25  # cam_from_map 9, centre 3, fx fy cx cy (array index units), k1 k2 p1 p2 k3, largest radius squared, sweep 3
+)
 FAR = -1.0e9  # image coordinate of what is not seen
 
 
@@ -43,6 +45,7 @@ def packed(view: View, scale_x: float = 1.0, scale_y: float = 1.0) -> F64:
     out[12:16] = i.fx * scale_x, i.fy * scale_y, i.cx * scale_x - 0.5, i.cy * scale_y - 0.5
     out[16:21] = i.k1, i.k2, i.p1, i.p2, i.k3
     out[21] = largest_radius2(i)
+    out[22:25] = view.sweep
     return out
 
 
@@ -55,8 +58,12 @@ def project(p: F64, x: float, y: float, z: float) -> tuple[float, float]:
     c = p[6] * dx + p[7] * dy + p[8] * dz
     if c <= 0.01:
         return FAR, FAR
-    a = (p[0] * dx + p[1] * dy + p[2] * dz) / c
-    b = (p[3] * dx + p[4] * dy + p[5] * dz) / c
+    a = p[0] * dx + p[1] * dy + p[2] * dz
+    b = p[3] * dx + p[4] * dy + p[5] * dz
+    late = b / (c - p[23])
+    c += late * p[24]
+    a = (a + late * p[22]) / c
+    b = (b + late * p[23]) / c
     r2 = a * a + b * b
     if r2 > p[21]:
         return FAR, FAR
@@ -86,6 +93,13 @@ def sees(view: View, xyz: F64, border_px: float = 0.0) -> NDArray[np.bool_]:
         & (uv[:, 0] <= i.width_px - 1 - border_px)
         & (uv[:, 1] <= i.height_px - 1 - border_px)
     )
+
+
+def centre_seeing(view: View, point: F64) -> F64:
+    """(3,) where the camera was (map metres) when it exposed the row that shows a map point (3,)."""
+    _, y, z = view.cam_from_map @ (point - view.centre)
+    shift = np.linalg.solve(view.cam_from_map, y / (z - view.sweep[1]) * view.sweep)
+    return np.asarray(view.centre - shift)
 
 
 def reach_m(view: View, z_low_m: float) -> float:

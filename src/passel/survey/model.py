@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,13 @@ class Finding:
     photos: tuple[str, ...] = ()
 
 
+def _seconds(time: str) -> float:
+    try:
+        return (datetime.fromisoformat(time).replace(tzinfo=None) - datetime(2000, 1, 1)).total_seconds()
+    except ValueError:  # a clock that was never set, or bytes that only look like a time
+        return float("nan")
+
+
 @dataclass(frozen=True)
 class Survey:
     """All usable photos of a job (sorted by name), their cameras (sorted by id), the frame and the findings.
@@ -142,6 +150,10 @@ class Survey:
                 v = 1e4 if p.altitude_m is None else max(p.vertical_sigma_m or v0, 0.0)
                 out[i] = h, h, v
         return out
+
+    def times_s(self) -> NDArray[np.float64]:
+        """(n,) seconds from 2000 on by the cameras' clocks; NaN for photos that do not tell a time that exists."""
+        return np.array([_seconds(p.time) for p in self.photos])
 
     def up_in_camera(self) -> NDArray[np.float64]:
         """(n, 3) unit vectors up in each camera's frame (x right, y down, z forward) by its pitch and roll; NaN rows where it does not

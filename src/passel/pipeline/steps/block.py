@@ -14,6 +14,7 @@ from passel.align.merge import merge_scenes
 from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
 from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between
+from passel.align.turned import with_turned_photos
 from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
 from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole
 from passel.geo.similarity import Similarity
@@ -59,11 +60,12 @@ def align(inputs: StepInputs, params: AlignParams, out: Path) -> dict[str, Fact]
 @dataclass(frozen=True)
 class AdjustParams:
     """photos: names, in the order of the 'features' inputs (all photos of the survey). quality: of the features. lens: ODM's
-    --camera-lens."""
+    --camera-lens. readout_s: see `camera_priors`."""
 
     photos: tuple[str, ...]
     quality: str
     lens: str
+    readout_s: float | None
 
 
 def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fact]:
@@ -90,7 +92,7 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
         "photos": len(scene.photos), "points": facts.points, "observations": facts.observations,
         "reprojection_px": facts.reprojection_px, "gps_sigma_horizontal_m": facts.gps_sigma_used_m[0],
         "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations, "rescued": rescued,
-        "tilt_by_altitudes_deg": tilt_deg,
+        "tilt_by_altitudes_deg": tilt_deg, "turned": int(scene.turned.sum()),
     }  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def _adjusted(
     """
     index = {p.name: i for i, p in enumerate(survey.photos)}
     loaded = {n: Features.load(p, with_descriptors=False) for n, p in path.items()}
-    quality, held = params.quality, survey_priors(survey, params.lens)
+    quality, held = params.quality, survey_priors(survey, params.lens, params.readout_s)
 
     def evidence(scene: Scene) -> Evidence:
         told = evidence_for(survey, scene.photos, loaded, quality, held)
@@ -140,6 +142,8 @@ def _adjusted(
         rescued += len(more.scene.photos) - len(grown.photos)
         scene, found = more.scene, [*found, *more.matches]
         scene, facts = adjust_whole(scene, evidence(scene), found, facts)
+    yaw_deg = np.array([survey.photos[index[n]].yaw_deg for n in scene.photos], float)  # None becomes NaN
+    scene, facts = with_turned_photos(scene, facts, evidence(scene), found, yaw_deg)
     return scene, facts, rescued
 
 
@@ -162,7 +166,7 @@ def _after(aligned: Scene, final: Scene) -> Disagreement:
     both = [(place[n], i) for i, n in enumerate(final.photos) if n in place]
     a, b = (np.array(v, int) for v in zip(*both, strict=True))
     moved = np.linalg.norm(aligned.centres[a] - final.centres[b], axis=1)
-    turn = aligned.cam_from_world[a] @ final.cam_from_world[b].transpose(0, 2, 1)
+    turn = aligned.cam_from_world[a] @ final.rotations_of_files()[b].transpose(0, 2, 1)
     angle = np.degrees(np.arccos(np.clip((np.trace(turn, axis1=1, axis2=2) - 1) / 2, -1, 1)))
     m, t = np.percentile(moved, [50, 95]), np.percentile(angle, [50, 95])
     return Disagreement(len(a), float(m[0]), float(m[1]), float(t[0]), float(t[1]), float("nan"), float("nan"))

@@ -182,6 +182,7 @@ def evidence_for(
         survey.position_sigmas()[rows],
         longest / np.minimum(longest, SIZE_PX[quality]),
         cameras,
+        survey.times_s()[rows],
     )
 
 
@@ -198,10 +199,11 @@ def prior_cameras(survey: Survey) -> tuple[Intrinsics, ...]:
     return tuple(made)
 
 
-def survey_priors(survey: Survey, lens: str) -> CameraPriors:
-    """What the survey knows of its cameras, for the adjustment."""
+def survey_priors(survey: Survey, lens: str, readout_s: float | None = None) -> CameraPriors:
+    """What the survey knows of its cameras, for the adjustment. lens, readout_s: see `camera_priors`."""
     sigma = np.array([c.focal_prior_sigma for c in survey.cameras])
-    return camera_priors(prior_cameras(survey), sigma, [c.calibration is not None for c in survey.cameras], lens)
+    known = [c.calibration is not None for c in survey.cameras]
+    return camera_priors(prior_cameras(survey), sigma, known, lens, readout_s)
 
 
 def save_cameras(path: Path, cameras: Sequence[Intrinsics]) -> None:

@@ -1,0 +1,74 @@
+"""Photos that somebody turned by 180° after the flight, before anything was made of them.
+
+Their camera's principal point and tangential distortion lie on the other side, and rows were exposed from bottom to top. Taken as they
+are, such photos of every other strip bend a block (docs/decisions/0005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole, reprojection_errors
+from passel.reconstruct.matches import PairMatches
+from passel.reconstruct.scene import TURN, Scene
+
+F64 = NDArray[np.float64]
+
+NEAR_DEG = 30.0  # a body's yaw in a cross wind is so far from the photo's
+MOST_STRAY = 0.2  # share of photos whose noted yaw is neither right nor opposite: more, and yaws mean nothing
+BETTER = 0.98  # of the turned photos' reprojection error: less is chance
+
+
+def with_turned_photos(
+    scene: Scene, facts: AdjustmentFacts, evidence: Evidence, matches: Sequence[PairMatches], yaw_deg: F64
+) -> tuple[Scene, AdjustmentFacts]:
+    """The adjusted scene, adjusted again with the photos turned back that seem to be turned, if that fits the photos better.
+
+    Yaw alone is no proof: near the nadir some gimbals tell the opposite yaw with 180° of roll. yaw_deg: (n,), NaN unknown.
+    """
+    suspects = turned_photos(scene, yaw_deg)
+    if not suspects.any():
+        return scene, facts
+    again, more = adjust_whole(*turned_back(scene, evidence, suspects), matches)
+    fits_better = _error_of(again, scene, suspects) < BETTER * _error_of(scene, scene, suspects)
+    return (again, more) if fits_better and len(again.photos) == len(scene.photos) else (scene, facts)
+
+
+def turned_photos(scene: Scene, yaw_deg: F64) -> NDArray[np.bool_]:
+    """(n,) which photos look the opposite way of what their yaw says, compared with most others."""
+    up = -scene.cam_from_world[:, 1, :2]  # of the image, over the ground
+    told = np.isfinite(yaw_deg) & (np.linalg.norm(up, axis=1) > 0.5)
+    if told.sum() < 3:
+        return np.zeros(len(told), np.bool_)
+    off = np.arctan2(up[:, 0], up[:, 1]) - np.radians(np.where(told, yaw_deg, 0.0))
+    axis = 0.5 * np.angle(np.exp(2j * off[told]).mean())  # of most, or opposite to it
+    along = np.cos(off - axis)
+    near = np.cos(np.radians(NEAR_DEG))
+    one, other = told & (along > near), told & (along < -near)
+    if one.sum() + other.sum() < (1.0 - MOST_STRAY) * told.sum():
+        return np.zeros(len(told), np.bool_)
+    return np.asarray(other if other.sum() <= one.sum() else one)
+
+
+def turned_back(scene: Scene, evidence: Evidence, which: NDArray[np.bool_]) -> tuple[Scene, Evidence]:
+    """The scene's poses and the evidence with some photos as they were taken; its points and observations are not worth keeping."""
+    size = np.array([(scene.cameras[k].width_px, scene.cameras[k].height_px) for k in scene.camera_of], float)
+    turns = which[:, None]
+    back = replace(
+        scene,
+        cam_from_world=np.where(turns[:, :, None], TURN @ scene.cam_from_world, scene.cam_from_world),
+        velocities=np.where(turns, scene.velocities @ TURN, scene.velocities),
+        turned=scene.turned ^ which,
+    )
+    return back, replace(evidence, xy=tuple(s - xy if w else xy for s, xy, w in zip(size, evidence.xy, which)))
+
+
+def _error_of(scene: Scene, order: Scene, which: NDArray[np.bool_]) -> float:
+    """Mean reprojection error (px) of some photos, marked in the order of another scene."""
+    names = {n for n, w in zip(order.photos, which) if w}
+    mine = np.array([n in names for n in scene.photos])[scene.obs_photo]
+    return float(reprojection_errors(scene)[mine].mean()) if mine.any() else float("inf")
