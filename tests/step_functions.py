@@ -111,6 +111,7 @@ def fill_disk(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
 def large_file(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     """Leaves `value` MB, the same each time, and a small file."""
     note(params)
+    time.sleep(params.seconds)
     (out / "large.bin").write_bytes(np.random.default_rng(params.value).bytes(params.value * 10**6))
     (out / "ok").write_text("ok")
     return {}
