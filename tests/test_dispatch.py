@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dispatch_world import World, ready, small
-from passel.cluster.dispatch import MOST_STRIKES, ReplacedError, StalePollError
+from passel.cluster.dispatch import MOST_STRIKES, STALL_S
+from passel.cluster.dispatch_state import ReplacedError, StalePollError
 from passel.cluster.driver_wire import Ended
 from passel.cluster.placement import PATIENCE_S
 from passel.cluster.wire import LEASE_S, Failure
@@ -344,6 +345,29 @@ def test_a_withdrawn_job_is_stopped_everywhere_and_its_driver_may_come_again(wor
     world.submit(ready("x"))
     world.work(a)
     assert world.ended["x"].failure is None
+
+
+def test_nobody_is_blamed_for_our_own_sleep(world: World) -> None:
+    a, b = small("a"), small("b")
+    world.submit(ready("x"))
+    world.poll(a)
+    world.later(2.0, a, b)
+    world.now_s += LEASE_S + STALL_S  # the coordinator's machine stood still
+    world.dispatcher.tick(world.now_s)
+    world.poll(b)
+    assert not b.held
+    world.later(LEASE_S, b)
+    assert digests(b) == ["x"]
+
+
+def test_a_busy_worker_fetches_ahead_and_gets_the_step_then(world: World) -> None:
+    a, b = small("a", 1), small("b", 1, local=True)
+    world.submit(*(ready(f"x{i}", i, **{f"k{i}": 200_000_000}) for i in range(4)))
+    (hint,) = world.poll(a).prefetch
+    assert [i.key for i in hint.inputs] == ["k1"]
+    assert world.poll(a).prefetch == ()
+    assert world.poll(b).prefetch == ()  # it sees the coordinator's disk
+    assert digests(b) == ["x1"] or digests(b) == ["x2"]
 
 
 def test_a_worker_that_is_cut_off_is_forgotten(world: World) -> None:

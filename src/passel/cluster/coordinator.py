@@ -19,10 +19,11 @@ from aiohttp import web
 
 import passel
 from passel.cluster.data_plane import WORKER, DataPlane, Handler, problem
-from passel.cluster.dispatch import Dispatcher, ReplacedError, StalePollError
+from passel.cluster.dispatch import Dispatcher
+from passel.cluster.dispatch_state import ReplacedError, StalePollError
 from passel.cluster.driver_link import DriverLink
 from passel.cluster.driver_wire import Capacity, Hello, ReadyStep
-from passel.cluster.status import PasselStatus, status_of
+from passel.cluster.status import PasselStatus, capacity_of, status_of
 from passel.cluster.wire import (
     LONGEST_WAIT_S,
     MOST_POLL_BYTES,
@@ -87,7 +88,7 @@ class Coordinator:
         await self._runner.setup()
         site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=listen.tls)
         await site.start()
-        self._ticker = asyncio.create_task(self._tick())
+        self._start_ticker()
         return int(self._runner.addresses[0][1])
 
     async def close(self) -> None:
@@ -132,7 +133,7 @@ class Coordinator:
         self._data.attach(hello.job, Path(hello.store))
         self._dispatcher.begin(hello, time.monotonic())
         if self._links:
-            self._links.tell(hello.job, self._dispatcher.capacity())
+            self._links.tell(hello.job, capacity_of(self._dispatcher))
 
     def step_ready(self, job: str, step: ReadyStep) -> None:
         self._data.add_files(job, step)
@@ -225,10 +226,20 @@ class Coordinator:
             return
         for job, news in self._dispatcher.take_news():
             self._links.tell(job, news)
-        capacity = self._dispatcher.capacity()
+        capacity = capacity_of(self._dispatcher)
         if capacity != self._capacity:
             self._capacity = capacity
             self._links.tell_all(capacity)
+
+    def _start_ticker(self) -> None:
+        self._ticker = asyncio.create_task(self._tick())
+        self._ticker.add_done_callback(self._ticker_ended)
+
+    def _ticker_ended(self, ticker: asyncio.Task[None]) -> None:
+        """Without it nobody would notice that a worker is lost: a bug in a tick must not be the last one's."""
+        if not ticker.cancelled():
+            _log.error("the coordinator's clock met a bug", exc_info=ticker.exception())
+            self._start_ticker()
 
     async def _tick(self) -> None:
         swept_s = time.monotonic()

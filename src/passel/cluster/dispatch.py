@@ -7,10 +7,20 @@ it should hold is told again, taken over or cancelled. Every submitted step gets
 from __future__ import annotations
 
 from passel.cluster import placement
-from passel.cluster.dispatch_state import JobState, Run, Task, Worker, assignment, poison
-from passel.cluster.driver_wire import Capacity, Ended, Hello, ReadyStep, Started
+from passel.cluster.dispatch_state import (
+    JobState,
+    ReplacedError,
+    Run,
+    StalePollError,
+    Task,
+    Worker,
+    assignment,
+    hidden_paths,
+    poison,
+)
+from passel.cluster.driver_wire import Ended, Hello, ReadyStep, Started
 from passel.cluster.placement import Fit, Roster
-from passel.cluster.wire import LEASE_S, Failure, Finished, PollReply, PollRequest, Running, WireError
+from passel.cluster.wire import LEASE_S, Failure, Finished, PollReply, PollRequest, Prefetch, Running
 
 BROKEN_LEASE_S = 3.0
 """A worker whose connection broke is lost when it does not return within so long."""
@@ -21,19 +31,13 @@ ORPHAN_S = 600.0
 """What a worker runs for a job whose driver is not there (yet) may go on for so long."""
 FORGET_S = 3600.0
 """A lost worker that does not return for so long is forgotten."""
+STALL_S = 5.0
+"""After a longer time without a tick nobody is blamed for silence."""
 _CANCEL_AGAIN_S = 1.0
 _DIED_KINDS = ("died", "timeout")
 
 News = tuple[str, Started | Ended]
 """A job, and what its driver should know."""
-
-
-class StalePollError(WireError):
-    """A poll that was overtaken by a later one."""
-
-
-class ReplacedError(WireError):
-    """A poll of an agent that another one of the same name has replaced."""
 
 
 class Dispatcher:
@@ -47,6 +51,7 @@ class Dispatcher:
         self._over: set[str] = set()
         self._news: list[News] = []
         self._roster: Roster | None = None
+        self._ticked_s = float("inf")
 
     # ---- jobs
 
@@ -97,9 +102,7 @@ class Dispatcher:
         if worker is None:
             worker = self.workers[name] = Worker(name, request, want_cache=not request.cache.whole)
         elif request.session in worker.past_sessions:
-            raise ReplacedError(
-                "Another agent works under this name", name, "give each machine an identity of its own"
-            )
+            raise ReplacedError("Another agent works under this name", name, "give each machine an identity of its own")
         elif request.session != worker.session:
             self._renew(worker, request, now_s)
         elif request.seq <= worker.request.seq:
@@ -131,7 +134,11 @@ class Dispatcher:
         return True
 
     def tick(self, now_s: float) -> None:
-        """Notices what only time tells: lost workers, orphans, disks that stay full."""
+        """Notices what only time tells: lost workers, orphans, disks that stay full. To be called every second or so."""
+        stalled_s, self._ticked_s = now_s - self._ticked_s, now_s
+        if stalled_s > STALL_S:  # it was we who heard nothing: their polls lie in the queue
+            for worker in self.workers.values():
+                worker.gone_s += stalled_s
         for worker in list(self.workers.values()):
             if not worker.lost and now_s >= worker.gone_s:
                 self._lose(worker, now_s)
@@ -197,21 +204,18 @@ class Dispatcher:
             elif not r.told and r.task is not None:
                 r.told = True
                 run.append(assignment(r, r.task, self.jobs[r.key[0]].store, worker.request.local))
+        hinted = placement.to_prefetch(worker, self.jobs.values(), self._current_roster(now_s))
+        prefetch = [Prefetch(t.job, hidden_paths(t.ready.inputs)) for t in hinted]
         acknowledged, worker.acknowledge = worker.acknowledge, []
         want_cache, worker.want_cache, worker.drain_told = worker.want_cache, False, True
         return PollReply(
-            seq, tuple(run), tuple(cancel), tuple(acknowledged), drain=worker.asked_to_drain, want_cache=want_cache
+            seq, tuple(run), tuple(cancel), tuple(acknowledged), tuple(prefetch), worker.asked_to_drain, want_cache
         )
 
     def take_news(self) -> list[News]:
-        """What drivers should be told since the last time."""
+        """For the drivers, since the last time."""
         news, self._news = self._news, []
         return news
-
-    def capacity(self) -> Capacity:
-        """What the workers that are there have in all."""
-        there = [w for w in self.workers.values() if not w.lost and not w.drains]
-        return Capacity(len(there), sum(w.slots.cpus for w in there), sum(w.slots.memory_mb for w in there))
 
     # ---- what a poll says
 

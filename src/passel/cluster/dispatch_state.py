@@ -6,10 +6,18 @@ import bisect
 from dataclasses import dataclass, field, replace
 
 from passel.cluster.driver_wire import ReadyStep
-from passel.cluster.wire import Assignment, Failure, Phase, PollRequest, Slots
+from passel.cluster.wire import Assignment, Failure, InputRef, Phase, PollRequest, Slots, WireError
 
 Key = tuple[str, str]
 """(job, digest)."""
+
+
+class StalePollError(WireError):
+    """A poll that was overtaken by a later one."""
+
+
+class ReplacedError(WireError):
+    """A poll of an agent that another one of the same name has replaced."""
 
 
 @dataclass(eq=False)
@@ -165,11 +173,16 @@ class Worker:
 def assignment(run: Run, task: Task, store: str, local: bool) -> Assignment:
     """What the worker is told; where things are on this machine only when it is on it."""
     ready = task.ready
-    inputs = ready.inputs if local else tuple(replace(i, path="") if i.path else i for i in ready.inputs)
+    inputs = ready.inputs if local else hidden_paths(ready.inputs)
     return Assignment(
         run.ticket, task.job, ready.digest, ready.stage, ready.name, run.attempt, run.memory_mb, run.threads, ready.step,
         inputs, store if local else "", ready.log if local else "",
     )  # fmt: skip
+
+
+def hidden_paths(inputs: tuple[InputRef, ...]) -> tuple[InputRef, ...]:
+    """For a worker that does not see this disk."""
+    return tuple(replace(i, path="") if i.path else i for i in inputs)
 
 
 def poison(task: Task) -> Failure:

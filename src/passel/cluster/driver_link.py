@@ -95,9 +95,9 @@ class DriverLink:
             self.dismiss(job)
             self._writers[job] = writer
             self._events.driver_came(hello)
-            while line := await reader.readline():
+            while (line := await reader.readline()) and not writer.is_closing():
                 record = from_line(line)
-                if isinstance(record, ReadyStep) and self._writers[job] is writer:
+                if isinstance(record, ReadyStep):
                     self._events.step_ready(job, record)
                 elif isinstance(record, Withdraw):
                     withdrawn = True

@@ -126,6 +126,23 @@ def _keep_free(worker: Worker, task: Task, roster: Roster, now_s: float) -> bool
     return task.kept_for_it == worker.name
 
 
+def to_prefetch(worker: Worker, jobs: Iterable[JobState], roster: Roster) -> list[Task]:
+    """Marks and returns waiting steps, for which it has no room yet, whose inputs this worker may fetch; others will rather leave them to it."""
+    found: list[Task] = []
+    if worker.request.local or worker.request.full:
+        return found
+    for job in jobs:
+        hinted = sum(task.hinted_to == worker.name for _, task in job.waiting)
+        for _, task in job.waiting[: MOST_CANDIDATES * max(1, len(roster.workers))]:
+            if hinted >= worker.slots.cpus:
+                break
+            if not task.hinted_to and missing_bytes(task, worker) and roster.fit(worker, task):
+                task.hinted_to = worker.name
+                hinted += 1
+                found.append(task)
+    return found
+
+
 def slow_steps(jobs: Iterable[JobState], now_s: float) -> list[Task]:
     """Steps that run longer than others of their stage did, now that nothing of the stage waits; the slowest first."""
     found = []

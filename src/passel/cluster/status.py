@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from passel.cluster.dispatch import Dispatcher
 from passel.cluster.dispatch_state import JobState, Worker
+from passel.cluster.driver_wire import Capacity
 from passel.cluster.wire import MachineInfo, Slots
 
 
@@ -66,6 +67,12 @@ class PasselStatus:
 
     workers: tuple[WorkerStatus, ...]
     jobs: tuple[JobStatus, ...]
+
+
+def capacity_of(dispatcher: Dispatcher) -> Capacity:
+    """What the workers that are there and stay have in all."""
+    there = [w for w in dispatcher.workers.values() if not w.lost and not w.drains]
+    return Capacity(len(there), sum(w.slots.cpus for w in there), sum(w.slots.memory_mb for w in there))
 
 
 def status_of(dispatcher: Dispatcher, now_s: float) -> PasselStatus:
