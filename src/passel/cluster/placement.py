@@ -127,7 +127,7 @@ def _keep_free(worker: Worker, task: Task, roster: Roster, now_s: float) -> bool
 
 
 def to_prefetch(worker: Worker, jobs: Iterable[JobState], roster: Roster) -> list[Task]:
-    """Marks and returns waiting steps, for which it has no room yet, whose inputs this worker may fetch; others will rather leave them to it."""
+    """Marks and returns waiting steps whose inputs this worker may fetch ahead; others will rather leave them to it."""
     found: list[Task] = []
     if worker.request.local or worker.request.full:
         return found
