@@ -28,6 +28,7 @@ from passel.server.canned import CannedDriver
 from passel.server.files import file_routes
 from passel.server.front import Front
 from passel.server.job_store import JobStore
+from passel.server.multipart import SilentClientError
 from passel.server.nodeodm import nodeodm_routes
 from passel.server.outgoing import Gate
 from passel.server.ports import Capacity, DriverCommand, Machine, OpenToAll, TokenChecker
@@ -126,7 +127,10 @@ def _lifespan(service: JobService) -> Callable[[FastAPI], AbstractAsyncContextMa
 
 async def _tell_error(_: Request, error: Exception) -> Response:
     """NodeODM's clients look for `error` in an answer with status 200."""
-    return answer({"error": str(error)})
+    response = answer({"error": str(error)})
+    if isinstance(error, SilentClientError):
+        response.headers["Connection"] = "close"
+    return response
 
 
 async def _tell_os_error(_: Request, error: Exception) -> Response:

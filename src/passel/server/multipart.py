@@ -22,6 +22,10 @@ BUFFER_BYTES = 1 << 20
 MOST_HEADERS, MOST_HEADER_BYTES = 16, 8192
 
 
+class SilentClientError(JobError):
+    """The body stopped arriving; the connection is of no use any more."""
+
+
 class Sink(Protocol):
     """Takes a file of a form. Its methods block and are called in a thread, one after another."""
 
@@ -78,7 +82,7 @@ async def _watched(body: AsyncIterator[bytes], idle_s: float) -> AsyncIterator[b
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise JobError(f"Nothing arrived for {idle_s:g} s; the upload was given up") from None
+            raise SilentClientError(f"Nothing arrived for {idle_s:g} s; the upload was given up") from None
         yield chunk
 
 
