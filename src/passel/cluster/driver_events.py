@@ -20,7 +20,9 @@ _WEIGHTS = {
     "survey": 2.0, "features": 14.0, "matches": 18.0, "calibration": 2.0, "mapping": 18.0, "align": 3.0, "coarse": 3.0,
     "tiles": 34.0, "merge": 5.0, "report": 1.0,
 }  # fmt: skip
-"""Each stage's share of a run's CPU time, as measured on the benchmark's real surveys: only for the one number of progress."""
+"""Each stage's share of a run's CPU time, as measured on the benchmark's real surveys: only for progress and the time left."""
+_TELLING = 4.0
+"""What must be done of all weights before a forecast is more than noise."""
 
 
 class EventLines:
@@ -107,7 +109,7 @@ class EventLines:
                     }
                     for s in stages
                 ],
-                "rest_s": self._tally.rest_s(),
+                "rest_s": rest_s(stages, self._tally.workers),
                 "progress": round(percent(stages), 1),
             })  # fmt: skip
 
@@ -128,3 +130,16 @@ def percent(stages: Sequence[StageTally]) -> float:
         weight * planned.get(stage, 1.0 if STAGES.index(stage) < latest else 0.0) for stage, weight in _WEIGHTS.items()
     )
     return 100.0 * done / sum(_WEIGHTS.values())
+
+
+def rest_s(stages: Sequence[StageTally], workers: int) -> float | None:
+    """Seconds until the map is made, also of stages that no plan has yet: what the finished steps took, scaled up by
+    their stages' shares of a run. None while too little is done to tell.
+    """
+    seconds = share = 0.0
+    for stage in stages:
+        if stage.total and stage.stage in _WEIGHTS:
+            seconds += stage.seconds + stage.past_seconds
+            share += _WEIGHTS[stage.stage] * (stage.made + stage.reused) / stage.total
+    left = sum(_WEIGHTS.values()) * (1.0 - percent(stages) / 100.0)
+    return None if share < _TELLING else left * seconds / share / max(1, workers)
