@@ -17,8 +17,9 @@ from passel.geo.frames import Frame
 from passel.products.plan_picture import plan_picture, round_length_m
 from passel.survey.image_groups import plan_from_image_groups
 from passel.survey.model import Camera, Photo, Position, Survey
+from passel.survey.pieces import pieces_of
 from passel.survey.plan_map import hull_of, plan_geojson
-from passel.survey.split import MIN_PHOTOS, MIN_SHARED, pieces_of, split_survey
+from passel.survey.split import MIN_PHOTOS, MIN_SHARED, split_survey
 from passel.survey.submodel import SplitPlan
 
 FRAME = Frame.around(np.array([[46.8, 7.5, 500.0]]))

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.model import Camera, Finding, Photo
+from passel.survey.pieces import largest_first, pieces_of
 
 F64 = NDArray[np.float64]
 _SHOWN = 4
@@ -178,23 +177,9 @@ def link_distance_m(xy_m: F64, footprint_m: float | None) -> float:
     return from_spacing if footprint_m is None else max(footprint_m * _LINK_IN_FOOTPRINTS, from_spacing / 2.0)
 
 
-def islands(xy_m: F64, link_m: float) -> NDArray[np.int64]:
-    """(n,) number of each position's group; two positions within link_m are in one group. 0 is the largest group."""
-    cells, inverse = np.unique(np.floor(xy_m / (link_m / 8.0)).astype(np.int64), axis=0, return_inverse=True)
-    # by occupied cells of an eighth of the distance: bounded work even for photos all at one place
-    pairs = cKDTree(cells).query_pairs(8.0 + 1.0, output_type="ndarray")
-    ones = np.ones(len(pairs), np.int8)
-    graph = coo_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(len(cells), len(cells)))
-    labels = connected_components(graph, directed=False)[1][inverse.ravel()]
-    sizes = np.bincount(labels)
-    first = [int(np.argmax(labels == k)) for k in range(len(sizes))]
-    rank = {k: r for r, k in enumerate(sorted(range(len(sizes)), key=lambda k: (-int(sizes[k]), first[k])))}
-    return np.array([rank[int(k)] for k in labels], np.int64)
-
-
 def island_findings(names: Sequence[str], xy_m: F64, link_m: float) -> list[Finding]:
     """names (n) and positions (n, 2) of the photos with GPS."""
-    label = islands(xy_m, link_m)
+    label = largest_first(pieces_of(xy_m, link_m))
     if label.max() == 0:
         return []
     groups = [[n for n, k in zip(names, label, strict=True) if k == g] for g in range(int(label.max()) + 1)]

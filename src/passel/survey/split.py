@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from passel.survey.model import Photo, Survey
+from passel.survey.pieces import pieces_of
 from passel.survey.submodel import SplitPlan, Submodel
 
 F64 = NDArray[np.float64]
@@ -99,23 +98,6 @@ def _fill_in_time(photos: list[Photo], xy: F64, have: NDArray[np.bool_]) -> F64:
     for i in np.flatnonzero(~have):
         out[i] = xy[known[np.argmin(np.abs(rank[known] - rank[i]))]]
     return out
-
-
-def pieces_of(xy_m: F64, reach_m: float) -> I64:
-    """(n,) number of the connected piece of each position, linked when within reach; pieces are numbered by first
-    member.
-
-    Positions are first gathered in cells of an eighth of the reach, so that photos on one spot cost nothing.
-    """
-    cell, member = np.unique(np.floor(xy_m / (reach_m / 8)).astype(np.int64), axis=0, return_inverse=True)
-    member = member.ravel()
-    count = np.bincount(member)
-    middle = np.column_stack([np.bincount(member, xy_m[:, a]) / count for a in (0, 1)])
-    pairs = cKDTree(middle).query_pairs(reach_m, output_type="ndarray")
-    graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(len(cell), len(cell)))
-    label = connected_components(graph, directed=False)[1][member]
-    _, first, label = np.unique(label, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[label.ravel()], np.int64)
 
 
 def _cores(places: Places, wanted: int, footprint_m: float) -> tuple[I64, list[str]]:
