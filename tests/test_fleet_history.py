@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fake_clouds.simulated import Killed, SimMachine
 from fleet_world import LIMITS, RATES, TURN_S, World, config
-from passel.fleet.census import GRACE_S
 from passel.fleet.machine import Power
 
 BUDGET = 3.0
@@ -94,7 +93,7 @@ class History(RuleBasedStateMachine):
     def destroy_fails(self, fault: str) -> None:
         self.world.cloud.destroy_faults.append(fault)
 
-    @rule(after_s=st.sampled_from([None, 0.0, 90.0, 280.0]), lag_s=st.sampled_from([0.0, 15.0, GRACE_S * 0.7]))
+    @rule(after_s=st.sampled_from([None, 0.0, 90.0, 280.0]), lag_s=st.sampled_from([0.0, 15.0, LIMITS.grace_s * 0.7]))
     def boots_differently(self, after_s: float | None, lag_s: float) -> None:
         self.world.cloud.boots.append(after_s)
         self.world.cloud.lags.append(lag_s)

@@ -51,9 +51,11 @@ umask 077
 export PASSEL_MACHINE={shlex.quote(newcomer.name)}
 export PASSEL_FLEET={shlex.quote(newcomer.fleet)}
 export PASSEL_URL={shlex.quote(config.boot.url)}
-export PASSEL_HOME="${{PASSEL_HOME:-/var/lib/passel}}"
-export PASSEL_TOKEN_FILE="$PASSEL_HOME/token"
-mkdir -p "$PASSEL_HOME"
+export PASSEL_WORKERS_URL={shlex.quote(config.boot.workers_url)}
+export PASSEL_MACHINE_HOME="${{PASSEL_MACHINE_HOME:-/var/lib/passel}}"
+export PASSEL_TOKEN_FILE="$PASSEL_MACHINE_HOME/token"
+export HOME="${{HOME:-/root}}"
+mkdir -p "$PASSEL_MACHINE_HOME"
 """
 
 
@@ -103,9 +105,9 @@ def _swap(times: float) -> str:
         return ""
     return f"""
 swap_mb=$(awk '/^MemTotal/ {{ print int($2 / 1024 * {times:g}) }}' /proc/meminfo)
-if [ "$swap_mb" -gt 0 ] && [ ! -e "$PASSEL_HOME/swap" ]; then
-    (fallocate -l "${{swap_mb}}M" "$PASSEL_HOME/swap" || dd if=/dev/zero of="$PASSEL_HOME/swap" bs=1M count="$swap_mb") &&
-        mkswap "$PASSEL_HOME/swap" && swapon "$PASSEL_HOME/swap" || rm -f "$PASSEL_HOME/swap"
+if [ "$swap_mb" -gt 0 ] && [ ! -e "$PASSEL_MACHINE_HOME/swap" ]; then
+    (fallocate -l "${{swap_mb}}M" "$PASSEL_MACHINE_HOME/swap" || dd if=/dev/zero of="$PASSEL_MACHINE_HOME/swap" bs=1M count="$swap_mb") &&
+        mkswap "$PASSEL_MACHINE_HOME/swap" && swapon "$PASSEL_MACHINE_HOME/swap" || rm -f "$PASSEL_MACHINE_HOME/swap"
 fi
 """
 
@@ -115,11 +117,11 @@ def _worker(newcomer: Newcomer, config: FleetConfig) -> str:
     return f"""
 printf '%s' {shlex.quote(newcomer.token)} >"$PASSEL_TOKEN_FILE"
 join() {{
-    :
+    export PASSEL_JOIN_TOKEN="$(cat "$PASSEL_TOKEN_FILE")"
 {config.boot.join_command}
 }}
 while :; do
-    join
+    (join)
     sleep 5
 done
 """
@@ -133,9 +135,9 @@ def _node(newcomer: Newcomer, config: FleetConfig) -> str:
     data = f"-v {shlex.quote(boot.data_folder)}:/var/www/data " if boot.data_folder else ""
     return f"""
 command -v docker >/dev/null || curl -fsSL {shlex.quote(boot.engine_install_url)} | sh
-printf '%s' {shlex.quote(settings)} >"$PASSEL_HOME/node.json"
+printf '%s' {shlex.quote(settings)} >"$PASSEL_MACHINE_HOME/node.json"
 until docker run -d --name passel-node --restart unless-stopped -p {NODE_PORT}:{NODE_PORT} {gpus}{data}\\
-    -v "$PASSEL_HOME/node.json:/var/www/passel-node.json:ro" {shlex.quote(boot.docker_image)} --config /var/www/passel-node.json; do
+    -v "$PASSEL_MACHINE_HOME/node.json:/var/www/passel-node.json:ro" {shlex.quote(boot.docker_image)} --config /var/www/passel-node.json; do
     sleep 15
 done
 wait

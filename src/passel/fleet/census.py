@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from passel.fleet.ledger import Machine, State
 from passel.fleet.machine import Listing, MachineSeen, Power
 
-GRACE_S = 120.0
-"""So long may a new machine be missing from listings."""
 _OFF_GRACE_S = 60.0
 """So long may a new machine look switched off: some clouds make it first and start it then."""
 _ABSENCES = 2
@@ -34,8 +32,8 @@ def machine_name(fleet: str, serial: str) -> str:
     return f"passel-{fleet}-{serial}"
 
 
-def take_census(book: Sequence[Machine], listing: Listing, fleet: str, now_s: float) -> list[Change]:
-    """What the listing changes in the book: only machines that changed."""
+def take_census(book: Sequence[Machine], listing: Listing, fleet: str, grace_s: float, now_s: float) -> list[Change]:
+    """What the listing changes in the book: only machines that changed. `grace_s`: so long may a new one be missing."""
     seen = {(m.region, m.id): m for m in listing.machines}  # pages may repeat a machine
     changes = []
     for machine in (m for m in book if m.alive):
@@ -46,7 +44,7 @@ def take_census(book: Sequence[Machine], listing: Listing, fleet: str, now_s: fl
         elif machine.region in listing.silent_regions:
             change = Change(machine)
         else:
-            change = _missed(machine, now_s)
+            change = _missed(machine, grace_s, now_s)
         changes.append(change)
     changes += _strangers(book, seen.values(), fleet, now_s)
     before = {m.name: m for m in book}
@@ -92,10 +90,10 @@ def _met(machine: Machine, seen: MachineSeen, now_s: float) -> Change:
     return Change(known, text)
 
 
-def _missed(machine: Machine, now_s: float) -> Change:
+def _missed(machine: Machine, grace_s: float, now_s: float) -> Change:
     """Not in a listing of its region."""
     absent = replace(machine, missed=machine.missed + 1)
-    young = now_s - machine.wanted_s <= GRACE_S
+    young = now_s - machine.wanted_s <= grace_s
     if not machine.provider_id:
         if young or absent.missed < _ABSENCES_OF_UNSEEN:
             return Change(absent)

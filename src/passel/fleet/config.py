@@ -47,6 +47,8 @@ class Limits:
     """Jobs with fewer photos get no machine."""
     photos_per_machine: int = 250
     """Workers only: a job wants one machine for each so many photos."""
+    grace_s: float = 120.0
+    """So long may a new machine be missing from the cloud's listing."""
     boot_s: float = 900.0
     """A machine that has not joined after this long is destroyed."""
     idle_s: float = 300.0
@@ -81,8 +83,10 @@ class Boot:
 
     url: str = ""
     """The coordinator's address as machines reach it, like https://passel.example.org:3000."""
-    join_command: str = 'curl -fsS "$PASSEL_URL/join" | sh -s -- "$(cat "$PASSEL_TOKEN_FILE")" --name "$PASSEL_MACHINE"'
-    """Makes the machine a worker; it stays in the foreground. See docs/cloud.md for the variables."""
+    workers_url: str = ""
+    """The workers' port, like https://192.0.2.7:3001; only own join commands use it."""
+    join_command: str = ""
+    """Makes the machine a worker and stays in the foreground. docs/cloud.md tells its variables."""
     add_swap: float = 1.0
     """A swap file of this many times the memory."""
     docker_image: str = "opendronemap/nodeodm"

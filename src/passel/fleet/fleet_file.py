@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,6 +18,11 @@ from passel.fleet.config import Account, AwsAccount, Boot, Budget, FleetConfig, 
 from passel.fleet.keys import Keys
 
 _READABLE_BY_OTHERS = 0o077
+_JOIN = 'curl -fsS "$PASSEL_URL/join" | sh -s -- --name "$PASSEL_MACHINE" --home "$PASSEL_MACHINE_HOME/worker"'
+_JOIN_HERE = (
+    f"exec {shlex.quote(sys.executable)} -m passel join"
+    ' "$PASSEL_WORKERS_URL" --name "$PASSEL_MACHINE" --home "$PASSEL_MACHINE_HOME/worker"'
+)
 
 
 def read_fleet_file(path: Path) -> FleetConfig:
@@ -111,6 +118,7 @@ def _limits(keys: Keys, provider: str, kind: Kind) -> Limits:
         create_retries=int(keys.at_least("createRetries", 1, usual.create_retries)),
         min_photos=_whole(keys.optional_number("minImages")) or 0,
         photos_per_machine=int(keys.at_least("photosPerMachine", 1, usual.photos_per_machine)),
+        grace_s=keys.at_least("createGrace", 1, usual.grace_s),
         boot_s=keys.at_least("bootTimeout", 10, usual.boot_s),
         idle_s=keys.at_least("idleTimeout", 1, usual.idle_s),
         upload_s=keys.optional_number("maxUploadTime", 1),
@@ -142,7 +150,8 @@ def _boot(keys: Keys, kind: Kind, provider: str) -> Boot:
         )
     return Boot(
         url=url,
-        join_command=keys.text("joinCommand", usual.join_command),
+        workers_url=keys.text("workersUrl", "https://127.0.0.1:3001" if provider == "local" else ""),
+        join_command=keys.text("joinCommand", _JOIN_HERE if provider == "local" else _JOIN),
         add_swap=keys.at_least("addSwap", 0, usual.add_swap),
         docker_image=keys.text("dockerImage", usual.docker_image),
         docker_gpu=keys.flag("dockerGpu"),

@@ -84,7 +84,8 @@ class Fleet:
         """One step towards agreement. Raises PasselError when the book, the queue or the gateway cannot be used."""
         now_s = self._around.clock()
         listing = self._list()
-        book = self._apply(take_census(self._ledger.machines(), listing, self._ledger.fleet, now_s), now_s)
+        grace_s = self._config.limits.grace_s
+        book = self._apply(take_census(self._ledger.machines(), listing, self._ledger.fleet, grace_s, now_s), now_s)
         self._tell_foreign(listing)
         crew = self._crew()
         book = self._apply(muster(book, crew, self._config.limits, now_s), now_s)

@@ -27,6 +27,7 @@ from passel.fleet.providers.answers import Answer, problem
 
 _FLEET_KEY = "passel-fleet"
 _POWER = {"pending": Power.STARTING, "running": Power.ON, "shutting-down": Power.LEAVING}
+_DISK_GB = 40
 _ALIVE = ["pending", "running", "shutting-down", "stopping", "stopped"]
 _NOTICE = [
     "marked-for-termination",
@@ -48,7 +49,7 @@ class AwsProvider:
             aws_secret_access_key=account.secret_key.value or None,
         )
         self._clients: dict[str, Any] = {}
-        self._root_device = cache(self._ask_root_device)
+        self._root_disk = cache(self._ask_root_disk)
 
     def create(self, order: Order) -> str:
         """See `Provider`."""
@@ -138,9 +139,8 @@ class AwsProvider:
         account, client = self._account, self._client(order.region)
         tags = [("Name", order.name), (FLEET_TAG, "machine"), (_FLEET_KEY, order.fleet), *account.tags]
         tag_list = [{"Key": key, "Value": value} for key, value in tags]
-        disk: dict[str, Any] = {"DeleteOnTermination": True}
-        if order.storage_gb:
-            disk |= {"VolumeSize": order.storage_gb, "VolumeType": "gp3"}
+        device, image_gb = self._root_disk(order.region)
+        disk = {"DeleteOnTermination": True, "VolumeSize": order.storage_gb or image_gb, "VolumeType": "gp3"}
         zone = order.region + account.zone if len(account.zone) == 1 else account.zone
         wishes: dict[str, Any] = {
             "ImageId": account.ami,
@@ -152,7 +152,7 @@ class AwsProvider:
             "InstanceInitiatedShutdownBehavior": "terminate",
             "Monitoring": {"Enabled": account.monitoring},
             "TagSpecifications": [{"ResourceType": kind, "Tags": tag_list} for kind in ("instance", "volume")],
-            "BlockDeviceMappings": [{"DeviceName": self._root_device(order.region), "Ebs": disk}],
+            "BlockDeviceMappings": [{"DeviceName": device, "Ebs": disk}],
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 2},
         }
         if zone:
@@ -196,11 +196,14 @@ class AwsProvider:
             raise RefusedError("AWS knows no such security group", name, "check securityGroup, or write its sg-… id")
         return str(found[0]["GroupId"])
 
-    def _ask_root_device(self, region: str) -> str:
+    def _ask_root_disk(self, region: str) -> tuple[str, int]:
+        """The name of an image's root disk and its size in GB."""
         found = self._client(region).describe_images(ImageIds=[self._account.ami])["Images"]
         if not found:
             raise RefusedError("AWS knows no such image in this region", f"{self._account.ami}, {region}", "check ami")
-        return str(found[0].get("RootDeviceName") or "/dev/sda1")
+        device = str(found[0].get("RootDeviceName") or "/dev/sda1")
+        disks = {d["DeviceName"]: d.get("Ebs", {}) for d in found[0].get("BlockDeviceMappings", [])}
+        return device, int(disks.get(device, {}).get("VolumeSize") or _DISK_GB)
 
 
 def _problem(doing: str, error: ClientError | BotoCoreError) -> ProviderError:

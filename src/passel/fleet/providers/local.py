@@ -42,7 +42,7 @@ class LocalProvider:
                 "PASSEL_MACHINE": order.name,
                 "PASSEL_FLEET": order.fleet,
                 "PASSEL_SIZE": order.size,
-                "PASSEL_HOME": str(home),
+                "PASSEL_MACHINE_HOME": str(home),
             }
             with (home / "log.txt").open("ab") as log:
                 child = subprocess.Popen(

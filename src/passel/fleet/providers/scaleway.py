@@ -12,7 +12,7 @@ from typing import Any
 
 import scaleway
 from scaleway.block.v1 import BlockV1API
-from scaleway.instance.v1 import InstanceUtilsV1API
+from scaleway.instance.v1.custom_api import InstanceUtilsV1API
 from scaleway.instance.v1.types import VolumeServerTemplate
 from scaleway_core.api import ScalewayException
 

@@ -35,7 +35,7 @@ mkdir -p "$home"
 for other in "$home"/*/pid; do
     [ -e "$other" ] || continue
     folder=$(dirname "$other")
-    if kill -0 -- "-$(cat "$other")" 2>/dev/null; then
+    if kill -s 0 -- "-$(cat "$other")" 2>/dev/null; then
         [ "$(basename "$folder")" = NAME ] && exit 0
         exit {_TAKEN}
     fi
@@ -45,7 +45,7 @@ mkdir -p "$home"/NAME
 cat >"$home"/NAME/boot.sh
 printf '%s' FLEET >"$home"/NAME/fleet
 printf '%s' SIZE >"$home"/NAME/size
-export PASSEL_HOME="$home"/NAME
+export PASSEL_MACHINE_HOME="$home"/NAME
 cd "$home"/NAME
 setsid sh -c 'echo $$ >pid; exec sh boot.sh' >log.txt 2>&1 </dev/null &
 """
@@ -54,16 +54,16 @@ _LIST = f"""
 for file in "{_HOME}"/*/pid; do
     [ -e "$file" ] || continue
     folder=$(dirname "$file")
-    kill -0 -- "-$(cat "$file")" 2>/dev/null || continue
+    kill -s 0 -- "-$(cat "$file")" 2>/dev/null || continue
     echo "$(basename "$folder") $(cat "$folder/fleet") $(cat "$folder/size") $(($(date +%s) - $(date -r "$file" +%s)))"
 done
 """
 
 _DESTROY = f"""
 folder="{_HOME}"/NAME
-[ -e "$folder/pid" ] && kill -KILL -- "-$(cat "$folder/pid")" 2>/dev/null
+[ -e "$folder/pid" ] && kill -s KILL -- "-$(cat "$folder/pid")" 2>/dev/null
 strays=$(grep -lxz "PASSEL_MACHINE="NAME /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3)
-[ -z "$strays" ] || kill -KILL $strays 2>/dev/null
+[ -z "$strays" ] || kill -s KILL $strays 2>/dev/null
 rm -rf "$folder"
 """
 """Processes that made a session of their own are found by their environment (on Linux)."""
