@@ -63,7 +63,7 @@ class DataFolder:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             with probe.open("wb") as file:
-                file.write(b"\0" * 65536)
+                file.write(b"\0" * 2**20)  # what the databases need at once
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as e:

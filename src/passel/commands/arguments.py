@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from collections.abc import Callable
@@ -51,10 +52,10 @@ def positive(text: str) -> float:
     return number
 
 
-def duration_s(text: str) -> float | None:
-    """Seconds of '90s', '30m', '24h', '7d'; None for 'never'."""
+def duration_s(text: str) -> float:
+    """Seconds of '90s', '30m', '24h', '7d'; infinity for 'never'."""
     if text == "never":
-        return None
+        return math.inf
     match = re.fullmatch(r"([0-9]{1,9})(s|m|min|h|d|w)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time like 30m, 24h, 7d or never")

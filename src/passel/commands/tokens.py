@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ def open_tokens(data: Path) -> Iterator[Tokens]:
 
 def _create(given: argparse.Namespace, tokens: Tokens) -> int:
     kind: Kind = "api" if given.api else "join"
-    expires_in_s = given.expires if given.expires != "" else (_JOIN_EXPIRES_S if kind == "join" else None)
+    asked_s: float = given.expires or {"join": _JOIN_EXPIRES_S, "api": math.inf}[kind]
+    expires_in_s = asked_s if math.isfinite(asked_s) else None
     if kind == "api" and given.uses is not None:
         raise UsageError("--uses counts computers that join", todo="leave it out, or make a --join token")
     print(tokens.create(kind, given.name, expires_in_s, given.uses))
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--api", action="store_true", help="for programs that submit photos, and for people who look")
     create.add_argument("--name", default="", help="whose it is; API tokens of one name see the same tasks")
     expires = "30m, 24h, 7d or never (default: 24h for --join, never for --api)"
-    create.add_argument("--expires", type=duration_s, default="", metavar="TIME", help=expires)
+    create.add_argument("--expires", type=duration_s, metavar="TIME", help=expires)
     create.add_argument(
         "--uses", type=whole(1), metavar="N", help="so many computers may join with it (default: any number)"
     )

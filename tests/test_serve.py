@@ -1,0 +1,211 @@
+"""`passel serve`, `join`, `status`, `workers`, `drain`, `token` as users meet them: real processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import passel
+from passel import cli
+from passel.cluster.admin_client import AdminClient
+from runs import command
+from serving import all_gone, ask, free_port, running, said, serve_words, until
+
+
+def states(data: Path) -> dict[str, str]:
+    """What `passel workers` tells, without the second that a process takes to start."""
+    return {w.name: w.state for w in AdminClient.here(data).overview().passel.workers}
+
+
+def get(url: str) -> object:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_one_machine_is_a_whole_passel_and_others_join(tmp_path: Path) -> None:
+    data, here = tmp_path / "data", socket.gethostname()
+    words, port, workers_port = serve_words(data, "--cluster-name", "field")
+    with running(words, tmp_path / "serve.log") as coordinator:
+        coordinator.wait_for(rf"'field' is ready[\s\S]*http://127\.0\.0\.1:{port}/\n *Only this computer can reach it")
+        assert get(f"http://127.0.0.1:{port}/info")["engine"] == "passel"
+        until(lambda: states(data).get(here) == "idle", "the local worker came")
+
+        token = said("token", "create", "--data", str(data), "--uses", "1").stdout.strip()
+        join = command(["join", f"https://127.0.0.1:{workers_port}", "--name", "second", "--home", str(tmp_path / "w")])
+        with running(join, tmp_path / "join.log", PASSEL_JOIN_TOKEN=token) as worker:
+            worker.wait_for("this computer is 'second' in the passel at https://127.0.0.1")
+            until(lambda: states(data).get("second") == "idle", "the second worker came")
+            assert token not in " ".join(w for p in worker.family() for w in p.cmdline())
+
+            assert said("drain", "second", "--data", str(data)).stdout == "second takes no new steps.\n"
+            assert states(data)["second"] == "draining"
+            assert said("drain", "second", "--undo", "--data", str(data)).stdout == "second takes steps again.\n"
+            assert states(data)["second"] == "idle"
+            nobody = said("drain", "nobody", "--data", str(data))
+            assert (nobody.returncode, "no such worker is connected [nobody]" in nobody.stderr) == (2, True)
+
+            shown = said("status", "--data", str(data)).stdout
+            assert f"field: Passel {passel.__version__}" in shown
+            assert "no jobs" in shown
+
+            assert worker.signal(signal.SIGINT) == 0  # it leaves
+        with running(join, tmp_path / "again.log") as worker:  # what it kept needs no token
+            worker.wait_for("this computer is 'second'")
+            until(lambda: states(data).get("second") == "idle", "it came back")
+            assert said("workers", "revoke", "second", "--data", str(data)).returncode == 0
+            assert worker.process.wait(timeout=120) != 0
+            worker.wait_for("shut out")
+        assert "revoked" in said("workers", "--data", str(data)).stdout
+        assert {m["name"]: m["revoked"] for m in ask("workers", "--data", str(data))["members"]}["second"]
+
+        family = coordinator.family()
+        assert len(family) >= 3
+        assert coordinator.signal(signal.SIGINT) == 0
+        assert all_gone(family)
+    assert "Jobs that were running go on" in coordinator.said
+
+
+def test_a_kill_takes_the_children_along_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    words, *_ = serve_words(data)
+    with running(words, tmp_path / "serve.log") as coordinator:
+        coordinator.wait_for("is ready")
+        until(lambda: len(states(data)) == 1, "the local worker came")
+        family = coordinator.family()
+        coordinator.kill()
+        until(lambda: all_gone(family), "children ended with their parent")
+    assert "no coordinator runs with this data folder" in said("status", "--data", str(data)).stderr
+    with running(words, tmp_path / "again.log") as coordinator:
+        coordinator.wait_for("is ready")
+        until(lambda: len(states(data)) == 1, "the local worker came back")
+        assert coordinator.signal(signal.SIGTERM) == 0
+
+
+def test_with_a_token_the_api_asks_for_it_and_may_be_looked_after_from_afar(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    words, port, workers_port = serve_words(data, "--no-worker", "--token", "hunter2")
+    with running(words, tmp_path / "serve.log") as coordinator:
+        coordinator.wait_for("is ready")
+        assert "hunter2" not in coordinator.said
+        assert "Invalid authentication token" in get(f"http://127.0.0.1:{port}/info")["error"]
+        assert get(f"http://127.0.0.1:{port}/info?token=hunter2")["engine"] == "passel"
+
+        token = said("token", "create", "--api", "--name", "anna", "--data", str(data)).stdout.strip()
+        assert get(f"http://127.0.0.1:{port}/info?token={token}")["engine"] == "passel"
+        url = f"https://127.0.0.1:{workers_port}"
+        assert ask("status", "--url", url, "--token", token)["passel"]["workers"] == []
+        wrong = token[:-1] + ("a" if token[-1] != "a" else "b")
+        for shown, words_ in ((wrong, "the token is wrong"), ("hunter2", "does not say which coordinator")):
+            refused = said("status", "--url", url, "--token", shown)
+            assert (refused.returncode, words_ in refused.stderr, refused.stderr.count("\n")) == (1, True, 1)
+        said("token", "revoke", "anna", "--data", str(data))
+        assert "the token is revoked [anna]" in said("status", "--url", url, PASSEL_API_TOKEN=token).stderr
+
+        second = said("serve", "--data", str(data), "--port", "0", "--workers-port", "0")
+        assert second.returncode == 1
+        assert f"another passel serve uses this data folder (process {coordinator.process.pid})" in second.stderr
+        for option, taken in (("--port", port), ("--workers-port", workers_port)):
+            free = {"--port": "0", "--workers-port": "0", option: str(taken)}
+            busy = said("serve", "--data", str(tmp_path / "other"), *(w for pair in free.items() for w in pair))
+            assert busy.returncode == 1
+            assert f"port {taken} is in use [127.0.0.1:{taken}]" in busy.stderr
+            assert busy.stderr.count("passel: error") == 1
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("size=64k", "the data folder cannot be written: No space left on device"), ("ro", "Read-only file system")],
+)
+def test_a_disk_that_cannot_hold_the_data(tmp_path: Path, options: str, message: str) -> None:
+    with mounted(tmp_path / "disk", options):
+        done = said("serve", "--data", str(tmp_path / "disk" / "data"))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["serve", "--port", "99999"], 2, "argument --port: '99999' is no whole number, 0 to 65535"),
+        (["serve", "--listen", "pc.local"], 2, "--listen 'pc.local' is no address"),
+        (["serve", "--data", "/dev/null"], 1, "the data folder is a file"),
+        (["serve", "--data", "/tmp/" + "x" * 120], 1, "path is too long for a socket"),
+        (["serve", "--cluster"], 2, "unrecognized arguments: --cluster"),
+        (["join", "--token", "x", "http://pc:3000"], 2, "workers join over https"),
+        (["join", "https://127.0.0.1:PORT"], 1, "cannot be reached: Connection refused"),
+        (["token", "create", "--data", "DATA"], 2, "there is no coordinator's data here"),
+        (["token", "create", "--expires", "soon"], 2, "'soon' is no time like 30m, 24h, 7d or never"),
+        (["token"], 2, "required: create|list|revoke"),
+        (["workers", "revoke"], 2, "name the worker to shut out"),
+        (["status", "--data", "DATA"], 1, "no coordinator runs with this data folder"),
+        (["status", "--url", "x", "--data", "DATA", "--token", "t"], 2, "contradict each other"),
+        (["drain"], 2, "required: NAME"),
+        (["serv"], 2, "did you mean serve?"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
+) -> None:
+    places = {"DATA": str(tmp_path / "data"), "PORT": str(free_port())}
+    for name, value in places.items():
+        words = [w.replace(name, value) for w in words]
+    ended = cli.main(words)  # as a process it does the same, a second later
+    told = capsys.readouterr()
+    assert (ended, told.err.count("\n"), told.out) == (code, 1, ""), told.err
+    assert message in told.err
+
+
+def test_an_address_of_another_machine(tmp_path: Path) -> None:
+    done = said("serve", "--listen", "192.0.2.77", "--data", str(tmp_path / "data"), "--no-worker")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "this machine does not have that address [192.0.2.77]" in done.stderr
+
+
+def test_tokens_are_listed_without_their_secrets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from passel.cluster.authority import Authority
+    from passel.cluster.data_folder import DataFolder
+    from passel.cluster.tokens import AccessBook
+
+    paths = DataFolder(tmp_path / "data")
+    paths.prepare()
+    Authority.open(paths.identity)
+    AccessBook(paths.access).close()
+    where = ("--data", str(paths.root))
+    made = said("token", "create", *where, "--name", "field", "--expires", "7d", "--uses", "3")
+    assert made.stdout.startswith("join_")
+    assert "passel join --token TOKEN" in made.stderr
+
+    def told(*words: str) -> str:
+        cli.main(["token", *words, *where])
+        return "".join(capsys.readouterr())
+
+    assert made.stdout.strip() not in told("list")
+    assert "0 of 3  good" in told("list")
+    [row] = json.loads(told("list", "--json"))
+    assert (row["name"], row["kind"], row["trouble"]) == ("field", "join", "")
+    assert "opens nothing any more" in told("revoke", row["id"])
+    assert json.loads(told("list", "--json"))[0]["trouble"] == "revoked"
+    assert "no such token" in told("revoke", "nothing")
+    assert "--uses counts computers" in told("create", "--api", "--uses", "1")
