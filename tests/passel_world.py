@@ -39,16 +39,25 @@ class Passel:
         places = ["--identity", str(identity), "--cache", str(self.folder / f"{name}-cache")]
         return self._start(["-m", "passel.cluster.agent_process", "--url", url, *places, "--memory", "4000", *words])
 
-    def driver(self, photos: Path, output: Path, *options: str, job: str = "job-1") -> subprocess.Popen[str]:
+    def driver(
+        self, photos: Path, output: Path, *options: str, job: str = "job-1", lifeline: int = -1
+    ) -> subprocess.Popen[str]:
         file = self.folder / "options.json"
         file.write_text(json.dumps(options))
         words = ["--socket", self.socket, "--job", job, "--photos", photos, "--output", output, "--options", file]
-        return self._start(["-m", "passel.cluster.driver", *map(str, words)])
+        return self._start(
+            ["-m", "passel.cluster.driver", *map(str, words), "--lifeline", str(lifeline)],
+            (lifeline,) if lifeline >= 0 else (),
+        )
 
-    def _start(self, words: list[str]) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    def _start(self, words: list[str], handles: tuple[int, ...] = ()) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, *words], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            [sys.executable, *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            start_new_session=True,
+            pass_fds=handles,
         )
         self.processes.append(process)
         return process

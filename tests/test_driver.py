@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -178,43 +177,37 @@ def test_a_driver_says_what_is_wrong(passel: Passel, tmp_path: Path) -> None:
     assert end["code"] == 2
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "lifeline"])
-def test_a_driver_ends_at_once_and_goes_on_later(how: str, tiny_survey: tuple[Path, DemoTruth], tmp_path: Path) -> None:
+def test_a_driver_ends_at_once_and_goes_on_later(tiny_survey: tuple[Path, DemoTruth], tmp_path: Path) -> None:
     """No worker: the job waits for one, so it is surely in the middle."""
-    place = Passel(tmp_path)
+    place, output = Passel(tmp_path), tmp_path / "map"
+    words = ("--end-with", "survey", "--rerun-all")
     try:
         place.coordinator()
-        output = tmp_path / "map"
         read, write = os.pipe()
-        (tmp_path / "o.json").write_text('["--end-with", "survey", "--rerun-all"]')
-        words = ["--socket", place.socket, "--job", "j", "--photos", tiny_survey[0], "--output", output]
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "passel.cluster.driver", *map(str, words), "--options", str(tmp_path / "o.json"),
-             "--lifeline", str(read)], stdout=subprocess.PIPE, text=True, pass_fds=(read,),
-        )  # fmt: skip
-        place.processes.append(driver)
+        driver = place.driver(tiny_survey[0], output, *words, lifeline=read)
         os.close(read)
+        _until_it_waits(driver, output)
+        os.close(write)
+        assert driver.wait(60) == 1, "it outlived its parent"
+        driver = place.driver(tiny_survey[0], output, *words)
+        _until_it_waits(driver, output)
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(60) == 130
         assert driver.stdout is not None
-        while "waiting" not in driver.stdout.readline():
-            pass
-        _until((output / ".passel" / "begun.json").exists)
-        if how == "lifeline":
-            os.close(write)
-            assert driver.wait(10) == 1
-        else:
-            driver.send_signal(signal.SIGTERM)
-            assert driver.wait(10) == 130
-            assert json.loads(driver.stdout.read().splitlines()[-1])["code"] == 130
-            os.close(write)
-        (output / ".passel" / "store" / "aa" / ("aa" * 32)).mkdir(parents=True)  # what it would have made meanwhile
+        assert json.loads(driver.stdout.read().splitlines()[-1])["code"] == 130
+        (output / ".passel" / "store" / "aa" / ("aa" * 32)).mkdir(parents=True)  # as if it had made this
         place.worker("w", "--workers", "1")
-        assert (
-            _lines(place.driver(tiny_survey[0], output, "--end-with", "survey", "--rerun-all", job="j"))[-1]["code"]
-            == 0
-        )
+        assert _lines(place.driver(tiny_survey[0], output, *words))[-1]["code"] == 0
         assert (output / ".passel" / "store" / "aa").exists(), "a driver that was started again forgot its own work"
     finally:
         place.close()
+
+
+def _until_it_waits(driver: subprocess.Popen[str], output: Path) -> None:
+    assert driver.stdout is not None
+    while "waiting" not in driver.stdout.readline():
+        assert driver.poll() is None
+    _until((output / ".passel" / "begun.json").exists)
 
 
 def test_event_lines_are_few_and_complete(tmp_path: Path) -> None:
