@@ -34,7 +34,6 @@ ONLY_IN = {
     "aiohttp": ("cluster/", "gateway/"),
     "fastapi": ("server/", "web/"),
     "starlette": ("server/", "web/"),
-    "nicegui": ("web/",),
     "rio_tiler": ("web/",),
     "boto3": ("fleet/",),
     "pydo": ("fleet/",),
