@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,13 @@ from passel.pipeline.events import Artifact, OnEvent
 from passel.pipeline.executor import Executor
 from passel.pipeline.find_cameras import CamerasFound
 from passel.pipeline.job import Job, run_all
+from passel.pipeline.run_log import RunLog
 from passel.pipeline.steps import products as files
 from passel.pipeline.steps.products import load_raster_facts
-from passel.pipeline.tally import StageTally
 from passel.products.layout import Layout
 from passel.products.publish import publish, write_report
 from passel.products.report_facts import SceneFacts, capture_span, product_facts, spread
-from passel.products.report_model import FindingRow, ProductFacts, ReportFacts, StageRow, SubmodelRow
+from passel.products.report_model import FindingRow, MachineRow, ProductFacts, ReportFacts, StageRow, SubmodelRow
 from passel.products.report_rows import alignment_rows, finding_rows, gates_of
 from passel.survey.check import counted, some
 from passel.survey.submodel import SplitPlan
@@ -91,7 +91,7 @@ def report(
     cameras: CamerasFound,
     made: ProductsMade,
     layout: Layout,
-    stages: Sequence[StageTally],
+    log: RunLog,
     total_s: float,
 ) -> None:
     """report.html, stats.json and what they are made of."""
@@ -111,13 +111,18 @@ def report(
         alignment=alignment_rows(cameras.adjusted.path / "alignment.json"),
         submodels=tuple(_submodel_rows(cameras)),
         stages=tuple(
-            StageRow(s.stage, s.made + s.reused, s.reused, s.cpu_seconds, s.wall_seconds, s.peak_rss_mb) for s in stages
+            StageRow(s.stage, s.made + s.reused, s.reused, s.cpu_seconds, s.wall_seconds, s.peak_rss_mb)
+            for s in log.stages()
         ),
         findings=(
             *lost,
             *finding_rows(job.survey, split),
             *(FindingRow("warning", n) for n in cameras.notes),
             *(FindingRow("warning", n) for n in made.notes),
+        ),
+        machines=tuple(
+            MachineRow(m.machine, m.steps, m.step_seconds, m.cpu_seconds, m.bytes_in, m.bytes_out)
+            for m in log.machines()
         ),
     )
     pictures = (

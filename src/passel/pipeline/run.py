@@ -161,7 +161,7 @@ def _run(run: _Run) -> RunResult:
         run.progress.say(f"! {note}")
     holes = (*cameras.holes, *made.lost_tiles)
     if not job.ends_with("merge"):
-        report(job, split, cameras, made, run.layout, run.log.stages(), time.monotonic() - started_s)
+        report(job, split, cameras, made, run.layout, run.log, time.monotonic() - started_s)
     return RunResult(run.request.output, _last_words(run, job, cameras), holes)
 
 

@@ -96,6 +96,18 @@ class StageRow:
 
 
 @dataclass(frozen=True)
+class MachineRow:
+    """What one machine made for this run. step_s, cpu_s: of its steps together. bytes_in, bytes_out: over the network for them."""
+
+    machine: str
+    steps: int
+    step_s: float
+    cpu_s: float
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True)
 class FindingRow:
     """Something the user should know. severity: 'note', 'warning' or 'error'; photos: names concerned."""
 
@@ -174,3 +186,4 @@ class ReportFacts:
     submodels: tuple[SubmodelRow, ...]
     stages: tuple[StageRow, ...]
     findings: tuple[FindingRow, ...]
+    machines: tuple[MachineRow, ...] = ()
