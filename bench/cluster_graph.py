@@ -101,10 +101,13 @@ def phases(photos: int, scale: float, photo: Path) -> list[Phase]:
     products = steps("merge", 4, 100.0, 800, [tiles])
     return [
         Phase("survey", tuple(survey)),
-        Phase("cameras", (*features, *matches, *mapping)),
+        Phase("features and matches", (*features, *matches)),
+        Phase("mapping", tuple(mapping)),
         Phase("align", (*merged, *adjusted)),
-        Phase("coarse", (*ground, *plates, *coarse)),
-        Phase("tiles", (*tiles, *products)),
+        Phase("ground", tuple(ground)),
+        Phase("coarse surface", (*plates, *coarse)),
+        Phase("tiles", tuple(tiles)),
+        Phase("products", tuple(products)),
     ]
 
 
