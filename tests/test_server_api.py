@@ -312,6 +312,8 @@ def test_a_seed_that_reaches_out_fails_the_task_with_its_reason(world):
 def test_opendronemaps_own_client_sees_a_running_task_with_three_lines(world, script, tmp_path):
     script(f"wait {tmp_path / 'go'}")
     task = world.submit()
+    for _ in range(20):
+        assert world.status(task) == 20, "it takes a task that waits away again"
     world.wait(lambda: len(world.info(task, with_output="-3")["output"]) >= 3)
     assert world.status(task) == 20
     (tmp_path / "go").touch()

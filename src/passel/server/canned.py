@@ -59,8 +59,6 @@ def main(arguments: list[str]) -> None:
         sys.stdout.write(json.dumps(event) + "\n")
         sys.stdout.flush()
 
-    for line in CONSOLE:
-        tell(event="say", text=line)
     end_s = time.monotonic() + float(seconds)
     while (left_s := end_s - time.monotonic()) > 0:
         tell(event="stages", stages=[], rest_s=left_s, progress=100 * (1 - left_s / float(seconds)))

@@ -104,10 +104,23 @@ class Runner:
                 active[job.uuid] = self._begin(job, self._prepare, drives=False)
         free = self.settings.parallel_jobs - sum(r.drives for r in active.values())
         while free > 0 and (job_next := next_job(everything, self._last_start, frozenset(active))) is not None:
-            self._starts += 1
-            self._last_start[job_next.owner] = self._starts
+            self._note_start(job_next)
             active[job_next.uuid] = self._begin(job_next, self._drive, drives=True)
             free -= 1
+
+    def _is_next(self, job: Job) -> bool:
+        """Whether this job, once queued, would start at once: then clients never see it wait. OpenDroneMap's own takes a
+        queued task away again.
+        """
+        everything = [job if j.uuid == job.uuid else j for j in self._store.all()]
+        active = {j.uuid: r for j in everything if (r := self.runtimes.find(j.uuid)) and r.task}
+        busy = frozenset(active) - {job.uuid}
+        free = self.settings.parallel_jobs - sum(r.drives for r in active.values())
+        return free > 0 and next_job(everything, self._last_start, busy) is job
+
+    def _note_start(self, job: Job) -> None:
+        self._starts += 1
+        self._last_start[job.owner] = self._starts
 
     def _begin(self, job: Job, work: Callable[[str, Runtime], Awaitable[None]], drives: bool) -> Runtime:
         runtime = self.runtimes.of(job.uuid)
@@ -142,18 +155,32 @@ class Runner:
         gate = Gate(self.settings.allow_private_urls)
         preparation = Preparation(folder, self.settings.limits, gate, runtime.stop.is_set, say)
         count = await asyncio.to_thread(prepare, job.order, preparation)
-        await self._move(uuid, runtime, State.COMMITTING, lambda j: jobs.prepared(j, count, now_ms()))
+
+        def queued(j: Job) -> Job:
+            return jobs.prepared(j, count, now_ms())
+
+        job = self._store.get(uuid)
+        if job is not None and job.state is State.COMMITTING and self._is_next(queued(job)):
+            self._note_start(job)
+            runtime.drives = True
+            started = await self._move(uuid, runtime, State.COMMITTING, lambda j: jobs.started(queued(j), now_ms()))
+            await self._run_driver(started, runtime)
+        else:
+            await self._move(uuid, runtime, State.COMMITTING, queued)
 
     async def _drive(self, uuid: str, runtime: Runtime) -> None:
-        before = self._store.get(uuid)
         job = await self._move(uuid, runtime, State.QUEUED, lambda j: jobs.started(j, now_ms()))
-        if job is None or before is None:
+        await self._run_driver(job, runtime)
+
+    async def _run_driver(self, job: Job | None, runtime: Runtime) -> None:
+        """The run of a job that is RUNNING; None: it was canceled before."""
+        if job is None:
             return
-        folder, console = self.folder(uuid), runtime.console_in(self.folder(uuid))
-        continued = before.started_ms is not None
+        uuid, folder = job.uuid, self.folder(job.uuid)
+        console = runtime.console_in(folder)
         told = await asyncio.to_thread(write_options, job, folder)
         if self.settings.test is None:  # canned tasks say only what NodeODM's canned tasks say
-            console.say(_greeting(self.settings, job, continued) + told)
+            console.say(_greeting(self.settings, job) + told)
         runtime.live = Live()
         task = Task(uuid, folder.photos, folder.output, folder.options)
         end = RunEnd(1)
@@ -234,11 +261,12 @@ class Runner:
         self.on_end()
 
 
-def _greeting(settings: ServerSettings, job: Job, continued: bool) -> list[str]:
+def _greeting(settings: ServerSettings, job: Job) -> list[str]:
     """The first lines of a run. OpenDroneMap's own client takes a task with fewer than three for one that waits."""
     given = " ".join(f"--{o.name} {o.value}" for o in job.order.options)
     first = f"{settings.engine} {settings.engine_version}, task {job.uuid}"
-    return [first, f"{job.images_count} photos", "The run goes on" if continued else f"options: {given or 'none'}"]
+    lines = [first, f"{job.images_count} photos", f"options: {given or 'none'}"]
+    return lines if job.started_ms == job.touched_ms else [*lines, "The server was restarted; the run goes on"]
 
 
 def _last_line(folder: JobFolder) -> str:
