@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from coordinator_world import JOB, Served, made, photo_step, poll, request, served
+from passel.cluster.coordinator import Coordinator, Listen
 from passel.cluster.wire import (
     POLL_PATH,
     CacheNews,
@@ -22,6 +23,7 @@ from passel.cluster.wire import (
     decode,
     file_path,
 )
+from passel.errors import StorageError
 from passel.pipeline.manifest import manifest_to_json
 from step_functions import step
 
@@ -241,6 +243,19 @@ def test_garbage_uploads_are_refused_and_leave_nothing(tmp_path: Path) -> None:
         place.coordinator.end_job(JOB)
         assert list((place.store.root / "tmp").iterdir()) == []
         assert [p for p in tmp_path.rglob("*evil*")] == []
+
+    with_coordinator(tmp_path, test)
+
+
+def test_a_port_in_use_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def test(place: Served) -> None:
+        second = Coordinator(lambda name: True)
+        with pytest.raises(OSError, match="in use"):
+            await second.start(Listen("127.0.0.1", place.port, None, tmp_path / "second.sock"))
+        assert not (tmp_path / "second.sock").exists()
+        long_name = tmp_path / ("x" * 120)
+        with pytest.raises(StorageError, match="too long"):
+            await second.start(Listen("127.0.0.1", 0, None, long_name))
 
     with_coordinator(tmp_path, test)
 

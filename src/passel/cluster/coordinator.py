@@ -12,6 +12,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +75,11 @@ class Coordinator:
 
     async def start(self, listen: Listen) -> int:
         """Listens; returns the port. Raises OSError when it is taken, StorageError for the socket of the drivers."""
-        try:
-            return await self._start(listen)
-        except BaseException:
-            await self.close()
-            raise
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.close)
+            port = await self._start(listen)
+            undo.pop_all()
+        return port
 
     async def _start(self, listen: Listen) -> int:
         self._links = DriverLink(listen.driver_socket, self)
