@@ -148,6 +148,17 @@ class Ledger:
             else:
                 self._db.execute("delete from fact where key = 'closed'")
 
+    def wish_drain(self, name: str) -> None:
+        """A person wants this machine gone; the loop sees to it. A wish of its own, for the loop rewrites its lines."""
+        with self._told():
+            self._db.execute("insert or replace into fact values (?, 'yes')", (f"drain {name}",))
+
+    def wished_drains(self) -> frozenset[str]:
+        """Names that were given to `wish_drain`."""
+        with self._told():
+            rows = self._db.execute("select substr(key, 7) from fact where key like 'drain %'").fetchall()
+        return frozenset(str(row[0]) for row in rows)
+
     def _fact(self, key: str) -> str:
         with self._told():
             row = self._db.execute("select value from fact where key = ?", (key,)).fetchone()

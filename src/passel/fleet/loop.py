@@ -12,9 +12,8 @@ import hmac
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from passel.errors import PasselError, StorageError
 from passel.fleet.boot import NODE_PORT, Newcomer, boot_script
@@ -155,10 +154,12 @@ class Fleet:
         return wants
 
     def _surplus(self, book: tuple[Machine, ...], now_s: float) -> list[Change]:
-        """A closed fleet goes; a limit that was lowered is kept."""
+        """A closed fleet goes, and what a person wants gone; a limit that was lowered is kept."""
         if self._ledger.closed:
-            booting = [leave(m, "the fleet is closed") for m in book if m.state is State.BOOTING]
-            return booting + [drain(m, "the fleet is closed", now_s) for m in book if m.state is State.UP]
+            return _dismissed(book, "the fleet is closed", now_s)
+        wished = self._ledger.wished_drains()
+        if any(m.name in wished and m.state in {State.BOOTING, State.UP} for m in book):
+            return _dismissed([m for m in book if m.name in wished], "asked for", now_s)
         alive = [m for m in book if m.alive]
         most = self._config.limits.machines
         extra = (
@@ -296,27 +297,15 @@ class Fleet:
         self._told, self._telling = self._telling, set()
 
 
+def _dismissed(machines: Sequence[Machine], reason: str, now_s: float) -> list[Change]:
+    """Those that have not joined are destroyed, the others finish what they do."""
+    changes = [leave(m, reason) for m in machines if m.state is State.BOOTING]
+    return changes + [drain(m, reason, now_s) for m in machines if m.state is State.UP]
+
+
 def replace_price(change: Change, prices: PriceBook) -> Change:
     """An adopted machine has no price yet."""
     machine = change.machine
     if machine.per_hour is not None or not machine.alive:
         return change
     return replace(change, machine=replace(machine, per_hour=prices.of_slug(machine.size, machine.region)))
-
-
-def node_key(folder: Path) -> bytes:
-    """The key that nodes' tokens are made from, kept in a file that only this user can read. Raises StorageError."""
-    path = folder / "node.key"
-    try:
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(".new")
-            aside.unlink(missing_ok=True)
-            aside.touch(mode=0o600)
-            aside.write_text(secrets.token_hex(32), "ascii")
-            aside.replace(path)
-        return path.read_bytes()
-    except OSError as error:
-        raise StorageError(
-            "The nodes' key cannot be read or made", str(path), "check the disk and who may write there"
-        ) from error
