@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -186,6 +187,72 @@ class Drive:
             except BaseException as error:
                 self.error = error
                 return
+
+
+class Job:
+    """A whole survey: the driver's process, started again when it dies or loses the coordinator, as `passel serve` does it."""
+
+    def __init__(self, machines: Machines, photos: Path, output: Path, words: Sequence[str] = ()) -> None:
+        options = machines.root / f"{output.name}.options.json"
+        options.write_text(json.dumps(list(words)))
+        self._command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "passel.cluster.driver",
+            "--socket",
+            str(machines.data / "driver.sock"),
+        ]
+        self._command += [
+            "--job",
+            output.name,
+            "--photos",
+            str(photos),
+            "--output",
+            str(output),
+            "--options",
+            str(options),
+        ]
+        self._machines, self.output = machines, output
+        self.process: subprocess.Popen[str] | None = None
+        self.last_words = ""
+        self._given_up = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def made(self) -> int:
+        """Artifacts in the job's store."""
+        return sum(1 for _ in (self.output / ".passel" / "store").glob("??/*/manifest.json"))
+
+    def done(self, patience_s: float = 600.0) -> str:
+        """Waits for the end; returns the driver's last line."""
+        self._thread.join(patience_s)
+        assert not self._thread.is_alive(), "the job does not end\n" + self._machines.story()
+        return self.last_words
+
+    def give_up(self) -> None:
+        """Kills the driver for good."""
+        self._given_up = True
+        if self.process is not None:
+            self.process.kill()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._given_up:
+            with (self._machines.root / "driver.log").open("ab") as log:
+                self.process = subprocess.Popen(
+                    self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment()
+                )
+            assert self.process.stdout is not None
+            for line in self.process.stdout:
+                self.last_words = line
+            if self.process.wait() != CoordinatorLostError.exit_code and self.process.returncode >= 0:
+                return
+            time.sleep(0.2)
 
 
 def contents(outcomes: dict[str, Outcome]) -> dict[str, tuple[str, ...]]:

@@ -82,6 +82,7 @@ class Link:
         self._downloads = asyncio.Semaphore(self._settings.downloads)
         self._uploads = asyncio.Semaphore(self._settings.uploads)
         self._down_since_s: float | None = None
+        self._waited_for = ""
 
     async def close(self) -> None:
         """Ends all connections."""
@@ -177,7 +178,7 @@ class Link:
                         raise NotThereError(error.problem.what, error.problem.where, error.problem.todo) from error
                 if isinstance(error, Unready):
                     pause_s = max(pause_s, error.after_s)
-                    _log.info("waiting: %s", error)
+                    self._wait_for(str(error))
                 else:
                     self._missed(error)
                 await asyncio.sleep(pause_s * random.uniform(0.7, 1.0))
@@ -256,6 +257,12 @@ class Link:
 
             async with self._http.put(path, data=body(), headers=headers) as response:
                 await raise_for(response)
+
+    def _wait_for(self, reason: str) -> None:
+        """Says once what is waited for, not at every try."""
+        if reason != self._waited_for:
+            self._waited_for = reason
+            _log.info("waiting: %s", reason)
 
     def _missed(self, error: Exception) -> None:
         if self._down_since_s is None:
