@@ -84,7 +84,7 @@ def read_event(line: bytes) -> Event:
     except (ValueError, RecursionError):
         return Say(text)
     known = {"say": _say, "stages": _stages, "step": _step, "end": _end}
-    reader = known.get(fields.get("event", "")) if isinstance(fields, dict) else None
+    reader = known.get(str(fields.get("event"))) if isinstance(fields, dict) else None
     try:
         return Say(text) if reader is None else reader(fields)
     except (TypeError, ValueError, AttributeError, OverflowError):

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from passel.server.jobs import JobError
 
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed body: clients fill no logs
 BUFFER_BYTES = 1 << 20
 MOST_HEADERS, MOST_HEADER_BYTES = 16, 8192
 
@@ -150,7 +152,7 @@ class _Form:
                 max_header_count=MOST_HEADERS,
                 max_header_size=MOST_HEADER_BYTES,
             )
-        except MultipartParseError as e:
+        except FormParserError as e:
             raise JobError(f"Malformed form: {e}") from None
 
     async def read(self, body: AsyncIterator[bytes]) -> dict[str, str]:
@@ -161,7 +163,7 @@ class _Form:
             empty = False
             try:
                 self._parser.write(chunk)
-            except MultipartParseError as e:
+            except FormParserError as e:
                 raise JobError(f"Malformed form: {e}") from None
             todo, self._todo = self._todo, []
             for work in todo:
