@@ -11,7 +11,6 @@ import pytest
 from machines import Job, Machines, until
 from runs import digests
 
-
 PATIENCE_S = 1800.0  # it takes as long as it takes: the machine may be busy
 
 
