@@ -103,8 +103,8 @@ def said(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + LONGEST_S
+def until(condition: Callable[[], object], what: str, longest_s: float = LONGEST_S) -> None:
+    deadline = time.monotonic() + longest_s
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)

@@ -113,14 +113,14 @@ def test_a_bare_computer_joins_with_one_line_and_no_internet(hosts: TwoHosts, tm
             )
             return "install_passel" in script.stdout
 
-        until(kit_is_ready, "the kit was made")
+        until(kit_is_ready, "the kit was made", 900)
         log = tmp_path / "bare.log"
         with log.open("wb") as output:
             shell = subprocess.Popen(
                 [*hosts.on_second(), "sh", "-c", line], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=bare
             )
         try:
-            until(lambda: shell.poll() is not None or workers(data), "the bare computer joined")
+            until(lambda: shell.poll() is not None or workers(data), "the bare computer joined", 900)
             assert shell.poll() is None, log.read_text()
         finally:
             shell.terminate()

@@ -98,16 +98,23 @@ def test_with_a_token_the_api_asks_for_it_and_may_be_looked_after_from_afar(tmp_
         assert "Invalid authentication token" in get(f"http://127.0.0.1:{port}/info")["error"]
         assert get(f"http://127.0.0.1:{port}/info?token=hunter2")["engine"] == "passel"
 
-        token = said("token", "create", "--api", "--name", "anna", "--data", str(data)).stdout.strip()
-        assert get(f"http://127.0.0.1:{port}/info?token={token}")["engine"] == "passel"
+        annas, token = (
+            said("token", "create", "--api", *name, "--data", str(data)).stdout.strip()
+            for name in (("--name", "anna"), ())
+        )
+        assert get(f"http://127.0.0.1:{port}/info?token={annas}")["engine"] == "passel"
         url = f"https://127.0.0.1:{workers_port}"
         assert ask("status", "--url", url, "--token", token)["passel"]["workers"] == []
         wrong = token[:-1] + ("a" if token[-1] != "a" else "b")
-        for shown, words_ in ((wrong, "the token is wrong"), ("hunter2", "does not say which coordinator")):
+        for shown, words_ in (
+            (wrong, "the token is wrong"),
+            ("hunter2", "does not say which coordinator"),
+            (annas, "does not look after the passel [anna]"),
+        ):
             refused = said("status", "--url", url, "--token", shown)
             assert (refused.returncode, words_ in refused.stderr, refused.stderr.count("\n")) == (1, True, 1)
         said("token", "revoke", "anna", "--data", str(data))
-        assert "the token is revoked [anna]" in said("status", "--url", url, PASSEL_API_TOKEN=token).stderr
+        assert "the token is revoked [anna]" in said("status", "--url", url, PASSEL_API_TOKEN=annas).stderr
 
         second = said("serve", "--data", str(data), "--port", "0", "--workers-port", "0")
         assert second.returncode == 1

@@ -14,12 +14,13 @@ class Billing:
     quantum_s: float
     """A part of this is billed as a whole one."""
     minimum_s: float = 0.0
+    minimum: float = 0.0
+    """The least that a machine costs, in the cloud's currency."""
 
 
 BILLING = {
-    # Where we do not know that a cloud bills by the second we count whole hours.
     "aws": Billing(1.0, 60.0),
-    "digitalocean": Billing(3600.0),
+    "digitalocean": Billing(1.0, 60.0, 0.01),
     "hetzner": Billing(3600.0),
     "scaleway": Billing(3600.0),
     "local": Billing(1.0),
@@ -38,17 +39,13 @@ class Span:
 
 def cost(span: Span, billing: Billing, since_s: float = -math.inf) -> float:
     """The money for a span, or for the part of it that is billed after `since_s`."""
-    total = _billed_s(span.end_s - span.start_s, billing)
-    before = _billed_s(since_s - span.start_s, billing) if since_s > span.start_s else 0.0
-    return max(0.0, total - before) * span.per_hour / 3600.0
+    if since_s <= span.start_s:
+        return _billed(span.end_s - span.start_s, span.per_hour, billing)
+    before = _billed(since_s - span.start_s, span.per_hour, billing)
+    return max(0.0, _billed(span.end_s - span.start_s, span.per_hour, billing) - before)
 
 
-def _billed_s(seconds: float, billing: Billing) -> float:
+def _billed(seconds: float, per_hour: float, billing: Billing) -> float:
     seconds = max(seconds, billing.minimum_s, 0.0)
-    return math.ceil(seconds / billing.quantum_s - 1e-9) * billing.quantum_s
-
-
-def month_start_s(now_s: float) -> float:
-    """The first second of the month (UTC)."""
-    now = datetime.fromtimestamp(now_s, UTC)
-    return datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()
+    whole_s = math.ceil(seconds / billing.quantum_s - 1e-9) * billing.quantum_s
+    return max(whole_s * per_hour / 3600.0, billing.minimum)
