@@ -1,0 +1,219 @@
+"""The web pages in a real browser: upload → look at the survey → watch → map → download. Needs a Chromium (Debian: chromium)."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passel.demo.flight import DemoSettings
+from passel.demo.write import write_demo
+from serving import running, serve_words
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+PATIENCE_MS = 240_000
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder, DemoSettings(strips=2, photos_per_strip=4), 1)
+    return sorted(str(p) for p in (folder / "images").iterdir())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page, and what went wrong on it."""
+
+    def __init__(self, browser: Any, address: str, width: int = 1280, **context: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, **context)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.goto(address)
+
+    def colours(self, selector: str) -> int:
+        """How many different colours a part of the page shows: an empty map has few."""
+        shot = Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())).convert("RGB")
+        return len(np.unique(np.asarray(shot).reshape(-1, 3) // 8, axis=0))
+
+    def fits(self) -> bool:
+        """Nothing sticks out sideways."""
+        return bool(self.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
+
+
+def start(folder: Path, *more: str, listen: str = "127.0.0.1") -> tuple[list[str], str]:
+    words, port, _ = serve_words(folder / "data", *more, listen=listen)
+    return words, f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture(scope="module")
+def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server whose tasks end at once, and its address."""
+    folder = tmp_path_factory.mktemp("canned")
+    words, address = start(folder, "--test", "--test-seconds", "1")
+    with running(words, folder / "serve.log") as server:
+        server.wait_for("is ready")
+        yield address
+
+
+def upload(visit: Visit, photos: list[str], name: str) -> None:
+    page = visit.page
+    page.get_by_role("banner").get_by_role("link", name="New map").click()
+    page.get_by_label("Name").fill(name)
+    page.locator("#files").set_input_files(photos)
+    page.get_by_text(f"{len(photos)} files are here").wait_for()
+
+
+def test_from_photos_to_a_download(browser: Any, canned: str, photos: list[str]) -> None:
+    visit = Visit(browser, canned)
+    page = visit.page
+    page.get_by_text("No maps yet").wait_for()
+    upload(visit, photos, "Down by the <b>river</b>")
+    page.get_by_role("button", name="Start mapping").click()
+    page.get_by_role("heading", name="Down by the <b>river</b>").wait_for()  # text, not markup
+    page.get_by_role("tab", name="Files").click()
+    with page.expect_download() as started:
+        page.get_by_role("link", name=re.compile("Everything")).click()
+    archive = Path(started.value.path())
+    assert archive.read_bytes()[:2] == b"PK"
+
+    page.get_by_role("tab", name="Map").click()
+    page.get_by_role("button", name="Distance").click()
+    canvas = page.locator("canvas").first
+    canvas.click(position={"x": 300, "y": 300})
+    canvas.click(position={"x": 500, "y": 300})
+    assert re.search(r"\d m in 1 line", page.get_by_role("tabpanel").get_by_text("in 1 line").inner_text())
+
+    page.get_by_role("link", name="Maps").click()
+    page.get_by_role("heading", name="Down by the <b>river</b>").click()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_text("No maps yet").wait_for()
+    assert visit.errors == []
+
+
+def test_an_upload_that_was_cut_off_goes_on(browser: Any, canned: str, photos: list[str]) -> None:
+    visit = Visit(browser, canned)
+    page = visit.page
+    upload(visit, photos[:3], "First half")
+    sent: list[str] = []
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    page.get_by_text("This upload was interrupted").wait_for()
+    page.on("request", lambda request: sent.append(request.url) if request.method == "PUT" else None)
+    page.get_by_label("Name").fill("Whole")
+    page.locator("#files").set_input_files(photos[:5])
+    page.get_by_text("5 files are here").wait_for()
+    assert len(sent) == 2  # what was there is not sent again
+    page.get_by_role("button", name="Start mapping").click()
+    page.get_by_text("5 photos").first.wait_for()
+    assert visit.errors == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_every_page_fits_and_can_be_used_by_keyboard(browser: Any, canned: str, width: int, scheme: str) -> None:
+    visit = Visit(browser, canned, width, color_scheme=scheme)
+    page = visit.page
+    for place, heading in {
+        "#/": "Maps",
+        "#/new": "New map",
+        "#/machines": "Machines",
+        "#/settings": "Settings",
+    }.items():
+        page.goto(canned + place)
+        page.get_by_role("heading", name=heading, exact=True).wait_for()
+        assert visit.fits(), place
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, a, input, select')].filter(e => !e.innerText?.trim() && "
+        "!e.labels?.length && !e.getAttribute('aria-label') && e.type !== 'file').length"
+    )
+    assert unnamed == 0
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement !== document.body")
+    assert visit.errors == []
+
+
+def test_a_server_with_tokens_asks_for_one(browser: Any, tmp_path: Path) -> None:
+    words, address = start(tmp_path, "--test", "--token", "sesame-opens")
+    with running(words, tmp_path / "serve.log") as server:
+        server.wait_for("is ready")
+        visit = Visit(browser, address)
+        page = visit.page
+        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_text("not known, expired or revoked").wait_for()
+        page.get_by_label("Token").fill("sesame-opens")
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_text("No maps yet").wait_for()
+        page.goto(f"{address}#/settings")
+        page.get_by_role("button", name="Log out").click()
+        page.get_by_role("heading", name="Log in").wait_for()
+
+        with_code = Visit(browser, f"{address}?token=sesame-opens")  # what the QR code says
+        with_code.page.get_by_text("No maps yet").wait_for()
+        assert "sesame" not in with_code.page.url
+        assert "sesame" not in server.said
+
+
+def test_a_real_map_can_be_watched_and_looked_at(browser: Any, tmp_path: Path, photos: list[str]) -> None:
+    words, address = start(tmp_path)
+    with running(words, tmp_path / "serve.log") as server:
+        server.wait_for("is ready")
+        visit = Visit(browser, address)
+        page = visit.page
+        upload(visit, photos, "Demo")
+        page.get_by_role("heading", name="The survey").wait_for()
+        page.get_by_text("8 photos").first.wait_for()
+        page.get_by_text("on the machines there are now").wait_for()
+        assert visit.colours("canvas") > 4  # photos and submodels
+        page.get_by_role("button", name="Start mapping").click()
+        page.get_by_role("heading", name="Progress").wait_for()
+        page.get_by_text("features").first.wait_for()
+        look_at_the_machines(browser, address)
+        page.get_by_role("tab", name="Map").wait_for()
+        page.wait_for_function(
+            "performance.getEntriesByType('resource').filter(e => e.name.includes('/tiles/')).length > 3"
+        )
+        page.wait_for_load_state("networkidle")
+        assert visit.colours("canvas") > 100
+        page.get_by_role("button", name="Surface").click()
+        page.wait_for_load_state("networkidle")
+        assert visit.colours("canvas") > 50
+        page.get_by_role("button", name="Profile").click()
+        box = page.locator("canvas").first.bounding_box()
+        for part in (0.45, 0.55):
+            page.locator("canvas").first.click(position={"x": part * box["width"], "y": 0.5 * box["height"]})
+        page.get_by_role("img", name=re.compile("Heights from")).wait_for()
+        assert visit.errors == []
+
+
+def look_at_the_machines(browser: Any, address: str) -> None:
+    visit = Visit(browser, f"{address}#/machines")
+    visit.page.get_by_role("button", name="Drain").wait_for()
+    visit.page.get_by_text("listens on this machine only").wait_for()
+    assert visit.errors == []
+    visit.context.close()
