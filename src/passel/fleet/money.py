@@ -49,3 +49,9 @@ def _billed(seconds: float, per_hour: float, billing: Billing) -> float:
     seconds = max(seconds, billing.minimum_s, 0.0)
     whole_s = math.ceil(seconds / billing.quantum_s - 1e-9) * billing.quantum_s
     return max(whole_s * per_hour / 3600.0, billing.minimum)
+
+
+def month_start_s(now_s: float) -> float:
+    """The first second of the month (UTC)."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    return datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()
