@@ -39,6 +39,7 @@ OVERVIEW = f"""passel {passel.__version__}: thousands of drone photos into one s
   passel join [URL] --token TOKEN                  help a coordinator, found on the local network or at URL
   passel status | workers | drain NAME             what a passel does; give a worker no more steps
   passel token create | list | revoke              who may join and who may submit photos
+  passel fleet check | list | drain | spend …      machines in the cloud that come and go with the work
   passel bundle                                    all that a bare computer needs to join, for the field
 
   passel help | passel --version
@@ -55,6 +56,7 @@ ELSEWHERE = {
     "workers": "passel.commands.watch:workers",
     "drain": "passel.commands.watch:drain",
     "bundle": "passel.commands.bundle:run",
+    "fleet": "passel.commands.fleet:run",
 }
 
 DEMO_PHOTOS, DEMO_SPLIT = 63, 20

@@ -12,10 +12,9 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from passel.cluster.kit_server import KitApp
 from passel.cluster.listening import is_loopback, public_socket, reachable_addresses, serve_on_socket, trouble_at
 from passel.cluster.local_worker import LocalWorker
 from passel.cluster.roster import Roster
-from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens
+from passel.cluster.tokens import OWN_NAME, AccessBook, Throttle, TokenRefused, Tokens
 from passel.errors import PasselError
 from passel.serve_ui import UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
@@ -50,7 +49,6 @@ from passel.web.ports import Services
 PATIENCE_S = 3.0
 """How long the local worker may go on with its steps after Ctrl-C; what it loses is made again."""
 _LOOK_EVERY_S = 5.0
-_OWN_TOKEN = "api"
 _log = logging.getLogger("passel.serve")
 
 
@@ -60,7 +58,7 @@ class ServeOptions:
 
     max_concurrency: cores that the local worker may use. parallel_jobs: jobs that run at once. token: an API token of the
     user's own choice, '' = none. max_images: photos a task, None = any number. test: canned tasks, for authors of clients.
-    name: of this passel, for people.
+    name: of this passel, for people. fleet: the fleet file, None = no machines in the cloud.
     """
 
     data: Path
@@ -75,6 +73,7 @@ class ServeOptions:
     max_images: int | None
     test: TestMode | None
     name: str
+    fleet: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class _ApiTokens:
             name = self.tokens.check("api", token).name
         except TokenRefused:
             return None
-        return "" if name == _OWN_TOKEN else name
+        return "" if name == OWN_NAME else name
 
 
 @dataclass(frozen=True)
@@ -174,6 +173,8 @@ class _Serving:
             stack.push_async_callback(self._surveyor.close)
             if not is_loopback(options.listen):
                 self._join_lines = join_lines(reachable_addresses(options.listen)[0], port, workers_port)
+            if options.fleet is not None:
+                stack.push_async_callback(self._start_fleet(options.fleet))
             watching = asyncio.create_task(self._look_around())
             stack.callback(watching.cancel)
             on_ready(self._ready(port, workers_port))
@@ -218,7 +219,7 @@ class _Serving:
             test=options.test,
         )
         if options.token:
-            self._tokens.adopt("api", options.token, _OWN_TOKEN)
+            self._tokens.adopt("api", options.token, OWN_NAME)
         asks = bool(options.token) or not is_loopback(options.listen)
         checker = _ApiTokens(self._tokens) if asks else None
         return create_app(settings, self._driver_command, checker, _AllMachines(self._coordinator))
@@ -263,6 +264,21 @@ class _Serving:
         cores = self._options.max_concurrency
         return LocalWorker(AgentOptions(url, identity.folder, folder / "cache", workers=cores, local=True))
 
+    def _start_fleet(self, file: Path) -> Callable[[], Awaitable[None]]:
+        """Machines in the cloud that come and go with the work, turned in a thread; returns how it is stopped."""
+        from passel.fleet.start import start_fleet  # the clouds' libraries are large, and most passels need none
+        from passel.serve_fleet import FleetCoordinator
+
+        coordinator = FleetCoordinator(self, self._tokens, asyncio.get_running_loop())
+        fleet = start_fleet(file, self._folder.root, coordinator, None, _log.info)
+
+        async def stop() -> None:
+            words = await asyncio.to_thread(fleet.stop)
+            if words:
+                _log.warning("%s", words)
+
+        return stop
+
     @asynccontextmanager
     async def _public(self, public: socket.socket, workers_port: int) -> AsyncIterator[None]:
         """The public port, until the block ends; then jobs' drivers are stopped."""
@@ -301,7 +317,7 @@ class _Serving:
             return
         command = [sys.executable, "-P", "-m", "passel", "bundle", "--output", str(self._folder.wheels)]
         making = await asyncio.create_subprocess_exec(
-            "nice", "-n", "19", *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
+            "nice", "-n", "10", *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
         )
         try:
             yield
@@ -314,7 +330,7 @@ class _Serving:
         options = self._options
         beyond = not is_loopback(options.listen)
         join_token = self._tokens.create("join") if beyond and not self._tokens.usable("join") else ""
-        api_token = self._tokens.create("api", _OWN_TOKEN) if beyond and not self._tokens.usable("api") else ""
+        api_token = self._tokens.create("api", OWN_NAME) if beyond and not self._tokens.usable("api") else ""
         addresses = reachable_addresses(options.listen)
         return Ready(options, port, workers_port, addresses, join_token, api_token, is_whole(self._folder.wheels))
 
@@ -329,15 +345,18 @@ class _Serving:
             for job in status.jobs:
                 if job.job not in running:
                     self._coordinator.end_job(job.job)
-            if own_names() != names:
-                names = own_names()
-                self._renew(names)
+            names = self._renew(names)
 
-    def _renew(self, names: tuple[str, ...]) -> None:
+    def _renew(self, known: tuple[str, ...]) -> tuple[str, ...]:
+        """A certificate for the addresses that this machine has now."""
         try:
-            self._authority.renew(self._tls, names)
-        except (PasselError, OSError, ssl.SSLError) as e:
+            names = own_names()
+            if names != known:
+                self._authority.renew(self._tls, names)
+        except (PasselError, OSError) as e:
             _log.warning("the certificate for new addresses was not made: %s", e)  # the one in use still serves
+            return known
+        return names
 
     def _listen_to_signals(self) -> None:
         def heard() -> None:

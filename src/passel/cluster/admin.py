@@ -1,7 +1,7 @@
 """Looking after a passel: what runs where and how fast, draining and revoking workers.
 
 Over the unix socket `admin.sock` in the coordinator's data folder, whose mode is the permission, or over the workers' port
-with an API token.
+with an API token of the operator's (one without a name of its own).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from passel import __version__
 from passel.cluster.admit import problem
 from passel.cluster.roster import Member
 from passel.cluster.status import PasselStatus
-from passel.cluster.tokens import Throttle, TokenRefused, Tokens
+from passel.cluster.tokens import OWN_NAME, Throttle, TokenRefused, Tokens
 from passel.cluster.wire import WireError, decode, encode
 from passel.errors import PasselError, UsageError
 
@@ -144,12 +144,15 @@ class AdminApi:
             return problem(429, TokenRefused("too many wrong tokens from this address", address, "wait a minute"))
         shown = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         try:
-            self._tokens.check("api", shown)
+            token = self._tokens.check("api", shown)
         except TokenRefused as e:
             self._throttle.wrong(address)
             return problem(401, e)
         except PasselError as e:
             return problem(500, e)
+        if token.name != OWN_NAME:  # somebody's who submits photos: other people's tasks are not theirs to see
+            todo = "on the coordinator: passel token create --api, without a name"
+            return problem(403, TokenRefused("this token does not look after the passel", token.name, todo))
         return None
 
 

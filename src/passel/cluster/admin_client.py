@@ -18,7 +18,7 @@ from passel.cluster.wire import WireError, WireProblem, decode, encode
 from passel.errors import PasselError, UsageError
 
 _PATIENCE_S = 30.0
-_KINDS: dict[int, type[PasselError]] = {401: TokenRefused, 429: TokenRefused, 404: UsageError}
+_KINDS: dict[int, type[PasselError]] = {401: TokenRefused, 403: TokenRefused, 429: TokenRefused, 404: UsageError}
 Reply = TypeVar("Reply", Overview, Done)
 
 

@@ -25,6 +25,8 @@ from passel.errors import PasselError, StorageError, UsageError
 
 Kind = Literal["join", "api"]
 KINDS: tuple[Kind, ...] = ("join", "api")
+OWN_NAME = "api"
+"""API tokens of this name, the default, are the operator's own: they see the loopback's tasks and look after the passel."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (

@@ -55,6 +55,7 @@ def options_of(words: tuple[str, ...]) -> ServeOptions:
         max_images=given.max_images,
         test=test,
         name=given.cluster_name,
+        fleet=given.fleet,
     )
 
 
@@ -83,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         default=socket.gethostname(),
         metavar="NAME",
         help="name of this passel (default: this computer's)",
+    )
+    add(
+        "--fleet",
+        type=folder,
+        metavar="FILE",
+        help="rent machines while there is work, as this file says (docs/cloud.md)",
     )
     add("--test", action="store_true", help="tasks end at once with small canned products, for authors of clients")
     add("--test-seconds", type=positive, default=0.0, metavar="S", help="with --test: how long a task takes")
