@@ -130,17 +130,33 @@ export class MapView {
     }
     const wanted = Math.floor(Math.log2(this.metresPerPx / this.box.resolution_m / (window.devicePixelRatio || 1) + 1e-9) + 0.6);
     const level = Math.min(Math.max(wanted, 0), this.box.levels - 1);
-    // Coarser tiles that are there already stand in until the right ones come.
-    for (let l = this.box.levels - 1; l >= level; l--) this.drawLevel(layer, l, l === level || l === this.box.levels - 1);
+    // Coarser tiles stand in until all the right ones are here; then they go, for their rims are coarse as well.
+    if (!this.isHere(layer, level)) for (let l = this.box.levels - 1; l > level; l--) this.drawLevel(layer, l, l === this.box.levels - 1);
+    this.drawLevel(layer, level, true);
     c.restore();
   }
 
-  drawLevel(layer, level, fetch) {
+  isHere(layer, level) {
+    const [columns, rows] = this.seen(level);
+    for (let row = rows[0]; row <= rows[1]; row++) {
+      for (let column = columns[0]; column <= columns[1]; column++) if (!this.tiles.get(layer.url(level, column, row))?.done) return false;
+    }
+    return true;
+  }
+
+  // The [first, last] columns and rows of the level's tiles that are in sight.
+  seen(level) {
     const size = this.box.resolution_m * 2 ** level * TILE_PX;
     const [west, north] = this.toMap(0, 0);
     const [east, south] = this.toMap(this.width, this.height);
     const columns = [Math.max(0, Math.floor((west - this.box.west) / size)), Math.min(Math.ceil((this.box.east - this.box.west) / size) - 1, Math.floor((east - this.box.west) / size))];
     const rows = [Math.max(0, Math.floor((this.box.north - north) / size)), Math.min(Math.ceil((this.box.north - this.box.south) / size) - 1, Math.floor((this.box.north - south) / size))];
+    return [columns, rows];
+  }
+
+  drawLevel(layer, level, fetch) {
+    const size = this.box.resolution_m * 2 ** level * TILE_PX;
+    const [columns, rows] = this.seen(level);
     for (let row = rows[0]; row <= rows[1]; row++) {
       for (let column = columns[0]; column <= columns[1]; column++) {
         const image = this.tile(layer, level, column, row, fetch);
@@ -170,12 +186,12 @@ export class MapView {
     this.waiting.sort((a, b) => b.level - a.level);
     while (this.loading < MOST_LOADING && this.waiting.length) {
       const { url } = this.waiting.shift();
-      const entry = { image: null };
+      const entry = { image: null, done: false };
       this.tiles.set(url, entry);
       this.loading++;
       fetch(url, { headers: this.tileHeaders })
         .then((answer) => (answer.status === 200 ? answer.blob().then(createImageBitmap) : null))
-        .then((image) => (entry.image = image))
+        .then((image) => Object.assign(entry, { image, done: true }))
         .catch(() => this.tiles.delete(url))
         .finally(() => {
           this.loading--;
