@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -295,3 +296,18 @@ def test_the_event_book_keeps_every_reason(world: World) -> None:
         "is being destroyed: no work for it",
         "gone: no work for it",
     ]
+
+
+def test_a_bug_ends_no_loop(world: World) -> None:
+    stop = threading.Event()
+
+    def broken() -> None:
+        world.clock.now_s += 1
+        if world.clock() > 1_800_000_003:
+            stop.set()
+        raise KeyError("a bug")
+
+    world.coordinator.workers = broken  # type: ignore[method-assign]
+    world.change(turn_s=0.0)
+    world.fleet.run(stop)
+    assert len([t for t in world.said if "KeyError('a bug')" in t]) == 1, "told once, tried again"

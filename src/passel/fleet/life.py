@@ -79,7 +79,8 @@ def _work(machine: Machine, worker: WorkerSeen | None, needed: bool, limits: Lim
 
 def _finish(machine: Machine, worker: WorkerSeen | None, needed: bool, limits: Limits, now_s: float) -> Change:
     drain_s = machine.drain_s if machine.drain_s is not None else now_s
-    if worker is not None and needed and machine.reason == IDLE and not worker.retiring:
+    by_itself = worker is not None and worker.retiring and not worker.drained
+    if worker is not None and needed and machine.reason == IDLE and not by_itself:
         return Change(
             replace(machine, state=State.UP, drain_s=None, idle_s=None, reason="", heard_s=now_s), "is wanted again"
         )

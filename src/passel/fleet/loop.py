@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import secrets
 import threading
 import time
@@ -37,6 +38,7 @@ from passel.fleet.purse import Purse
 from passel.fleet.rest import Rest
 from passel.fleet.sizing import Plan, plan
 
+_log = logging.getLogger("passel.fleet")
 _MOST_CREATES = 8
 """In one turn; the rest waits for the next."""
 _TOKEN_MARGIN_S = 300.0
@@ -76,6 +78,9 @@ class Fleet:
                 self.turn()
             except PasselError as error:
                 self._tell(str(error))
+            except Exception as error:
+                _log.exception("a turn of the fleet failed")
+                self._tell(f"A turn of the fleet failed, machines may run on: {error!r}; see the log and report it")
             self._end_of_telling()
             stop.wait(self._config.limits.turn_s)
 
