@@ -9,25 +9,9 @@ from html import escape
 
 from passel.products.report_model import Picture, ReportFacts, SubmodelRow
 from passel.products.report_plot import gps_plot
+from passel.products.report_style import STYLE
 from passel.products.stats import gps_summary, human_seconds
-
-_STYLE = """
-:root{color-scheme:light}body{font:15px/1.5 system-ui,sans-serif;color:#1c2530;background:#fff;margin:0
-auto;max-width:1080px; padding:24px}h1{font-size:28px;margin:0}h2{font-size:19px;margin:36px 0 8px;border-bottom:2px
-solid #dde3ea;padding-bottom:4px} .sub{color:#5b6775;margin:2px 0
-18px}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:10px}
-.card{background:#f3f6f9;border-radius:8px;padding:10px 14px}.card b{display:block;font-size:20px}.card
-span{color:#5b6775; font-size:13px}table{border-collapse:collapse;width:100%;font-size:14px}th,td{padding:5px
-10px;text-align:right; border-bottom:1px solid
-#e6ebf0}th{color:#5b6775;font-weight:600}th:first-child,td:first-child{text-align:left}
-# td.t{text-align:left}.scroll{overflow-x:auto}figure{margin:0 0 18px}figure img{max-width:100%;border:1px solid
-# #dde3ea;
-# background:#fff}figcaption{color:#5b6775;font-size:13px}.bad{color:#b3261e;font-weight:600}.good{color:#1b7a3d}
-.finding{border-left:4px solid #9aa7b4;background:#f3f6f9;padding:6px 12px;margin:6px
-0}.finding.warning{border-color:#d98e04} .finding.error{border-color:#b3261e}details{color:#5b6775;font-size:13px}svg
-text{font:12px system-ui,sans-serif;fill:#1c2530} @media
-print{body{padding:0}h2{break-after:avoid}figure,tr{break-inside:avoid}}
-"""
+from passel.survey.check import counted
 
 
 def report_html(facts: ReportFacts, pictures: Sequence[Picture]) -> str:
@@ -46,7 +30,7 @@ def report_html(facts: ReportFacts, pictures: Sequence[Picture]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title} – Passel report</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body>\n" + "\n".join(p for p in parts if p) + "\n</body></html>\n"
+        f"<style>{STYLE}</style></head><body>\n" + "\n".join(p for p in parts if p) + "\n</body></html>\n"
     )
 
 
@@ -63,7 +47,7 @@ def _header(f: ReportFacts) -> str:
         (f"{_told(r.reprojection_px, 2)} px", "reprojection error (RMS)"),
         (f"{gps.rms_3d_m:.2f} m" if gps else "no GPS", "cameras against GPS (3D RMS)"),
         (f"{low:.1f} … {high:.1f} m", "heights"),
-        (f"{100 * p.covered:.1f} %", f"of the map has heights ({100 * p.filled:.1f} % filled from around)"),
+        (f"{100 * p.covered:.1f} %", f"of the map's rectangle has heights ({100 * p.filled:.1f} % filled from around)"),
         (f"{p.points:,}".replace(",", " "), "points in the cloud"),
         (human_seconds(f.total_s), "processing time"),
     ]
@@ -80,21 +64,16 @@ def _area(m2: float) -> str:
 
 
 def _findings(f: ReportFacts) -> str:
-    holes = [s for s in f.submodels if s.status == "quarantined"]
-    rows = [
-        _finding("error", f"Submodel {s.name} could not be placed reliably and is not in the map: {s.core} photos", ())
-        for s in holes
-    ]
     order = {"error": 0, "warning": 1, "note": 2}
     found = sorted(f.findings, key=lambda x: order.get(x.severity, 3))
-    rows += [_finding(x.severity, x.message, x.photos) for x in found]
+    rows = [_finding(x.severity, x.message, x.photos) for x in found]
     return "<h2>What to know</h2>" + "".join(rows or ["<p>Nothing unusual was found.</p>"])
 
 
 def _finding(severity: str, message: str, photos: Sequence[str]) -> str:
     names = ""
     if photos:
-        names = f"<details><summary>{len(photos)} photos</summary>{escape(', '.join(photos))}</details>"
+        names = f"<details><summary>{counted(len(photos))}</summary>{escape(', '.join(photos))}</details>"
     return f'<div class="finding {escape(severity)}">{escape(severity.capitalize())}: {escape(message)}{names}</div>'
 
 

@@ -11,20 +11,21 @@ from passel.products.plan_picture import round_length_m
 from passel.products.report_model import GpsResidual
 
 _SIDE = 300
-_DOT, _LINE = "#2f6db5", "#c3ccd6"
+_DOT, _LINE = "#3f83d1", "#8b98a6"  # seen on white and on black
 
 
 def gps_plot(residuals: Sequence[GpsResidual]) -> str:
-    """SVG text; '' without residuals."""
+    """HTML text: two SVG pictures side by side, below each other on a phone; '' without residuals."""
     if not residuals:
         return ""
     d = np.array([(r.east_m, r.north_m, r.up_m) for r in residuals])
     reach = max(0.01, float(np.abs(d[:, :2]).max()) * 1.1)
-    width = 2 * _SIDE + 140
-    return (
-        f'<svg viewBox="0 0 {width} {_SIDE + 60}" role="img" aria-label="Camera positions minus GPS" '
-        f'style="max-width:{width}px;width:100%">{_from_above(d, reach)}{_histogram(d[:, 2])}</svg>'
-    )
+    above = _svg("Camera positions minus GPS from above", _from_above(d, reach))
+    return f'<div class="plots">{above}{_svg("Camera heights minus GPS", _histogram(d[:, 2]))}</div>'
+
+
+def _svg(label: str, body: str) -> str:
+    return f'<svg viewBox="0 0 {_SIDE + 60} {_SIDE + 60}" role="img" aria-label="{label}">{body}</svg>'
 
 
 def _from_above(d: NDArray[np.float64], reach: float) -> str:
@@ -37,7 +38,7 @@ def _from_above(d: NDArray[np.float64], reach: float) -> str:
     ]
     dots = [
         f'<circle cx="{middle + e / reach * radius:.1f}" cy="{middle - n / reach * radius:.1f}" r="2.5" '
-        f'fill="{_DOT}" fill-opacity=".55"/>'
+        f'fill="{_DOT}" fill-opacity=".8"/>'
         for e, n in d[:5000, :2].tolist()
     ]
     cross = (
@@ -48,7 +49,7 @@ def _from_above(d: NDArray[np.float64], reach: float) -> str:
 
 
 def _histogram(up: NDArray[np.float64]) -> str:
-    left, bottom, height = _SIDE + 110, _SIDE + 20, _SIDE - 20
+    left, bottom, height = 30, _SIDE + 20, _SIDE - 20
     low, high = float(up.min()), float(up.max())
     if high - low < 0.01:
         low, high = low - 0.005, high + 0.005
