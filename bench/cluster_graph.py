@@ -233,7 +233,8 @@ def result_of(m: Measured) -> SurveyResult:
     """As a table row a number."""
     from run import about  # with all of the engine, which a coordinator does not load
 
-    note = f"{m.steps} steps on {WORKERS} workers of {SLOTS_EACH}; load average of the machine {m.load:.1f}"
+    shared = f"load average of the machine {m.load:.1f}, niceness {os.nice(0)}"
+    note = f"{m.steps} steps on {WORKERS} workers of {SLOTS_EACH} slots; {shared}"
     run = "12,000 photos"
     checks = (
         Check(run, "coordinator CPU a step", 1000 * m.coordinator_cpu_s / m.steps, "ms", "≤", 2.0, note),

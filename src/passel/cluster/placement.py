@@ -12,6 +12,7 @@ BYTES_A_SECOND = 50e6
 SECONDS_A_PLACE = 0.05
 """What a place in the line is worth: a step further back goes first when that saves more time of the link."""
 MOST_CANDIDATES = 16
+LEAST_SHARE = 0.01
 PATIENCE_S = 20.0
 """A step that needs more than is free anywhere waits so long; then one worker is emptied for it."""
 ALONE_AFTER_STRIKES = 2
@@ -86,7 +87,7 @@ def missing_bytes(task: Task, worker: Worker) -> int:
 
 def choose(worker: Worker, jobs: Iterable[JobState], roster: Roster, now_s: float) -> tuple[Task, Fit] | None:
     """The step that the worker should run next, of the job that has least of its share; None when none fits."""
-    for job in sorted(jobs, key=lambda j: j.threads / j.share):
+    for job in sorted(jobs, key=lambda j: j.threads / max(j.share, LEAST_SHARE)):
         found, kept = _of_job(worker, job, roster, now_s)
         if found is not None or kept:
             return found
