@@ -23,6 +23,7 @@ import passel
 from passel.errors import InputError, Interrupted, PasselError, StorageError, UsageError
 from passel.option_table import HARMLESS, LATER, STAGES, SUPPORTED, Option, Range
 from passel.options import Options, Parsed, has_json_text, parse_options, parse_value, usage_line
+from passel.pipeline.side_files import side_file, with_side_files
 
 if TYPE_CHECKING:
     from passel.pipeline.executor import Executor, Workplace
@@ -120,7 +121,7 @@ def _command(words: tuple[str, ...]) -> int:
 def _run(words: tuple[str, ...]) -> int:
     parsed = parse_options(words)
     photos, output = _folders(parsed)
-    options = _with_side_files(parsed.options, photos, output)
+    options = with_side_files(parsed.options, photos, output)
     for notice in (*parsed.notices, *_control_point_notice(parsed, photos, output)):
         print(f"passel: {notice}", file=sys.stderr)
     _check_files_named(options)
@@ -243,22 +244,11 @@ def _folders(parsed: Parsed) -> tuple[Path, Path]:
     return photos, output
 
 
-def _with_side_files(options: Options, photos: Path, output: Path) -> Options:
-    """ODM's geo.txt and image_groups.txt count when they lie with the photos or the project, as they do there."""
-    geo = options.geo or _found("geo.txt", photos, output)
-    groups = options.split_image_groups or _found("image_groups.txt", photos, output)
-    return replace(options, geo=geo, split_image_groups=groups)
-
-
 def _control_point_notice(parsed: Parsed, photos: Path, output: Path) -> tuple[str, ...]:
-    found = None if "gcp" in parsed.later else _found("gcp_list.txt", photos, output)
+    found = None if "gcp" in parsed.later else side_file("gcp_list.txt", photos, output)
     if found is None:
         return ()
     return (f"warning: control points are not supported yet: {found} is not used, the map is placed by GPS alone",)
-
-
-def _found(name: str, *folders: Path) -> Path | None:
-    return next((f / name for f in folders if (f / name).is_file()), None)
 
 
 def _check_files_named(options: Options) -> None:
