@@ -257,15 +257,17 @@ async def _receive(request: web.Request, part: Part, start: int, total: int) -> 
     mine = object()
     if not await asyncio.to_thread(part.begin, mine, start):
         raise _RefusalError(416, f"{part.received_bytes} bytes of this file are here", part.path.name, "go on there")
-    pending = bytearray()
+    blocks: list[bytes] = []
+    pending_bytes = 0
     while block := await request.content.readany():
-        pending += block
-        if part.received_bytes + len(pending) > total:
+        blocks.append(block)
+        pending_bytes += len(block)
+        if part.received_bytes + pending_bytes > total:
             raise _RefusalError(400, "More bytes came than were announced")
-        if len(pending) >= WRITTEN_AT_ONCE_BYTES:
-            await asyncio.to_thread(part.write, mine, bytes(pending))
-            pending.clear()
-    await asyncio.to_thread(part.write, mine, bytes(pending))
+        if pending_bytes >= WRITTEN_AT_ONCE_BYTES:
+            await asyncio.to_thread(part.write, mine, blocks)
+            blocks, pending_bytes = [], 0
+    await asyncio.to_thread(part.write, mine, blocks)
     if part.received_bytes != total:
         raise _RefusalError(400, f"Only {part.received_bytes} of {total} bytes came")
 

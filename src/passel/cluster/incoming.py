@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -63,16 +64,17 @@ class Part:
                 self.received_bytes, self._hash = 0, hashlib.sha256()
             return True
 
-    def write(self, owner: object, block: bytes) -> None:
-        """The next block. Raises StorageError, OvertakenError."""
+    def write(self, owner: object, blocks: Sequence[bytes]) -> None:
+        """The next bytes. Raises StorageError, OvertakenError."""
         with self._guard, storage_errors(self.path.parent):
             if self._owner is not owner:
                 raise OvertakenError("Another request writes this file", self.path.name)
             with self.path.open("r+b") as file:
                 file.seek(self.received_bytes)
-                file.write(block)
-            self._hash.update(block)
-            self.received_bytes += len(block)
+                file.writelines(blocks)
+            for block in blocks:
+                self._hash.update(block)
+                self.received_bytes += len(block)
 
 
 class _Package:
