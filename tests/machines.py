@@ -248,8 +248,9 @@ class Job:
                     self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment()
                 )
             assert self.process.stdout is not None
-            for line in self.process.stdout:
-                self.last_words = line
+            with self.process.stdout as lines:
+                for line in lines:
+                    self.last_words = line
             if self.process.wait() != CoordinatorLostError.exit_code and self.process.returncode >= 0:
                 return
             time.sleep(0.2)
