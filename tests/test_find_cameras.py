@@ -76,7 +76,7 @@ class FakeExecutor:
         if word == HANG:
             return StepFailure(step, "it took longer than allowed", "timeout", 3)
         why = "" if word == GOOD else "GPS residual 60 m"
-        facts = (("passed", word == GOOD), ("why", why), ("tilt_by_altitudes_deg", 0.0))
+        facts = (("passed", word == GOOD), ("why", why), ("tilt_by_altitudes_deg", 0.0), ("turned", 0))
         cost = Cost("m", "2026-01-01T00:00:00+00:00", 1.0, 1.0, 1.0, 1)
         return Artifact(
             Manifest(step.digest, step.stage, step.name, step.function, step.version, (), facts, cost), Path(step.name)

@@ -56,15 +56,18 @@ class CamerasFound:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about pairs and positions, in words."""
+        """What the user should know about pairs, positions and files, in words."""
+        told = list(self.unmatched)
+        turned = int(self.adjusted.manifest.fact("turned"))
+        if turned:
+            told.append(f"By their yaw, {turned} photos were turned by 180° after the flight: used as they were taken")
         tilt_deg = float(self.adjusted.manifest.fact("tilt_by_altitudes_deg"))
-        if tilt_deg < TOLD_TILT_DEG:
-            return self.unmatched
-        return (
-            *self.unmatched,
-            f"The photos' GPS altitudes would tilt the map by {tilt_deg:.0f}° against the cameras' own angles: "
-            "they set only its mean height",
-        )
+        if tilt_deg >= TOLD_TILT_DEG:
+            told.append(
+                f"The photos' GPS altitudes would tilt the map by {tilt_deg:.0f}° against the cameras' own angles: "
+                "they set only its mean height"
+            )
+        return tuple(told)
 
 
 def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEvent) -> CamerasFound | None:
