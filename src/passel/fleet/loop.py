@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from passel.errors import PasselError, StorageError
+from passel.errors import PasselError, UsageError
 from passel.fleet.boot import NODE_PORT, Newcomer, boot_script
 from passel.fleet.census import Change, drain, foreign, leave, machine_name, take_census
 from passel.fleet.config import FleetConfig, Kind, Size
@@ -285,9 +285,7 @@ class Fleet:
     @property
     def _nodes(self) -> Nodes:
         if self._around.nodes is None:
-            raise StorageError(
-                "Machines of this fleet are nodes, but there is no gateway", todo="start passel serve with its gateway"
-            )
+            raise UsageError("Machines of this fleet become nodes, and there is no gateway for them")
         return self._around.nodes
 
     # --- telling

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from passel.errors import StorageError
+from passel.errors import StorageError, UsageError
+from passel.fleet.config import Kind
 from passel.fleet.fleet_file import read_fleet_file
 from passel.fleet.ledger import Ledger
 from passel.fleet.loop import Fleet, Surroundings
@@ -52,6 +53,9 @@ def open_fleet(
     config = read_fleet_file(file)
     for remark in config.remarks:
         say(remark)
+    if config.kind is Kind.NODE and nodes is None:
+        todo = 'write "machines": "worker", or start a Passel that has a gateway'
+        raise UsageError("Machines of this fleet file become nodes, and there is no gateway for them", str(file), todo)
     path = ledger_path(data)
     provider = open_provider(config, path.parent)
     ledger = Ledger(path)
