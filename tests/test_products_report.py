@@ -220,6 +220,19 @@ def test_report_of_a_bare_job() -> None:
     assert "<svg" in report_html(one, [])
 
 
+def test_report_tells_what_each_machine_did() -> None:
+    rows = (
+        m.MachineRow("field-<1>", 60, 3000.0, 2900.0, 1_500_000_000, 2_000_000),
+        m.MachineRow("laptop", 12, 1000.0, 990.0, 0, 0),
+    )
+    page = report_html(replace(facts(), machines=rows, total_s=1000.0), ())
+    assert "field-&lt;1&gt;" in page
+    assert "<td>75 %</td>" in page
+    assert "<td>1500.0</td>" in page
+    assert "4.0 times as long as the run" in page
+    assert "Machines" not in report_html(replace(facts(), machines=rows[:1]), ())
+
+
 def test_previews_of_tiny_and_flat_maps(tmp_path: Path) -> None:
     field = Field(frame=Frame.local(), cells=2, amplitude_m=0.0)
     tiles = read_tiles([field.write(tmp_path / "tiles", 0, 0, holes=False)])

@@ -25,6 +25,7 @@ def report_html(facts: ReportFacts, pictures: Sequence[Picture]) -> str:
         _submodels(facts),
         _cameras(facts),
         _processing(facts),
+        _machines(facts),
     ]
     title = escape(facts.name)
     return (
@@ -190,6 +191,24 @@ def _processing(f: ReportFacts) -> str:
                  f"{cpu / photos:.2f}", f"{f.total_s:.1f}", f"{peak:.0f}"))  # fmt: skip
     head = ("stage", "steps", "reused", "CPU s", "CPU s a photo", "wall s", "peak MB")
     return "<h2>Processing</h2>" + _table(head, rows)
+
+
+def _machines(f: ReportFacts) -> str:
+    """Who made the map, when it was more than one machine."""
+    if len(f.machines) < 2:
+        return ""
+    step_s = sum(m.step_s for m in f.machines)
+    rows = [
+        (
+            m.machine, str(m.steps), f"{m.step_s:.0f}", f"{100 * m.step_s / step_s:.0f} %" if step_s else "",
+            f"{m.cpu_s:.0f}", f"{m.bytes_in / 1e6:.1f}", f"{m.bytes_out / 1e6:.1f}",
+        )
+        for m in f.machines
+    ]  # fmt: skip
+    head = ("machine", "steps", "step s", "share", "CPU s", "MB received", "MB sent")
+    speed_up = step_s / f.total_s if f.total_s else 0.0
+    words = f"The steps took {human_seconds(step_s)} together, {speed_up:.1f} times as long as the run."
+    return "<h2>Machines</h2>" + _table(head, rows) + f"<p>{escape(words)}</p>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
