@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from fake_clouds.simulated import Killed
 from fleet_world import LIMITS, World, config
 from passel.fleet.ledger import State
+from passel.fleet.loop import Fleet, Surroundings
 from passel.fleet.machine import Power
 
 
@@ -296,6 +298,32 @@ def test_the_event_book_keeps_every_reason(world: World) -> None:
         "is being destroyed: no work for it",
         "gone: no work for it",
     ]
+
+
+def test_a_full_disk_does_not_let_machines_run_for_ever(tmp_path: Path) -> None:
+    world = World(tmp_path, config(budget=1.0))
+    world.coordinator.photos = 400
+    world.until(lambda: len(world.alive()) == 4)
+    world.ledger._db.execute("pragma query_only=on")
+    stop = threading.Event()
+    count = itertools.count()
+
+    def later() -> float:
+        world.clock.now_s += 10
+        if not world.alive() or next(count) > 1000:
+            stop.set()
+        return world.clock.now_s
+
+    limits = dataclasses.replace(world.config.limits, turn_s=0.0)
+    around = Surroundings(
+        dataclasses.replace(world.config, limits=limits), world.cloud, world.coordinator, None, world.said.append, later
+    )
+    Fleet(world.ledger, around).run(stop)
+    assert not world.alive()
+    bill = sum((m.ended_s - m.created_s) * 0.5 / 3600 for m in world.cloud.machines if m.ended_s)
+    assert bill <= 1.0
+    assert any("book cannot be used" in text for text in world.said)
+    world.ledger.close()
 
 
 def test_a_bug_ends_no_loop(world: World) -> None:

@@ -78,6 +78,7 @@ class Fleet:
                 self.turn()
             except PasselError as error:
                 self._tell(str(error))
+                self._end_what_must_end()
             except Exception as error:
                 _log.exception("a turn of the fleet failed")
                 self._tell(f"A turn of the fleet failed, machines may run on: {error!r}; see the log and report it")
@@ -106,6 +107,18 @@ class Fleet:
         self._destroy(book)
         if set(self._config.regions) - listing.silent_regions:  # never make machines blindly
             self._create(wants.missing, now_s)
+
+    def _end_what_must_end(self) -> None:
+        """After a turn that failed, perhaps since the disk is full: without writing, end what the book says must end.
+
+        When the money is used up that is everything: nothing can be drained in order now.
+        """
+        try:
+            book = self._ledger.machines()
+            broke = bool(Purse(self._config, self._around.clock()).hold(book))
+            self._destroy(tuple(replace(m, state=State.LEAVING) for m in book if m.alive) if broke else book)
+        except PasselError as error:
+            self._tell(f"Machines may run on unattended: {error}")
 
     def spent(self) -> float:
         """The money spent in the budget's period until now."""
