@@ -16,12 +16,13 @@ from aiohttp import web
 
 import passel
 from passel.cluster import join as joining
-from passel.cluster.admit import Door
+from passel.cluster.admit import Door, JoinRequest
 from passel.cluster.authority import Authority
-from passel.cluster.identity import IdentityError
+from passel.cluster.identity import Identity, IdentityError, trusting
 from passel.cluster.join import Unreachable, join, kept_identity, meet, workers_url
 from passel.cluster.roster import Roster
 from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens
+from passel.cluster.wire import encode
 from passel.errors import PasselError, UsageError
 
 
@@ -150,6 +151,27 @@ def test_a_request_that_proves_nothing_uses_nothing_up(
         join(meet(one.url), token, tmp_path / "home", "pc")
     monkeypatch.undo()
     assert join(meet(one.url), token, tmp_path / "home", "pc").name == "pc"
+
+
+def test_garbage_at_the_door_is_refused_and_bounded(one: Host) -> None:
+    context = trusting(one.authority.ca)
+    for body, words in ((b"", "not a JoinRequest"), (b"\xff{", "not a JoinRequest"), (b" " * 10**6, "too long")):
+        status, answer = asyncio.run(joining._request("POST", one.url + "/v1/join", context, body))
+        assert status == 400
+        assert words.encode() in answer
+
+
+def test_a_request_in_pieces_is_read_to_its_end(one: Host, tmp_path: Path) -> None:
+    token, identity = one.tokens.create("join"), Identity(tmp_path / "slow")
+    body = encode(JoinRequest(token, identity.request_pem("slow"), "slow"))
+    head = f"POST /v1/join HTTP/1.1\r\nHost: x\r\nX-Passel-Version: {passel.__version__}\r\nContent-Length: {len(body)}\r\n\r\n"
+    address = ("127.0.0.1", int(one.url.rpartition(":")[2]))
+    with socket.create_connection(address) as raw, trusting(one.authority.ca).wrap_socket(raw) as tls:
+        for piece in (head.encode(), body[:100], body[100:]):
+            tls.sendall(piece)
+            threading.Event().wait(0.1)
+        assert tls.recv(20).startswith(b"HTTP/1.1 200")
+    assert [m.name for m in one.roster.members()] == ["slow"]
 
 
 def test_what_is_no_coordinator_is_said_to_be_none(tmp_path: Path) -> None:

@@ -319,12 +319,21 @@ class _Serving:
         making = await asyncio.create_subprocess_exec(
             "nice", "-n", "10", *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
         )
+        watching = asyncio.create_task(self._tell_of_kit(making))
         try:
             yield
         finally:
+            watching.cancel()
             if making.returncode is None:
                 making.terminate()
             await making.wait()
+
+    async def _tell_of_kit(self, making: asyncio.subprocess.Process) -> None:
+        code = await making.wait()
+        if code == 0:
+            _log.info("the kit for bare computers is ready")
+        else:
+            _log.warning("the kit for bare computers was not made (%d): mend it and give `passel bundle`", code)
 
     def _ready(self, port: int, workers_port: int) -> Ready:
         options = self._options

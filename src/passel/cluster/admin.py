@@ -15,7 +15,7 @@ from typing import Protocol
 from aiohttp import web
 
 from passel import __version__
-from passel.cluster.admit import problem
+from passel.cluster.admit import problem, small_body
 from passel.cluster.roster import Member
 from passel.cluster.status import PasselStatus
 from passel.cluster.tokens import OWN_NAME, Throttle, TokenRefused, Tokens
@@ -26,7 +26,6 @@ OVERVIEW_PATH = "/v1/admin/overview"
 DRAIN_PATH = "/v1/admin/drain"
 REVOKE_PATH = "/v1/admin/revoke"
 SOCKET = "admin.sock"
-_MOST_BODY_BYTES = 16_384
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class AdminApi:
         if refusal is not None:
             return refusal
         try:
-            order = decode(DrainOrder, await request.content.read(_MOST_BODY_BYTES))
+            order = decode(DrainOrder, await small_body(request))
         except WireError as e:
             return problem(400, e)
         if not self._passel.drain(order.worker, order.drained):
@@ -127,7 +126,7 @@ class AdminApi:
         if refusal is not None:
             return refusal
         try:
-            order = decode(RevokeOrder, await request.content.read(_MOST_BODY_BYTES))
+            order = decode(RevokeOrder, await small_body(request))
             self._passel.revoke(order.worker)
         except WireError as e:
             return problem(400, e)

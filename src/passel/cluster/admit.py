@@ -21,7 +21,7 @@ from passel.errors import PasselError
 CA_PATH = "/ca.pem"
 JOIN_PATH = "/v1/join"
 OPEN_PATHS = (CA_PATH, JOIN_PATH)
-_MOST_JOIN_BYTES = 16_384
+_MOST_BODY_BYTES = 16_384
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,7 @@ class Door:
         if self._throttle.must_wait(address):
             return problem(429, TokenRefused("too many wrong tokens from this address", address, "wait a minute"))
         try:
-            body = await request.content.read(_MOST_JOIN_BYTES)  # more than fits is no JSON
-            return self._admit(decode(JoinRequest, body))
+            return self._admit(decode(JoinRequest, await small_body(request)))
         except TokenRefused as e:
             self._throttle.wrong(address)
             return problem(401, e)
@@ -81,6 +80,16 @@ class Door:
         certificate = self._authority.sign_worker(asked.csr_pem, name)
         reply = JoinReply(name, certificate, self._authority.ca.read_text("ascii"))
         return web.Response(body=encode(reply), content_type="application/json")
+
+
+async def small_body(request: web.Request) -> bytes:
+    """The body of a request from somebody who has not proven anything yet. Raises WireError if it is long."""
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > _MOST_BODY_BYTES:
+            raise WireError("the request is too long", request.path, "run the same Passel everywhere")
+    return bytes(body)
 
 
 def other_version(theirs: str) -> PasselError:
