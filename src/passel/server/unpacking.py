@@ -77,6 +77,8 @@ def _unpack(archive: Path, bounds: Bounds, place: Callable[[str], Path | None]) 
         raise JobError(f"ZIP file cannot be unpacked: {e}") from None
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as e:
         raise JobError(f"ZIP file has a file and a folder of the same name: {Path(e.filename).name}") from None
+    except OSError as e:  # a full disk; an archive whose offsets lead nowhere
+        raise JobError(f"ZIP file cannot be unpacked: {e.strerror}") from None
 
 
 def _check_kind(member: zipfile.ZipInfo) -> None:
