@@ -66,6 +66,14 @@ def test_a_camera_mounted_at_an_angle_is_not_turned(block, mount_deg):
     assert np.array_equal(some, strip(block, 3))
 
 
+def test_each_camera_is_compared_with_its_own_photos():
+    w = world(strips=3, along=5, cameras=2)
+    mounts = yaws_deg(w) + 180.0 * w.scene.camera_of
+    assert not turned_photos(w.scene, mounts).any()
+    one = np.arange(w.photos) == 6
+    assert np.array_equal(turned_photos(w.scene, mounts + 180.0 * one), one)
+
+
 def test_yaws_that_mean_nothing_turn_no_photo(block):
     unknown = np.full(block.photos, np.nan)
     assert not turned_photos(block.scene, unknown).any()

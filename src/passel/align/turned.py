@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole, reprojection_errors
+from passel.errors import ReconstructionError
 from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import TURN, Scene
 
@@ -33,24 +34,35 @@ def with_turned_photos(
     suspects = turned_photos(scene, yaw_deg)
     if not suspects.any():
         return scene, facts
-    again, more = adjust_whole(*turned_back(scene, evidence, suspects), matches)
+    try:
+        again, more = adjust_whole(*turned_back(scene, evidence, suspects), matches)
+    except ReconstructionError:  # nothing fits at all when they are turned
+        return scene, facts
     fits_better = _error_of(again, scene, suspects) < BETTER * _error_of(scene, scene, suspects)
     return (again, more) if fits_better and len(again.photos) == len(scene.photos) else (scene, facts)
 
 
 def turned_photos(scene: Scene, yaw_deg: F64) -> NDArray[np.bool_]:
-    """(n,) which photos look the opposite way of what their yaw says, compared with most others."""
+    """(n,) which photos look the opposite way of what their yaw says, compared with most of the same camera."""
     up = -scene.cam_from_world[:, 1, :2]  # of the image, over the ground
-    told = np.isfinite(yaw_deg) & (np.linalg.norm(up, axis=1) > 0.5)
-    if told.sum() < 3:
-        return np.zeros(len(told), np.bool_)
-    off = np.arctan2(up[:, 0], up[:, 1]) - np.radians(np.where(told, yaw_deg, 0.0))
-    axis = 0.5 * np.angle(np.exp(2j * off[told]).mean())  # of most, or opposite to it
+    off = np.arctan2(up[:, 0], up[:, 1]) - np.radians(yaw_deg)
+    off[np.linalg.norm(up, axis=1) < 0.5] = np.nan
+    out = np.zeros(len(off), np.bool_)
+    for camera in range(len(scene.cameras)):
+        mine = np.flatnonzero((scene.camera_of == camera) & np.isfinite(off))
+        if len(mine) >= 3:
+            out[mine] = _opposite(off[mine])
+    return out
+
+
+def _opposite(off: F64) -> NDArray[np.bool_]:
+    """Which of the angles (rad) are opposite to most; none if they scatter."""
+    axis = 0.5 * np.angle(np.exp(2j * off).mean())  # of most, or opposite to it
     along = np.cos(off - axis)
     near = np.cos(np.radians(NEAR_DEG))
-    one, other = told & (along > near), told & (along < -near)
-    if one.sum() + other.sum() < (1.0 - MOST_STRAY) * told.sum():
-        return np.zeros(len(told), np.bool_)
+    one, other = along > near, along < -near
+    if one.sum() + other.sum() < (1.0 - MOST_STRAY) * len(off):
+        return np.zeros(len(off), np.bool_)
     return np.asarray(other if other.sum() <= one.sum() else one)
 
 

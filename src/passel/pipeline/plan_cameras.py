@@ -212,4 +212,4 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("matches", found.matches),
     )
     memory = int(500 + 1.5 * len(job.survey.photos))
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 8, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 9, params, inputs, memory_mb=memory, limit_s=24 * 3600)
