@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from machines import Drive, Machines, contents, undisturbed, until
-from passel.cluster.hosts import Hosts, Usage, to_be_killed
+from passel.cluster.hosts import Hosts, Usage, is_nearly_out, to_be_killed
 from passel.cluster.machine import machine_info
 from passel.cluster.packed_step import packed_step
 from passel.cluster.wire import Assignment, WireError, pack
@@ -170,9 +170,11 @@ def test_a_cache_in_use_is_said(machines, tmp_path):
 
 def test_who_goes_when_memory_runs_out():
     small, fat, fattest = Usage("a", 500, 400), Usage("b", 500, 900), Usage("c", 8000, 9000)
-    assert to_be_killed([small, fat, fattest], 5000, 16000) is None
-    assert to_be_killed([small, fat, fattest], 200, 16000) == fat
-    assert to_be_killed([small, fattest], 200, 16000) is None
+    assert not is_nearly_out(5000, 16_000)
+    assert is_nearly_out(200, 16_000)
+    assert is_nearly_out(8000, 256_000)
+    assert to_be_killed([small, fat, fattest]) == fat
+    assert to_be_killed([small, fattest]) is None
 
 
 def test_a_step_ended_for_its_memory_says_so(tmp_path):

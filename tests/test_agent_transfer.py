@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import socket
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from aiohttp import web
 
 from passel.cluster.answers import DamagedError, NotThereError, RefusedError
 from passel.cluster.authority import Authority
-from passel.cluster.data_plane import DataPlane
+from passel.cluster.data_plane import WORKER, DataPlane
 from passel.cluster.incoming import Part
 from passel.cluster.transfer import Link, LinkSettings
 from passel.errors import StorageError
@@ -211,9 +210,7 @@ async def data_plane(root: Path, fault) -> AsyncIterator[tuple[Link, Store]]:
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", web.NotAppKeyWarning)
-            request["worker"] = "w"
+        request[WORKER] = "w"
         return await fault(request) or await handler(request)
 
     async with serving(*plane.routes(), middlewares=(gate,)) as url, linked(url) as link:

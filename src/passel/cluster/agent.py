@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from passel.cluster.hosts import Hosts, to_be_killed
+from passel.cluster.hosts import Hosts, is_nearly_out, to_be_killed
 from passel.cluster.machine import free_memory_mb, machine_info
 from passel.cluster.transfer import Link
 from passel.cluster.wire import (
@@ -234,13 +234,15 @@ class Agent:
         """Refused, or a bug: then the agent ends, and its supervisor starts a new one."""
         if not task.cancelled() and self._fatal is None:
             self._fatal = task.exception()
+        self._news.set()
 
     async def _watch_memory(self) -> None:
         """So that the machine lives: a step far beyond what it declared goes before the kernel takes somebody else."""
         while True:
             await asyncio.sleep(self._settings.memory_check_s)
-            usages = await asyncio.to_thread(self._hosts.usages)
-            victim = to_be_killed(usages, self._settings.free_memory_mb(), self._machine.memory_mb)
+            if not is_nearly_out(self._settings.free_memory_mb(), self._machine.memory_mb):
+                continue
+            victim = to_be_killed(await asyncio.to_thread(self._hosts.usages))
             if victim is not None:
                 _log.warning("a step uses %d MB and declared %d: it is ended", victim.used_mb, victim.declared_mb)
                 self._hosts.kill(victim)

@@ -28,10 +28,13 @@ class Usage:
     used_mb: int
 
 
-def to_be_killed(usages: Sequence[Usage], free_mb: int, total_mb: int) -> Usage | None:
-    """The step that must go so that the machine lives: the one farthest beyond its declared memory, when little is left."""
-    if free_mb >= max(_LEAST_FREE_MB, _NEARLY_OUT * total_mb):
-        return None
+def is_nearly_out(free_mb: int, total_mb: int) -> bool:
+    """Whether so little memory is left that the kernel may soon kill somebody."""
+    return free_mb < max(_LEAST_FREE_MB, _NEARLY_OUT * total_mb)
+
+
+def to_be_killed(usages: Sequence[Usage]) -> Usage | None:
+    """The step that must go so that the machine lives: the one farthest beyond its declared memory; None if all keep to it."""
     beyond = [u for u in usages if u.used_mb > _FAR_BEYOND * u.declared_mb]
     return max(beyond, key=lambda u: u.used_mb - u.declared_mb, default=None)
 

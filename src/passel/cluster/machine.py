@@ -46,11 +46,11 @@ def free_memory_mb() -> int:
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Free space on the disk of a folder, 0 when there is no such folder."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return 0
+    """Free space on the disk of a folder, or where the folder will be."""
+    for place in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place).free
+    return 0
 
 
 def gpu_name() -> str:

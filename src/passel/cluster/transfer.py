@@ -42,6 +42,7 @@ _WORTH_ASKING_BYTES = 8 * 2**20
 """From this size on an upload asks first how much an earlier one has left."""
 _MANY = 100
 _MOST_TROUBLES = 6
+_WORTH_TELLING_S = 1.0
 _log = logging.getLogger("passel.worker")
 Result = TypeVar("Result")
 
@@ -82,6 +83,7 @@ class Link:
         self._downloads = asyncio.Semaphore(self._settings.downloads)
         self._uploads = asyncio.Semaphore(self._settings.uploads)
         self._down_since_s: float | None = None
+        self._told_down = False
         self._waited_for = ""
 
     async def close(self) -> None:
@@ -265,16 +267,19 @@ class Link:
             _log.info("waiting: %s", reason)
 
     def _missed(self, error: Exception) -> None:
+        now_s = time.monotonic()
         if self._down_since_s is None:
-            self._down_since_s = time.monotonic()
+            self._down_since_s = now_s
+        if not self._told_down and now_s - self._down_since_s > _WORTH_TELLING_S:
+            self._told_down = True
             _log.warning(
                 "%s does not answer (%s): what runs goes on, and this worker tries again", self.url, _short(error)
             )
 
     def _reached(self) -> None:
-        if self._down_since_s is not None:
+        if self._told_down and self._down_since_s is not None:
             _log.warning("%s answers again after %.0f s", self.url, time.monotonic() - self._down_since_s)
-            self._down_since_s = None
+        self._down_since_s, self._told_down = None, False
 
 
 @dataclass
