@@ -218,7 +218,7 @@ def product_steps(job: Job, scene: Step, tiles: Sequence[Step]) -> ProductSteps:
 
     sides: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
     memory = 500 + len(job.survey.photos) // 8
-    side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 2, params, sides, memory_mb=memory)
+    side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 3, params, sides, memory_mb=memory)
     return ProductSteps(merge("orthophoto"), merge("dsm"), merge("points"), side_files)
 
 

@@ -163,9 +163,10 @@ def _cameras(f: ReportFacts) -> str:
                 c.id, str(c.photos), f"{c.focal_px:.1f}", f"{change:+.2f} % ({c.focal_prior_source})",
                 f"{c.cx_px - c.width_px / 2:+.1f}, {c.cy_px - c.height_px / 2:+.1f}",
                 f"{c.k1:+.4f}, {c.k2:+.4f}, {c.k3:+.4f}", f"{c.p1:+.5f}, {c.p2:+.5f}",
+                f"{c.readout_ms:.1f}" if c.readout_ms else "global",
             )
         )  # fmt: skip
-    head = ("camera", "photos", "focal (px)", "from prior", "centre shift (px)", "k1, k2, k3", "p1, p2")
+    head = ("camera", "photos", "focal (px)", "from prior", "centre shift (px)", "k1, k2, k3", "p1, p2", "shutter (ms)")
     return "<h2>Cameras</h2>" + _table(head, rows) if rows else ""
 
 

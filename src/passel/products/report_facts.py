@@ -26,6 +26,7 @@ def camera_facts(survey: Survey, scene: Scene) -> tuple[CameraFacts, ...]:
         CameraFacts(
             keys[c.camera], n, c.width_px, c.height_px, priors[c.camera].focal_prior_px,
             priors[c.camera].focal_prior_source, c.fx, c.cx, c.cy, c.k1, c.k2, c.k3, c.p1, c.p2,
+            round(1000.0 * c.readout_s, 3),
         )
         for c, n in zip(scene.cameras, photos)
         if n

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 class CameraFacts:
     """One camera before and after calibration.
 
-    id as in cameras.json; sizes and principal point in pixels; k, p: Brown model.
+    id as in cameras.json; sizes and principal point in pixels; k, p: Brown model; readout_ms: of a rolling shutter.
     """
 
     id: str
@@ -29,6 +29,7 @@ class CameraFacts:
     k3: float
     p1: float
     p2: float
+    readout_ms: float = 0.0
 
 
 @dataclass(frozen=True)
