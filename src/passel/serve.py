@@ -35,12 +35,13 @@ from passel.cluster.kit_server import KitApp
 from passel.cluster.listening import is_loopback, public_socket, reachable_addresses, serve_on_socket, trouble_at
 from passel.cluster.local_worker import LocalWorker
 from passel.cluster.roster import Roster
-from passel.cluster.tokens import OWN_NAME, AccessBook, Throttle, TokenRefused, Tokens
+from passel.cluster.tokens import OWN_NAME, AccessBook, Throttle, Tokens
 from passel.errors import PasselError
+from passel.serve_api import AllMachines, ApiTokens, driver_command
 from passel.serve_ui import UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
 from passel.server.jobs import ENDED, State
-from passel.server.ports import Machine, Task
+from passel.server.ports import Task
 from passel.server.settings import Limits, ServerSettings, TestMode
 from passel.server.sockets import uvicorn_config
 from passel.web.app import add_ui
@@ -98,33 +99,6 @@ def serve(options: ServeOptions, on_ready: Callable[[Ready], None]) -> None:
     folder.prepare()
     with folder.locked():
         uvloop.run(_Serving(options, folder).run(on_ready))
-
-
-@dataclass(frozen=True)
-class _ApiTokens:
-    """The server's TokenChecker. Tokens of one name share their jobs; those without a name share the loopback's."""
-
-    tokens: Tokens
-
-    def owner_of(self, token: str) -> str | None:
-        try:
-            name = self.tokens.check("api", token).name
-        except TokenRefused:
-            return None
-        return "" if name == OWN_NAME else name
-
-
-@dataclass(frozen=True)
-class _AllMachines:
-    """The server's Capacity: all workers that are connected."""
-
-    coordinator: Coordinator
-
-    def machine(self) -> Machine:
-        seen = [w for w in self.coordinator.status().workers if w.state != "lost"]
-        total_mb = sum(w.machine.memory_mb for w in seen)
-        free_mb = sum(w.machine.free_memory_mb for w in seen)
-        return Machine(total_mb * 10**6, free_mb * 10**6, sum(w.slots.cpus for w in seen))
 
 
 class _Serving:
@@ -221,8 +195,8 @@ class _Serving:
         if options.token:
             self._tokens.adopt("api", options.token, OWN_NAME)
         asks = bool(options.token) or not is_loopback(options.listen)
-        checker = _ApiTokens(self._tokens) if asks else None
-        return create_app(settings, self._driver_command, checker, _AllMachines(self._coordinator))
+        checker = ApiTokens(self._tokens) if asks else None
+        return create_app(settings, self._driver_command, checker, AllMachines(self._coordinator))
 
     def _add_ui(self) -> UiSurveyor:
         """The web pages, beside the API."""
@@ -239,10 +213,7 @@ class _Serving:
 
     def _driver_command(self, task: Task, lifeline_fd: int) -> tuple[str, ...]:
         self._surveyor.stop(task.uuid)  # it holds the project's lock
-        words = {"socket": self._folder.driver_socket, "job": task.uuid, "photos": task.photos, "output": task.output}
-        words |= {"options": task.options, "lifeline": lifeline_fd}
-        named = (str(w) for name, value in words.items() for w in (f"--{name}", value))
-        return (sys.executable, "-P", "-m", "passel.cluster.driver", *named)
+        return driver_command(self._folder.driver_socket, task, lifeline_fd)
 
     async def _start_coordinator(self) -> int:
         options = self._options
