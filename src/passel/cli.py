@@ -36,6 +36,10 @@ OVERVIEW = f"""passel {passel.__version__}: thousands of drone photos into one s
   passel demo [--output DIR] [--photos N]          map a synthetic survey and compare with its truth
   passel options                                   all options, also those of OpenDroneMap that have no effect yet
 
+  passel run … --cluster URL                       let a Passel elsewhere do it, and bring the map back
+  passel submit PHOTOS --server URL                hand photos over and return; then:
+  passel tasks | logs -f | download | cancel | remove | restart UUID
+
   passel serve [--listen 0.0.0.0]                  take photos over the network, let other computers help; --help: more
   passel join [URL] --token TOKEN                  help a coordinator, found on the local network or at URL
   passel status | workers | drain NAME             what a passel does; give a worker no more steps
@@ -58,6 +62,13 @@ ELSEWHERE = {
     "drain": "passel.commands.watch:drain",
     "bundle": "passel.commands.bundle:run",
     "fleet": "passel.commands.fleet:run",
+    "submit": "passel.commands.remote:submit_photos",
+    "tasks": "passel.commands.remote:tasks",
+    "logs": "passel.commands.remote:logs",
+    "download": "passel.commands.remote:download",
+    "cancel": "passel.commands.remote:cancel",
+    "remove": "passel.commands.remote:remove",
+    "restart": "passel.commands.remote:restart",
 }
 
 DEMO_PHOTOS, DEMO_SPLIT = 63, 20
@@ -121,6 +132,11 @@ def _command(words: tuple[str, ...]) -> int:
 def _run(words: tuple[str, ...]) -> int:
     parsed = parse_options(words)
     photos, output = _folders(parsed)
+    if parsed.server:
+        from passel.commands.remote import run_elsewhere
+
+        _check_writable(output)
+        return run_elsewhere(parsed, photos, output)
     options = with_side_files(parsed.options, photos, output)
     for notice in (*parsed.notices, *_control_point_notice(parsed, photos, output)):
         print(f"passel: {notice}", file=sys.stderr)

@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,16 +75,26 @@ class Parsed:
     """A command line, read.
 
     options: for the job. output, project_path: folders given, or None. arguments: what was not an option, in order.
-    given: names of the options given. later, harmless: of the unsupported ones among them, in table order.
+    values: the options given, by name. later, harmless: names of the unsupported ones among them, in table order.
     """
 
     options: Options
     output: Path | None
     project_path: Path | None
     arguments: tuple[str, ...]
-    given: tuple[str, ...]
+    values: Mapping[str, Value]
     later: tuple[str, ...]
     harmless: tuple[str, ...]
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the options given."""
+        return tuple(self.values)
+
+    @property
+    def server(self) -> str:
+        """The address of --cluster or --sm-cluster, '' when the work is to be done here."""
+        return str(self.values.get("cluster") or self.values.get("sm-cluster") or "")
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -122,7 +132,7 @@ def parse_options(arguments: Sequence[str]) -> Parsed:
         _path(values.get("output")),
         _path(values.get("project-path")),
         tuple(rest),
-        tuple(values),
+        values,
         tuple(o.name for o in unsupported if o.status == "later"),
         tuple(o.name for o in unsupported if o.status == "harmless"),
     )
