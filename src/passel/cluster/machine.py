@@ -36,6 +36,11 @@ def usable_cpus() -> int:
             quota, period = (folder / "cpu.max").read_text().split()
             if quota != "max":
                 count = min(count, max(1, -(-int(quota) // int(period))))
+    for folder in _own_groups("cpu"):
+        with suppress(OSError, ValueError):
+            quota_us = int((folder / "cpu.cfs_quota_us").read_text())  # -1: none
+            if quota_us > 0:
+                count = min(count, max(1, -(-quota_us // int((folder / "cpu.cfs_period_us").read_text()))))
     return count
 
 
