@@ -337,7 +337,8 @@ def _inside(namespace: str) -> list[str]:
 
 def _environment(**more: str) -> dict[str, str]:
     """Step functions of the tests can be imported."""
-    return {**os.environ, "PYTHONPATH": str(HERE), **more}
+    folders = [str(HERE), *(p for p in (os.environ.get("PYTHONPATH"),) if p)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **more}
 
 
 def _free_port() -> int:
