@@ -107,7 +107,7 @@ def until(condition: Callable[[], object], what: str, longest_s: float = LONGEST
     deadline = time.monotonic() + longest_s
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+        time.sleep(0.5)  # asking costs the machine something, too
 
 
 def all_gone(processes: Sequence[psutil.Process]) -> bool:
