@@ -1,0 +1,137 @@
+"""The gateway as a part of the coordinator: says which tasks go to nodes and how their forwarders are started, and looks
+after the nodes.
+
+    gateway = Gateway(data, GatewaySettings(), jobs, door)
+    command = gateway.command(task, lifeline_fd)     # None: Passel's own engine makes this map
+    await gateway.start(); …; await gateway.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from passel.errors import InputError
+from passel.gateway.attempt import Attempt
+from passel.gateway.book import Book
+from passel.gateway.forward import Patience
+from passel.gateway.freight import freight_of
+from passel.gateway.monitor import Monitor, look_at_all
+from passel.gateway.node import Node
+from passel.gateway.policy import Engine, Policy, ruled
+from passel.gateway.ports import Door, Jobs
+from passel.gateway.routing import can_fan_out
+from passel.server.jobs import Job, State
+from passel.server.ports import Machine, Task
+
+_REMEMBERED_S = 30 * 24 * 3600.0
+_FIRST_LOOK_S = 3.0
+_WAITS_FOR_ITS_RUN = {State.QUEUED, State.RUNNING}
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """engine: who makes maps of tokens for which the policy does not say it. look_every_s: between two looks at a node."""
+
+    engine: Engine = Engine.AUTO
+    policy: Policy = field(default_factory=Policy)
+    patience: Patience = field(default_factory=Patience)
+    look_every_s: float = 10.0
+
+
+def book_path(data: Path) -> Path:
+    """Where the book of nodes is in a coordinator's data folder."""
+    return data / "gateway" / "nodes.sqlite"
+
+
+class Gateway:
+    """Made before the server, started and closed in its event loop. StorageError when the book cannot be opened."""
+
+    def __init__(self, data: Path, settings: GatewaySettings, jobs: Jobs, door: Door) -> None:
+        self.book = Book(book_path(data))
+        self._settings, self._jobs, self._door = settings, jobs, door
+        self._monitor = Monitor(self.book, self._is_wanted, settings.look_every_s)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to look after the nodes. Before the server starts jobs, so that these find the nodes online."""
+        await asyncio.to_thread(self.book.forget_old, self.book.now_s() - _REMEMBERED_S)
+        first = asyncio.create_task(look_at_all(self.book, self.nodes()))
+        await asyncio.wait([first], timeout=_FIRST_LOOK_S)
+        first.cancel()
+        self._watching = asyncio.create_task(self._monitor.run())
+
+    async def close(self) -> None:
+        """Leave the nodes alone; what they work on they go on with."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        await asyncio.to_thread(self.book.close)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The registry."""
+        return self.book.nodes()
+
+    def slots(self) -> int:
+        """Tasks that all usable nodes together run at once."""
+        now_s = self.book.now_s()
+        usable = [n.seen for n in self.nodes() if n.seen is not None and n.is_online(now_s) and not n.locked]
+        return sum(seen.max_parallel for seen in usable)
+
+    def machine(self) -> Machine:
+        """Memory and processors of the nodes that are online, for the server's /info."""
+        now_s = self.book.now_s()
+        seen = [n.seen for n in self.nodes() if n.seen is not None and n.is_online(now_s)]
+        memory = sum(s.memory_bytes for s in seen)
+        return Machine(memory, memory, sum(s.cpus for s in seen))
+
+    def command(self, task: Task, lifeline_fd: int) -> tuple[str, ...] | None:
+        """The forwarder of this task, or None when Passel's own engine is to run it. InputError: its token may not do this.
+
+        A round that began on a node stays with the nodes, whatever the policy says by now.
+        """
+        job = self._jobs.job(task.uuid)
+        if job is None or not (self.book.attempts(job.uuid, job.order.created_ms) or self._goes_to_nodes(job)):
+            return None
+        allowance = self._settings.policy.of(job.owner)
+        if allowance.max_images is not None and job.images_count > allowance.max_images:
+            raise InputError(
+                f"{job.images_count} photos are more than the {allowance.max_images} that this token may send"
+            )
+        options, told = ruled(job.order.options, allowance)
+        folder, door = task.photos.parent, ""
+        if any(o.name == "split" for o in options):
+            door = self._door.url_for(job.owner, job.uuid)
+            if not door or not can_fan_out(self.nodes(), self.book.now_s()):
+                told = (*told, "note: the node works on all parts of the split by itself")
+        freight_of(job, door, allowance.most_tasks, options, told).write(folder)
+        patience = self._settings.patience
+        words = {"book": self.book.path, "folder": folder, "lifeline": lifeline_fd, "silent-s": patience.silent_s}
+        words |= {"poll-s": patience.poll_s, "wait-s": patience.wait_s}
+        named = (str(w) for name, value in words.items() for w in (f"--{name}", value))
+        return (sys.executable, "-P", "-m", "passel.gateway.forward_driver", *named)
+
+    def _goes_to_nodes(self, job: Job) -> bool:
+        asked = next((str(o.value) for o in job.order.options if o.name == "engine"), "")
+        engine = self._settings.policy.of(job.owner).engine
+        if engine is None or (engine is Engine.AUTO and asked):
+            engine = Engine(asked) if asked in set(Engine) else engine or self._settings.engine
+        if engine is not Engine.AUTO:
+            return engine is Engine.ODM
+        now_s = self.book.now_s()
+        return any(_could_take(n, job.images_count, now_s) for n in self.nodes())
+
+    def _is_wanted(self, attempt: Attempt) -> bool:
+        """Whether the attempt's round still waits for it. Asked in the event loop."""
+        job = self._jobs.job(attempt.job)
+        ours = job is not None and job.order.created_ms == attempt.round and job.state in _WAITS_FOR_ITS_RUN
+        return ours and (attempt.is_open or not attempt.outcome.startswith("done"))
+
+
+def _could_take(node: Node, photos: int, now_s: float) -> bool:
+    fits = node.seen is None or node.seen.max_images is None or photos <= node.seen.max_images
+    return fits and node.is_online(now_s) and not node.locked

@@ -1,0 +1,95 @@
+"""A node as the gateway knows it, and the address that people give for one."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from dataclasses import dataclass
+
+from passel.errors import UsageError
+
+DEFAULT_PORT = 3000
+FRESH_S = 60.0
+"""A node that has not answered for so long is offline."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a node last said of itself in /info.
+
+    at_s: when, seconds since 1970. queue: tasks that wait or run there. max_parallel: tasks that it runs at once.
+    max_images: photos a task, None = any number. memory_bytes: of the machine; 0 when it did not say.
+    """
+
+    at_s: float
+    engine: str
+    engine_version: str
+    api_version: str
+    queue: int
+    max_parallel: int
+    max_images: int | None
+    memory_bytes: int
+    cpus: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """A line of the registry.
+
+    name: unique, host:port unless the user chose another. url: without a path. token: '' = it asks for none. locked: takes
+    no new tasks. ca_file: authority of its TLS certificate, '' = those that the system trusts. max_upload_mb_s: for each
+    task, 0 = as fast as it goes. seconds_a_photo: measured, None = not yet. trouble: what was wrong last, '' = nothing.
+    isolated_until_s: answered with something that is no NodeODM API, so it gets nothing until then.
+    """
+
+    name: str
+    url: str
+    token: str = ""
+    locked: bool = False
+    ca_file: str = ""
+    max_upload_mb_s: float = 0.0
+    seconds_a_photo: float | None = None
+    trouble: str = ""
+    isolated_until_s: float = 0.0
+    seen: Seen | None = None
+
+    def is_online(self, now_s: float) -> bool:
+        """It answered lately, and the last answer made sense."""
+        fresh = self.seen is not None and now_s - self.seen.at_s < FRESH_S
+        return fresh and not self.trouble and not self.is_isolated(now_s)
+
+    def is_isolated(self, now_s: float) -> bool:
+        """It is left alone for a while."""
+        return now_s < self.isolated_until_s
+
+    @property
+    def is_passel(self) -> bool:
+        """It knows a photo that it is sent twice."""
+        return self.seen is not None and self.seen.engine == "passel"
+
+
+def node_at(text: str, token: str = "", name: str = "") -> Node:
+    """The node of an address: `host`, `host:3000`, `http://host:3000/?token=x`, `https://host`. UsageError when it is none."""
+    advice = "give it as http://host:3000 or https://host"
+    try:
+        parts = urllib.parse.urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port
+    except ValueError as e:
+        raise UsageError(f"No address of a node: {e}", text, advice) from None
+    host = parts.hostname or ""
+    if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[0-9A-Za-z._:%-]+", host) or parts.username:
+        raise UsageError("No address of a node", text, advice)
+    if parts.path not in {"", "/"}:
+        raise UsageError("A node's address has no path: its clients leave it out", text, advice)
+    secure = parts.scheme == "https" or port == 443
+    port = port or (443 if secure else DEFAULT_PORT)
+    shown = f"[{host}]" if ":" in host else host
+    given = urllib.parse.parse_qs(parts.query).get("token", [""])[0]
+    url = f"{'https' if secure else 'http'}://{shown}:{port}"
+    return Node(_checked(name or f"{shown}:{port}"), url, token or given)
+
+
+def _checked(name: str) -> str:
+    if not name.isprintable() or not name.strip() or len(name) > 200:
+        raise UsageError("No name for a node", repr(name[:50]), "use letters and digits")
+    return name

@@ -1,0 +1,162 @@
+"""The policy file: what each token may do on nodes, in the words of ClusterODM's cloud providers.
+
+    {"default": {"engine": "auto"},
+     "tokens": {"club": {"engine": "odm", "maxImages": 500, "maxConcurrentTasks": 2,
+                         "options": {"pc-quality": {"value": "medium"}, "split": {"remove": true},
+                                     "feature-quality": {"assure": true, "value": "high"},
+                                     "orthophoto-resolution": {"between": {"min": 2, "max": 100}}}}}}
+
+Names are those of `passel token create --name`. What a token does not say, the default says.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from passel.errors import UsageError
+from passel.option_table import BY_NAME
+from passel.options import parse_value
+from passel.server.jobs import GivenOption, OptionValue
+
+
+class Engine(StrEnum):
+    """Who makes the map. AUTO: a node, when one that could take it is online; otherwise Passel's own engine."""
+
+    PASSEL = "passel"
+    ODM = "odm"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class OptionRule:
+    """What happens to an option. remove: it is dropped. value: it gets this. assure: also when the client did not give it.
+    low, high: bounds of a number.
+    """
+
+    remove: bool = False
+    value: OptionValue | None = None
+    assure: bool = False
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a token may do. None = no bound; engine None = as the server does."""
+
+    engine: Engine | None = None
+    max_images: int | None = None
+    most_tasks: int | None = None
+    options: tuple[tuple[str, OptionRule], ...] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All of them."""
+
+    default: Allowance = field(default_factory=Allowance)
+    tokens: tuple[tuple[str, Allowance], ...] = ()
+
+    def of(self, owner: str) -> Allowance:
+        """The allowance of a token's name."""
+        return dict(self.tokens).get(owner, self.default)
+
+
+def read_policy(file: Path) -> Policy:
+    """UsageError names what is wrong in the file."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UsageError(f"The policy file cannot be read: {e}", str(file)) from None
+    top = _record(said, file, "", {"default", "tokens"})
+    default = _allowance(top.get("default", {}), file, "default", Allowance())
+    tokens = _record(top.get("tokens", {}), file, "tokens", None)
+    return Policy(default, tuple((n, _allowance(t, file, f"tokens.{n}", default)) for n, t in tokens.items()))
+
+
+def ruled(options: tuple[GivenOption, ...], allowance: Allowance) -> tuple[tuple[GivenOption, ...], tuple[str, ...]]:
+    """The options as the policy lets them through, and what to tell about it."""
+    rules, told, kept = dict(allowance.options), [], []
+    for given in options:
+        rule = rules.get(given.name)
+        if rule is not None and rule.remove:
+            told.append(f"warning: --{given.name} is not allowed for this token and left out")
+            continue
+        value = given.value if rule is None else _bounded(rule, given.value)
+        if value != given.value:
+            told.append(f"warning: --{given.name} is {value} for this token, not {given.value}")
+        kept.append(GivenOption(given.name, value))
+    names = {o.name for o in options}
+    for name, rule in rules.items():
+        if rule.assure and rule.value is not None and name not in names:
+            kept.append(GivenOption(name, rule.value))
+    return tuple(kept), tuple(told)
+
+
+def _bounded(rule: OptionRule, value: OptionValue) -> OptionValue:
+    if rule.value is not None:
+        return rule.value
+    if isinstance(value, bool | str):
+        return value
+    low = value if rule.low is None else max(value, type(value)(rule.low))
+    return low if rule.high is None else min(low, type(value)(rule.high))
+
+
+def _allowance(said: object, file: Path, where: str, default: Allowance) -> Allowance:
+    rows = _record(said, file, where, {"engine", "maxImages", "maxConcurrentTasks", "options"})
+    engine = rows.get("engine", default.engine)
+    if engine is not None and engine not in set(Engine):
+        raise UsageError(f"{where}.engine is not passel, odm or auto", str(file))
+    options = _record(rows.get("options", {}), file, f"{where}.options", None)
+    rules = tuple((n, _rule(n, r, file, f"{where}.options.{n}")) for n, r in options.items())
+    return Allowance(
+        None if engine is None else Engine(engine),
+        _count(rows, "maxImages", file, where, default.max_images),
+        _count(rows, "maxConcurrentTasks", file, where, default.most_tasks),
+        rules or default.options,
+    )
+
+
+def _rule(name: str, said: object, file: Path, where: str) -> OptionRule:
+    rows = _record(said, file, where, {"remove", "value", "assure", "between", "domain"})
+    option = BY_NAME.get(name)
+    if option is None:
+        raise UsageError(f"{where}: there is no such option", str(file), "`passel run --help` lists them")
+    value: OptionValue | None = None
+    if rows.get("value") is not None:
+        text = rows["value"]
+        checked = parse_value(option, str(text).lower() if isinstance(text, bool) else str(text))
+        if not isinstance(checked, bool | int | float | str):
+            raise UsageError(f"{where}.value: a path cannot be given here", str(file))
+        value = checked
+    between = _record(rows.get("between", {}), file, f"{where}.between", {"min", "max", "max_if_equal_to"})
+    low, high = (_number(between.get(k), file, f"{where}.between.{k}") for k in ("min", "max"))
+    return OptionRule(rows.get("remove") is True, value, rows.get("assure") is True, low, high)
+
+
+def _record(said: object, file: Path, where: str, known: set[str] | None) -> dict[str, Any]:
+    if not isinstance(said, dict):
+        raise UsageError(f"{where or 'The policy'} must be a record {{…}}", str(file))
+    strange = sorted(set(said) - known) if known is not None else []
+    if strange:
+        raise UsageError(f"{where or 'The policy'} does not know {', '.join(strange)}", str(file))
+    return said
+
+
+def _count(rows: dict[str, Any], key: str, file: Path, where: str, default: int | None) -> int | None:
+    value = rows.get(key, default)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError(f"{where}.{key} must be a whole number, 1 or more", str(file))
+    return value
+
+
+def _number(value: object, file: Path, where: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{where} must be a number", str(file))
+    return float(value)
