@@ -16,6 +16,8 @@ import pytest
 import passel
 from passel import cli
 from passel.cluster.admin_client import AdminClient
+from passel.commands.serve import invitation, options_of
+from passel.serve import Ready
 from runs import command
 from serving import all_gone, ask, free_port, running, said, serve_words, until
 
@@ -182,6 +184,29 @@ def test_a_wrong_command_line_ends_with_one_line(
     told = capsys.readouterr()
     assert (ended, told.err.count("\n"), told.out) == (code, 1, ""), told.err
     assert message in told.err
+
+
+def ready(*words: str, **more: object) -> Ready:
+    options = options_of(words)
+    given = {"addresses": ("10.0.0.1", "fd00::1"), "join_token": "", "api_token": "", "kit": True, **more}
+    return Ready(options=options, port=3000, workers_port=3001, **given)
+
+
+def test_the_invitation_says_what_to_type() -> None:
+    alone = invitation(ready(addresses=("127.0.0.1",)), terminal=True)
+    assert "http://127.0.0.1:3000/" in alone
+    assert "passel serve --listen 0.0.0.0" in alone
+    assert "join" not in alone
+    first = invitation(ready("--listen", "0.0.0.0", join_token="join_x", api_token="api_y", kit=False), terminal=True)
+    assert "curl -fsS http://10.0.0.1:3000/join | sh -s -- join_x   (in a minute: its kit is being made)\n" in first
+    assert "passel join https://10.0.0.1:3001 --token join_x\n" in first
+    assert "or http://[fd00::1]:3000/\n" in first
+    assert "with the API token api_y\n" in first
+    assert "█" in first  # the QR code
+    later = invitation(ready("--listen", "0.0.0.0"), terminal=False)
+    assert "█" not in later
+    assert "sh -s -- TOKEN\n" in later
+    assert "passel token create --join" in later
 
 
 def test_an_address_of_another_machine(tmp_path: Path) -> None:

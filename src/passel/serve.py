@@ -217,8 +217,9 @@ class _Serving:
 
     async def _start_coordinator(self) -> int:
         options = self._options
+        host = "" if options.listen == "::" else options.listen  # asyncio's "::" leaves IPv4 out, "" does not
         try:
-            listen = Listen(options.listen, options.workers_port, self._tls, self._folder.driver_socket)
+            listen = Listen(host, options.workers_port, self._tls, self._folder.driver_socket)
             return await self._coordinator.start(listen)
         except OSError as e:
             raise trouble_at(e, options.listen, options.workers_port, "--workers-port") from e

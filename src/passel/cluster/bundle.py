@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
@@ -62,15 +62,25 @@ def bundle(folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
             wheels.append(_wheel(part, folder))
             say(f"{number}/{len(parts)} {wheels[-1].name}")
         wheels.append(_pip(folder))
-        for other in set(folder.glob("*.whl")) - set(wheels):
-            if other.name.startswith("passel-"):
-                other.unlink()  # an older Passel must not be chosen by mistake
+        for other in _outdated(folder, wheels):
+            other.unlink()
         lines = [f"{_file_sha256(w)}  {w.name}\n" for w in sorted(folder.glob("*.whl"))]
         _write(folder / SUMS, "".join(lines).encode())
     except OSError as e:
         what = f"the kit cannot be written: {e.strerror or e}"
         raise StorageError(what, str(e.filename or folder), "make room (about 500 MB) or choose another folder") from e
     return tuple(wheels)
+
+
+def _outdated(folder: Path, wheels: Sequence[Path]) -> list[Path]:
+    """Other versions of what the kit holds, for the same machines: pip would take the highest. Other machines' stay."""
+
+    def kind(wheel: Path) -> tuple[str, ...]:
+        name, _version, *tags = wheel.stem.split("-")
+        return (name, *tags)
+
+    kinds = {kind(w) for w in wheels}
+    return [w for w in folder.glob("*-*-*-*-*.whl") if w not in wheels and kind(w) in kinds]
 
 
 def is_whole(folder: Path) -> bool:
