@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,13 +118,18 @@ def test_a_bare_computer_joins_with_one_line_and_no_internet(hosts: TwoHosts, tm
         log = tmp_path / "bare.log"
         with log.open("wb") as output:
             shell = subprocess.Popen(
-                [*hosts.on_second(), "sh", "-c", line], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=bare
+                [*hosts.on_second(), "sh", "-c", line],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=bare,
+                start_new_session=True,
             )
         try:
             until(lambda: shell.poll() is not None or workers(data), "the bare computer joined", 900)
             assert shell.poll() is None, log.read_text()
         finally:
-            shell.terminate()
+            os.killpg(shell.pid, signal.SIGKILL)  # the shell, the worker's supervisor; its agent sees their end
             shell.wait(timeout=120)
         installed = home / ".local" / "share" / "passel" / f"software-{passel.__version__}" / "bin" / "python"
         assert (
