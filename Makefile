@@ -7,7 +7,7 @@ STAMP = .venv/.installed
 OUT ?= $(if $(filter demo,$(MAKECMDGOALS)),demo,out)
 ARGS ?=
 
-.PHONY: help setup demo photos-given map test test-long fuzz check format bench clean
+.PHONY: help setup demo photos-given map test test-long fuzz check format bench bench-cluster clean
 
 help:
 	@echo "make demo                           set up, map the built-in synthetic survey, say where the map is"
@@ -17,6 +17,7 @@ help:
 	@echo "make fuzz                           garbage for the server, for ten minutes or more"
 	@echo "make check                          format, lint, types and tests, as continuous integration does"
 	@echo "make bench                          measure speed, memory and accuracy"
+	@echo "make bench-cluster                  measure many machines: scheduling, transfer, faults, overhead (hours)"
 	@echo "make setup                          only set up .venv"
 	@echo "make clean                          remove .venv, caches and the demo's map"
 
@@ -74,6 +75,11 @@ format: setup
 
 bench: setup
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-cluster: setup
+	$(BIN)/python bench/cluster_graph.py $(ARGS)
+	$(BIN)/python bench/cluster_transfer.py
+	$(BIN)/python bench/cluster_chaos.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis demo build dist
