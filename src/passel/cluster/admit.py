@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from cryptography import x509
 
 from passel import __version__
@@ -84,11 +84,16 @@ class Door:
 
 async def small_body(request: web.Request) -> bytes:
     """The body of a request from somebody who has not proven anything yet. Raises WireError if it is long."""
+    return await read_all(request.content, _MOST_BODY_BYTES, request.path)
+
+
+async def read_all(stream: StreamReader, most_bytes: int, where: str) -> bytes:
+    """A message to its end, however many pieces it comes in. Raises WireError when there are more than `most_bytes`."""
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MOST_BODY_BYTES:
-            raise WireError("the request is too long", request.path, "run the same Passel everywhere")
+    async for piece in stream.iter_any():
+        body += piece
+        if len(body) > most_bytes:
+            raise WireError("a message is too long", where, "run the same Passel everywhere")
     return bytes(body)
 
 

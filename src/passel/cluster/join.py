@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from passel import __version__
-from passel.cluster.admit import CA_PATH, JOIN_PATH, JoinReply, JoinRequest
+from passel.cluster.admit import CA_PATH, JOIN_PATH, JoinReply, JoinRequest, read_all
 from passel.cluster.identity import Identity, IdentityError, fingerprint_of, trusting, write_secret
 from passel.cluster.tokens import TokenRefused, fingerprint_in
 from passel.cluster.wire import VERSION_HEADER, WireError, WireProblem, decode, encode
@@ -131,7 +131,7 @@ async def _request(method: str, url: str, context: ssl.SSLContext, body: bytes |
             aiohttp.ClientSession(timeout=patience, headers={VERSION_HEADER: __version__}) as session,
             session.request(method, url, ssl=context, data=body, allow_redirects=False) as answer,
         ):
-            return answer.status, await answer.content.read(_MOST_ANSWER_BYTES)
+            return answer.status, await read_all(answer.content, _MOST_ANSWER_BYTES, url)
     except aiohttp.ClientConnectorCertificateError as e:
         raise IdentityError("the coordinator cannot prove who it is", url, "somebody may be in between") from e
     except aiohttp.ClientSSLError as e:
