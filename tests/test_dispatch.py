@@ -243,7 +243,8 @@ def test_a_large_step_is_not_starved_by_small_ones(world: World) -> None:
     world.poll(a)
     world.submit(ready("large", 200, memory_mb=3500), *(ready(f"t{i}", 300 + i) for i in range(200)))
     for _ in range(20):
-        world.now_s += PATIENCE_S / 4
+        world.now_s += PATIENCE_S / 5
+        world.dispatcher.tick(world.now_s)
         a.finish(next(iter(a.held)))
         world.poll(a)
         if "large" in digests(a):

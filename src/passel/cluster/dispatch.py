@@ -19,7 +19,7 @@ from passel.cluster.dispatch_state import (
     poison,
 )
 from passel.cluster.driver_wire import Ended, Hello, ReadyStep, Started
-from passel.cluster.placement import Fit, Roster
+from passel.cluster.placement import Fit, Room, Roster
 from passel.cluster.wire import LEASE_S, Failure, Finished, PollReply, PollRequest, Prefetch, Running
 
 BROKEN_LEASE_S = 3.0
@@ -80,6 +80,7 @@ class Dispatcher:
         """The driver is gone, perhaps to be started again: what runs goes on for a while, as orphans."""
         state = self.jobs.pop(job, None)
         for task in state.tasks.values() if state else ():
+            task.waiting = False
             for run in list(task.runs.values()):
                 if run.told:
                     run.task, run.since_s = None, now_s
@@ -150,6 +151,7 @@ class Dispatcher:
         for job in self.jobs.values():
             for _, task in [e for e in job.waiting if e[1].full_on]:
                 self._end_if_full_everywhere(task)
+        placement.keep_free(self.jobs.values(), self._current_roster(now_s), now_s)
         self.match(now_s)
         self._copy_slow_steps(now_s)
 
@@ -172,7 +174,7 @@ class Dispatcher:
         roster = self._current_roster(now_s)
         for task in placement.slow_steps(self.jobs.values(), now_s):
             for worker in sorted(roster.workers, key=lambda w: (-w.free_threads(), w.name)):
-                fit = roster.fit(worker, task)
+                fit = roster.fit(worker, task, Room.of(worker))
                 if fit and fit.now and all(r.worker != worker.name for r in task.runs.values()):
                     self._give(worker, task, fit, now_s)
                     break

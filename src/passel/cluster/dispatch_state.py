@@ -10,6 +10,8 @@ from passel.cluster.wire import Assignment, Failure, InputRef, Phase, PollReques
 
 Key = tuple[str, str]
 """(job, digest)."""
+Need = tuple[int, int]
+"""(memory in MB, threads)."""
 
 
 class StalePollError(WireError):
@@ -53,7 +55,7 @@ class Task:
     """A submitted step that has no end yet.
 
     deaths: workers lost while they ran it, by session. failures: times it died or hung on a worker that lived.
-    avoid: workers to go round. full_on: workers whose disk refused it. kept_for_it: the worker that is being emptied for it.
+    avoid: workers to go round. full_on: workers whose disk refused it.
     """
 
     job: str
@@ -69,7 +71,6 @@ class Task:
     full_on: set[str] = field(default_factory=set)
     runs: dict[str, Run] = field(default_factory=dict)
     waiting: bool = False
-    kept_for_it: str = ""
     hinted_to: str = ""
     last_failure: Failure | None = None
 
@@ -80,6 +81,15 @@ class Task:
     @property
     def threads(self) -> int:
         return max(1, self.ready.threads)
+
+    @property
+    def need(self) -> Need:
+        return self.ready.memory_mb, self.threads
+
+    @property
+    def is_special(self) -> bool:
+        """True when it may not run everywhere where others of its size may."""
+        return bool(self.failures or self.deaths or self.avoid or self.full_on)
 
     @property
     def strikes(self) -> int:
@@ -93,7 +103,10 @@ class Task:
 
 @dataclass(eq=False)
 class JobState:
-    """A job whose driver is there. threads: that its steps take now. seconds: (count, mean) of steps that ended, by stage."""
+    """A job whose driver is there. threads: that its steps take now. seconds: (count, mean) of steps that ended, by stage.
+
+    special: waiting steps that may not run everywhere. passed: waiting steps that others were put before, and since when.
+    """
 
     name: str
     store: str
@@ -102,6 +115,9 @@ class JobState:
     tasks: dict[str, Task] = field(default_factory=dict)
     waiting: list[tuple[tuple[int, int], Task]] = field(default_factory=list)
     waiting_in_stage: dict[str, int] = field(default_factory=dict)
+    waiting_by_need: dict[Need, int] = field(default_factory=dict)
+    special: set[str] = field(default_factory=set)
+    passed: dict[str, float] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     made: int = 0
     failed: int = 0
@@ -110,16 +126,22 @@ class JobState:
     def queue(self, task: Task, now_s: float) -> None:
         """Puts a task into the line by its rank."""
         task.waiting, task.waiting_since_s = True, now_s
-        task.kept_for_it = task.hinted_to = ""
+        task.hinted_to = ""
         bisect.insort(self.waiting, (task.place, task), key=lambda entry: entry[0])
         stage = task.ready.stage
         self.waiting_in_stage[stage] = self.waiting_in_stage.get(stage, 0) + 1
+        self.waiting_by_need[task.need] = self.waiting_by_need.get(task.need, 0) + 1
+        if task.is_special:
+            self.special.add(task.ready.digest)
 
     def unqueue(self, task: Task) -> None:
         """Takes it out of the line."""
         if task.waiting:
             task.waiting = False
             self.waiting_in_stage[task.ready.stage] -= 1
+            self.waiting_by_need[task.need] -= 1
+            self.special.discard(task.ready.digest)
+            self.passed.pop(task.ready.digest, None)
             del self.waiting[bisect.bisect_left(self.waiting, task.place, key=lambda entry: entry[0])]
 
     def note_seconds(self, stage: str, seconds: float) -> None:
@@ -129,7 +151,10 @@ class JobState:
 
 @dataclass(eq=False)
 class Worker:
-    """A worker as of its last poll. gone_s: when it will count as lost. full_until_s: its disk refused a step."""
+    """A worker as of its last poll.
+
+    gone_s: when it will count as lost. full_until_s: its disk refused a step. kept_for: the large step that it is emptied for.
+    """
 
     name: str
     request: PollRequest
@@ -143,6 +168,7 @@ class Worker:
     runs: dict[str, Run] = field(default_factory=dict)
     acknowledge: list[str] = field(default_factory=list)
     past_sessions: set[str] = field(default_factory=set)
+    kept_for: Task | None = None
     steps_done: int = 0
     bytes_in: int = 0
     bytes_out: int = 0

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from passel.cluster.dispatch_state import JobState, Task, Worker
+from passel.cluster.dispatch_state import JobState, Need, Task, Worker
+from passel.cluster.wire import Slots
 
 BYTES_A_SECOND = 50e6
 """Of a link that nobody has measured: half a gigabit."""
 SECONDS_A_PLACE = 0.05
 """What a place in the line is worth: a step further back goes first when that saves more time of the link."""
 MOST_CANDIDATES = 16
+MOST_PASSED = 8
 LEAST_SHARE = 0.01
 PATIENCE_S = 20.0
-"""A step that needs more than is free anywhere waits so long; then one worker is emptied for it."""
+"""A step that needs more room than others is passed by them for so long; then one worker is emptied for it."""
 ALONE_AFTER_STRIKES = 2
 """A step that something died with so often runs alone, so that it cannot take others with it."""
 
@@ -34,48 +36,63 @@ class Fit:
     now: bool
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a worker has left at this moment."""
+
+    slots: Slots
+    used_mb: int
+    used_threads: int
+    empty: bool
+    closed: bool
+
+    @staticmethod
+    def of(worker: Worker) -> Room:
+        busy = worker.busy()
+        memory_mb, threads = sum(r.memory_mb for r in busy), sum(r.threads for r in busy)
+        return Room(worker.slots, memory_mb, threads, not busy, any(r.exclusive for r in busy))
+
+    def fit(self, need: Need, alone: bool = False) -> Fit:
+        """What a step takes here. What is larger than the machine gets all of it, alone."""
+        memory_mb, threads = min(need[0], self.slots.memory_mb), min(need[1], self.slots.cpus)
+        exclusive = alone or need[0] > self.slots.memory_mb or need[1] > self.slots.cpus
+        enough = self.used_mb + memory_mb <= self.slots.memory_mb and self.used_threads + threads <= self.slots.cpus
+        return Fit(memory_mb, threads, exclusive, now=self.empty or (enough and not exclusive and not self.closed))
+
+
 @dataclass
 class Roster:
     """The workers that take steps at this moment; made anew when that changes."""
 
     workers: list[Worker]
-    _permitted: dict[tuple[int, int], list[Worker]] = field(default_factory=dict)
+    _large: dict[Need, frozenset[str]] = field(default_factory=dict)
 
-    def permitted(self, task: Task) -> list[Worker]:
-        """Those on which it may run: all that are large enough, or else the largest; rather those where it has not failed."""
-        if task.full_on:
-            allowed = self._large_enough(task, [w for w in self.workers if w.name not in task.full_on])
-        else:
-            need = (task.ready.memory_mb, task.threads)
-            if need not in self._permitted:
-                self._permitted[need] = self._large_enough(task, self.workers)
-            allowed = self._permitted[need]
-        return [w for w in allowed if w.name not in task.avoid] or allowed if task.avoid else allowed
+    def large_enough(self, need: Need) -> frozenset[str]:
+        """The workers on which a step of this size may run: all that are large enough, or else the largest."""
+        if need not in self._large:
+            self._large[need] = self._large_enough(need, self.workers)
+        return self._large[need]
+
+    def permitted(self, task: Task) -> frozenset[str]:
+        """Those for this very step: not where the disk refused it, and rather not where it died."""
+        if not task.is_special:
+            return self.large_enough(task.need)
+        allowed = self._large_enough(task.need, [w for w in self.workers if w.name not in task.full_on])
+        return (allowed - task.avoid) or allowed
+
+    def fit(self, worker: Worker, task: Task, room: Room) -> Fit | None:
+        """None when this worker must not run it."""
+        if worker.name not in self.permitted(task):
+            return None
+        return room.fit(task.need, task.strikes >= ALONE_AFTER_STRIKES)
 
     @staticmethod
-    def _large_enough(task: Task, workers: list[Worker]) -> list[Worker]:
-        enough = [
-            w for w in workers if task.ready.memory_mb <= w.slots.memory_mb and task.threads <= w.slots.cpus
-        ]  # fmt: skip
+    def _large_enough(need: Need, workers: list[Worker]) -> frozenset[str]:
+        enough = frozenset(w.name for w in workers if need[0] <= w.slots.memory_mb and need[1] <= w.slots.cpus)
         if enough or not workers:
             return enough
         best = max((w.slots.memory_mb, w.slots.cpus) for w in workers)
-        return [w for w in workers if (w.slots.memory_mb, w.slots.cpus) == best]
-
-    def fit(self, worker: Worker, task: Task) -> Fit | None:
-        """None when this worker must not run it."""
-        permitted = self.permitted(task)
-        if not any(w is worker for w in permitted):
-            return None
-        slots, busy = worker.slots, worker.busy()
-        memory_mb, threads = min(task.ready.memory_mb, slots.memory_mb), min(task.threads, slots.cpus)
-        oversize = task.ready.memory_mb > slots.memory_mb or task.threads > slots.cpus
-        exclusive = oversize or task.strikes >= ALONE_AFTER_STRIKES
-        if exclusive or any(r.exclusive for r in busy):
-            return Fit(memory_mb, threads, exclusive, now=not busy)
-        used_mb, used_threads = sum(r.memory_mb for r in busy), sum(r.threads for r in busy)
-        room = used_mb + memory_mb <= slots.memory_mb and used_threads + threads <= slots.cpus
-        return Fit(memory_mb, threads, exclusive=False, now=room)
+        return frozenset(w.name for w in workers if (w.slots.memory_mb, w.slots.cpus) == best)
 
 
 def missing_bytes(task: Task, worker: Worker) -> int:
@@ -87,26 +104,37 @@ def missing_bytes(task: Task, worker: Worker) -> int:
 
 def choose(worker: Worker, jobs: Iterable[JobState], roster: Roster, now_s: float) -> tuple[Task, Fit] | None:
     """The step that the worker should run next, of the job that has least of its share; None when none fits."""
+    room = Room.of(worker)
+    kept_for = worker.kept_for
+    if kept_for is not None and kept_for.waiting:
+        fit = roster.fit(worker, kept_for, room)
+        if fit is not None:
+            return (kept_for, fit) if fit.now else None
+    worker.kept_for = None
     for job in sorted(jobs, key=lambda j: j.threads / max(j.share, LEAST_SHARE)):
-        found, kept = _of_job(worker, job, roster, now_s)
-        if found is not None or kept:
+        found = _of_job(worker, job, roster, room, now_s)
+        if found is not None:
             return found
     return None
 
 
-def _of_job(worker: Worker, job: JobState, roster: Roster, now_s: float) -> tuple[tuple[Task, Fit] | None, bool]:
-    """The cheapest of the first steps in line that fit; and whether the worker is kept free for a large one."""
+def _of_job(worker: Worker, job: JobState, roster: Roster, room: Room, now_s: float) -> tuple[Task, Fit] | None:
+    """The cheapest of the first steps in line that fit."""
+    fits = {
+        need: room.fit(need) if worker.name in roster.large_enough(need) else None
+        for need, count in job.waiting_by_need.items() if count
+    }  # fmt: skip
+    if not job.special and not any(fit and fit.now for fit in fits.values()):
+        return None
     best: tuple[float, Task, Fit] | None = None
     seen = 0
-    kept = False
+    passed: list[Task] = []
     for _, task in job.waiting:
-        fit = roster.fit(worker, task)
+        fit = roster.fit(worker, task, room) if task.is_special else fits[task.need]
         if fit is None:
             continue
         if not fit.now:
-            if _keep_free(worker, task, roster, now_s):
-                kept = True
-                break
+            passed.append(task)
             continue
         away = task.hinted_to not in ("", worker.name)  # another is fetching its inputs already
         cost_s = seen * SECONDS_A_PLACE + missing_bytes(task, worker) / BYTES_A_SECOND * (2 if away else 1)
@@ -115,16 +143,27 @@ def _of_job(worker: Worker, job: JobState, roster: Roster, now_s: float) -> tupl
         seen += 1
         if seen == MOST_CANDIDATES or best[0] <= seen * SECONDS_A_PLACE:
             break
-    return (None if best is None else best[1:]), kept
+    if best is None:
+        return None
+    for task in passed[:MOST_PASSED]:
+        if task.place < best[1].place:
+            job.passed.setdefault(task.ready.digest, now_s)
+    return best[1], best[2]
 
 
-def _keep_free(worker: Worker, task: Task, roster: Roster, now_s: float) -> bool:
-    """A step that found no room for long has one worker kept for it: nothing behind it in line is given to that one."""
-    if now_s - task.waiting_since_s < PATIENCE_S:
-        return False
-    if task.kept_for_it not in {w.name for w in roster.permitted(task)}:
-        task.kept_for_it = worker.name
-    return task.kept_for_it == worker.name
+def keep_free(jobs: Iterable[JobState], roster: Roster, now_s: float) -> None:
+    """A step that others were put before for long, since it needs more room, has one worker kept for it."""
+    for job in jobs:
+        for digest, since_s in list(job.passed.items()):
+            task = job.tasks.get(digest)
+            if task is None or not task.waiting:
+                del job.passed[digest]
+            elif now_s - since_s >= PATIENCE_S:
+                permitted = [w for w in roster.workers if w.name in roster.permitted(task)]
+                if permitted and not any(w.kept_for is task for w in permitted):
+                    free = [w for w in permitted if w.kept_for is None or not w.kept_for.waiting]
+                    if free:
+                        max(free, key=Worker.free_threads).kept_for = task
 
 
 def to_prefetch(worker: Worker, jobs: Iterable[JobState], roster: Roster) -> list[Task]:
@@ -137,7 +176,7 @@ def to_prefetch(worker: Worker, jobs: Iterable[JobState], roster: Roster) -> lis
         for _, task in job.waiting[: MOST_CANDIDATES * max(1, len(roster.workers))]:
             if hinted >= worker.slots.cpus:
                 break
-            if not task.hinted_to and missing_bytes(task, worker) and roster.fit(worker, task):
+            if not task.hinted_to and missing_bytes(task, worker) and worker.name in roster.permitted(task):
                 task.hinted_to = worker.name
                 hinted += 1
                 found.append(task)
