@@ -11,14 +11,20 @@ import threading
 import time
 import zipfile
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
+import fsspec
 import httpx
 import pytest
 
 from passel.server.access import Access, TooManyWrongTokensError, WrongTokenError, is_same_site, token_in
-from passel.server.jobs import JobError
+from passel.server.buckets import is_in_buckets
+from passel.server.folders import JobFolder
+from passel.server.jobs import JobError, Order
 from passel.server.outgoing import Gate
+from passel.server.preparing import Preparation, prepare
+from passel.server.settings import Limits
 from passel.server.unpacking import Bounds, unpack_tree
 from server_world import PHOTO, new_uuid, running
 
@@ -274,6 +280,38 @@ def test_photos_by_url_and_by_zipurl(tmp_path):
             world.wait_for(task, 30)
             assert why in world.info(task)["status"]["errorMessage"]
         assert "secret" not in world.log.read_text() + str([world.info(task, with_output="0")])
+
+
+@pytest.mark.parametrize(
+    ("url", "fine"),
+    [
+        *(("memory://open/", True), ("memory://open", True), ("memory://open/a/b.jpg", True)),
+        *(
+            ("memory://open-not/", False),
+            ("memory://open/../secret", False),
+            ("memory://", False),
+            ("file:///etc", False),
+        ),
+    ],
+)
+def test_only_opened_buckets_are_read(url, fine):
+    assert is_in_buckets(url, ("memory://open/",)) is fine
+
+
+def test_photos_from_a_bucket_are_fetched_once_and_may_be_fetched_again(tmp_path):
+    store = fsspec.filesystem("memory")
+    store.pipe({"/open/a.jpg": PHOTO, "/open/sub/b.jpg": PHOTO + b"b", "/secret/c.jpg": PHOTO})
+    folder = JobFolder(tmp_path / "jobs" / "u")
+    folder.make()
+    to = Preparation(folder, Limits(), Gate(False), ("memory://open/",), lambda: False, lambda line: None)
+    order = Order("x", 1, urls=("memory://open/",))
+    assert prepare(order, to) == 2
+    assert prepare(order, to) == 2, "as after a crash"
+    assert {p.name for p in folder.photos.iterdir()} == {"a.jpg", "b.jpg"}
+    with pytest.raises(JobError, match="no files"):
+        prepare(replace(order, urls=("memory://open/nothing/",)), to)
+    with pytest.raises(JobError, match="Invalid URL"):
+        prepare(replace(order, urls=("memory://secret/",)), to)
 
 
 def test_zipurl_to_a_private_address_is_refused_at_once(world):

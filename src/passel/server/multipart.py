@@ -134,6 +134,7 @@ class _Form:
         self._todo: list[Callable[[], Awaitable[None]]] = []
         self._part = _Part()
         self._done = False
+        self._writing: asyncio.Future[None] | None = None
         self._header_name, self._header_value = b"", b""
         self._headers: dict[bytes, bytes] = {}
         try:
@@ -157,20 +158,26 @@ class _Form:
 
     async def read(self, body: AsyncIterator[bytes]) -> dict[str, str]:
         empty = True
-        async for chunk in body:
-            if not chunk:
-                continue
-            empty = False
-            try:
-                self._parser.write(chunk)
-            except FormParserError as e:
-                raise JobError(f"Malformed form: {e}") from None
-            todo, self._todo = self._todo, []
-            for work in todo:
-                await work()
+        try:
+            async for chunk in body:
+                if chunk:
+                    empty = False
+                    await self._take_chunk(chunk)
+        finally:
+            if self._writing is not None:  # its file must not be closed under it
+                await asyncio.gather(self._writing, return_exceptions=True)
         if not empty and not self._done:
             raise JobError("Malformed form: it ends in the middle")
         return self._fields
+
+    async def _take_chunk(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except FormParserError as e:
+            raise JobError(f"Malformed form: {e}") from None
+        todo, self._todo = self._todo, []
+        for work in todo:
+            await work()
 
     def _begin(self) -> None:
         self._headers = {}
@@ -197,11 +204,19 @@ class _Form:
             part.held_bytes += len(piece)
             if part.sink is not None and part.held_bytes >= BUFFER_BYTES:
                 chunks, part.chunks, part.held_bytes = part.chunks, [], 0
-                await asyncio.to_thread(part.sink.write, chunks)
+                await self._written()
+                # Written while the next bytes arrive. One buffer at a time, so memory stays bounded.
+                self._writing = asyncio.ensure_future(asyncio.to_thread(part.sink.write, chunks))
             elif part.sink is None and part.held_bytes > self._limits.max_field_bytes:
                 raise JobError("Field value too long")
 
         self._todo.append(take)
+
+    async def _written(self) -> None:
+        """Wait for the bytes that are being written, and for their errors."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+            self._writing = None
 
     def _on_end(self) -> None:
         self._done = True
@@ -227,4 +242,6 @@ class _Form:
                 sink.write(chunks)
             sink.finish()
 
-        await asyncio.to_thread(finish)
+        await self._written()
+        self._writing = asyncio.ensure_future(asyncio.to_thread(finish))
+        await self._written()

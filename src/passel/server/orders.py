@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from passel.server.api_options import Choice, choose
+from passel.server.buckets import is_in_buckets
 from passel.server.jobs import JobError, Order
 from passel.server.outgoing import Gate
 from passel.server.settings import ServerSettings
@@ -26,7 +27,7 @@ def order_from(fields: Mapping[str, str], settings: ServerSettings, now_ms: int)
     gate = Gate(settings.allow_private_urls)
     webhook, zip_url = fields.get("webhook", "").strip(), fields.get("zipurl", "").strip()
     urls = tuple(_strings(fields.get("urls", ""), "urls", MOST_URLS))
-    for url in (webhook, zip_url, *urls):
+    for url in (webhook, zip_url, *(u for u in urls if not is_in_buckets(u, settings.buckets))):
         if url:
             gate.check(url)
     created_ms = _date(fields.get("dateCreated", ""), now_ms)

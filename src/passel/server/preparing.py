@@ -11,9 +11,11 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from passel.option_table import BY_NAME
 from passel.server.api_options import notices, words_for_driver
+from passel.server.buckets import files_at, is_in_buckets, opened
 from passel.server.folders import JobFolder, safe_name, sync_folder
 from passel.server.jobs import Job, JobError, Order
 from passel.server.orders import name_in_url
@@ -27,13 +29,24 @@ ALIGN_SUFFIXES = (".las", ".laz", ".tif")
 FETCH_CHUNK_BYTES = 1 << 20
 
 
+class Readable(Protocol):
+    """An answer or a file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Preparation:
-    """What preparing needs. stopped: asked often; JobError is raised when it says so. say: lines for the output."""
+    """What preparing needs.
+
+    buckets: prefixes that clients may read from. stopped: asked often; JobError is raised when it says so. say: lines for
+    the output.
+    """
 
     folder: JobFolder
     limits: Limits
     gate: Gate
+    buckets: tuple[str, ...]
     stopped: Callable[[], bool]
     say: Callable[[str], None]
 
@@ -44,7 +57,11 @@ def prepare(order: Order, to: Preparation) -> int:
     to.folder.side.mkdir(exist_ok=True)
     for url in order.urls:
         to.say(f"Fetching {name_in_url(url)}")
-        _fetch_photo(url, to)
+        if is_in_buckets(url, to.buckets):
+            for file in files_at(url):
+                _fetch_from_bucket(file, to)
+        else:
+            _fetch_photo(url, to)
     if order.zip_url:
         to.say("Fetching the ZIP file with the photos")
         _fetch_zip(order.zip_url, to)
@@ -113,15 +130,24 @@ def _sort(to: Preparation) -> None:
 
 
 def _fetch_photo(url: str, to: Preparation) -> None:
-    name = safe_name(name_in_url(url))
+    with to.gate.get(url) as answer:
+        _keep(answer, safe_name(name_in_url(url)), to, lambda: _check_complete(answer.length))
+
+
+def _fetch_from_bucket(url: str, to: Preparation) -> None:
+    with opened(url) as file:
+        _keep(file, safe_name(name_in_url(url)), to, lambda: None)
+
+
+def _keep(source: Readable, name: str, to: Preparation, check: Callable[[], None]) -> None:
+    """Read a file to its end and make it a photo. check: called at the end; raises when it is not whole."""
     receiver = Receiver(to.folder, to.limits)
     sink = receiver.open("images", name)
     try:
-        with to.gate.get(url) as answer:
-            while chunk := answer.read(FETCH_CHUNK_BYTES):
-                _check_stopped(to)
-                sink.write([chunk])
-            _check_complete(answer.length)
+        while chunk := source.read(FETCH_CHUNK_BYTES):
+            _check_stopped(to)
+            sink.write([chunk])
+        check()
         sink.finish()
         receiver.settle()
     finally:

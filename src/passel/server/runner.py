@@ -152,8 +152,8 @@ class Runner:
         def say(line: str) -> None:
             loop.call_soon_threadsafe(console.say, [line])
 
-        gate = Gate(self.settings.allow_private_urls)
-        preparation = Preparation(folder, self.settings.limits, gate, runtime.stop.is_set, say)
+        gate, buckets = Gate(self.settings.allow_private_urls), self.settings.buckets
+        preparation = Preparation(folder, self.settings.limits, gate, buckets, runtime.stop.is_set, say)
         count = await asyncio.to_thread(prepare, job.order, preparation)
 
         def queued(j: Job) -> Job:

@@ -53,7 +53,8 @@ class JobService:
             if job.state is State.REMOVING:
                 await self._remove(job)
             elif job.state is State.UPLOADING:
-                await asyncio.to_thread(_drop_unfinished, self.folder(job.uuid))
+                touched_ms = await asyncio.to_thread(_drop_unfinished, self.folder(job.uuid))
+                self._store.show(replace(job, touched_ms=max(job.touched_ms, touched_ms)))
             else:
                 again = jobs.recovered(job, now_ms())
                 if again is not job:
@@ -284,7 +285,8 @@ def _made(folder: JobFolder) -> None:
         raise StorageError(f"The job's folder cannot be made: {e.strerror}", todo="make room on the server") from None
 
 
-def _drop_unfinished(folder: JobFolder) -> None:
-    """Throw away uploads that a crash cut off; those that can be resumed stay."""
+def _drop_unfinished(folder: JobFolder) -> int:
+    """Throw away uploads that a crash cut off; those that can be resumed stay. Returns when the last photo came, in ms."""
     for path in folder.incoming.glob("*.part") if folder.incoming.is_dir() else ():
         path.unlink(missing_ok=True)
+    return int(1000 * folder.photos.stat().st_mtime) if folder.photos.is_dir() else 0

@@ -61,7 +61,8 @@ class ServerSettings:
     """data: folder of the database and all jobs. parallel_jobs: drivers at once. cleanup_tasks_after_s,
     cleanup_uploads_after_s: ended tasks and unfinished uploads older than this are removed; 0 = never. webhook: called for
     every task, '' = none. max_concurrency: cores a job may ask for, 0 = any. allow_private_urls: zipurl, urls and
-    webhooks may point into the local network. host_names: public names of this server, so that one without tokens can tell
+    webhooks may point into the local network. buckets: prefixes like s3://surveys/ from which clients may have photos
+    fetched with the server's credentials. host_names: public names of this server, so that one without tokens can tell
     them from foreign names that point at it. test: None, or canned tasks.
     """
 
@@ -72,6 +73,7 @@ class ServerSettings:
     webhook: str = ""
     max_concurrency: int = 0
     allow_private_urls: bool = False
+    buckets: tuple[str, ...] = ()
     host_names: frozenset[str] = frozenset()
     test: TestMode | None = None
     limits: Limits = field(default_factory=Limits)
