@@ -44,6 +44,7 @@ OVERVIEW = f"""passel {passel.__version__}: thousands of drone photos into one s
   passel join [URL] --token TOKEN                  help a coordinator, found on the local network or at URL
   passel status | workers | drain NAME             what a passel does; give a worker no more steps
   passel token create | list | revoke              who may join and who may submit photos
+  passel node add | list | lock …                  NodeODM machines that work for this coordinator
   passel fleet check | list | drain | spend …      machines in the cloud that come and go with the work
   passel bundle                                    all that a bare computer needs to join, for the field
 
@@ -62,6 +63,7 @@ ELSEWHERE = {
     "drain": "passel.commands.watch:drain",
     "bundle": "passel.commands.bundle:run",
     "fleet": "passel.commands.fleet:run",
+    "node": "passel.commands.node:run",
     "submit": "passel.commands.remote:submit_photos",
     "tasks": "passel.commands.remote:tasks",
     "logs": "passel.commands.remote:logs",

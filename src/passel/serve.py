@@ -32,12 +32,22 @@ from passel.cluster.data_folder import DataFolder
 from passel.cluster.discovery import announced
 from passel.cluster.identity import Identity, key_digest
 from passel.cluster.kit_server import KitApp
-from passel.cluster.listening import is_loopback, public_socket, reachable_addresses, serve_on_socket, trouble_at
+from passel.cluster.listening import (
+    is_loopback,
+    page_url,
+    public_socket,
+    reachable_addresses,
+    serve_on_socket,
+    trouble_at,
+)
 from passel.cluster.local_worker import LocalWorker
 from passel.cluster.roster import Roster
 from passel.cluster.tokens import OWN_NAME, AccessBook, Throttle, Tokens
 from passel.errors import PasselError
+from passel.gateway.gateway import Gateway, GatewaySettings
+from passel.gateway.policy import Engine, Policy, read_policy
 from passel.serve_api import AllMachines, ApiTokens, driver_command
+from passel.serve_gateway import GatewayJobs, PublicDoor
 from passel.serve_ui import UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
 from passel.server.jobs import ENDED, State
@@ -59,7 +69,8 @@ class ServeOptions:
 
     max_concurrency: cores that the local worker may use. parallel_jobs: jobs that run at once. token: an API token of the
     user's own choice, '' = none. max_images: photos a task, None = any number. test: canned tasks, for authors of clients.
-    name: of this passel, for people. fleet: the fleet file, None = no machines in the cloud.
+    name: of this passel, for people. fleet: the fleet file, None = no machines in the cloud. engine: who makes maps when
+    there are NodeODM nodes. policy: what each token may do there. public_url: of the public port, '' = by its address.
     """
 
     data: Path
@@ -75,6 +86,9 @@ class ServeOptions:
     test: TestMode | None
     name: str
     fleet: Path | None = None
+    engine: Engine = Engine.AUTO
+    policy: Path | None = None
+    public_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,8 @@ class _Serving:
         door = Door(self._authority, self._roster, throttle)
         admin = AdminApi(self, self._tokens, throttle)
         self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()])
+        self._page = ""
+        self._gateway = self._make_gateway()
         self._server = self._make_server()
         self._join_lines: tuple[str, ...] = ()
         self._local_name = ""
@@ -136,6 +152,11 @@ class _Serving:
             await stack.enter_async_context(
                 serve_on_socket(AdminApi(self, None, Throttle()).routes(), self._folder.admin_socket)
             )
+            if not is_loopback(options.listen):
+                self._page = options.public_url or page_url(reachable_addresses(options.listen)[0], port)
+            if self._gateway is not None:
+                await self._gateway.start()
+                stack.push_async_callback(self._gateway.close)
             await stack.enter_async_context(self._public(public, workers_port))
             if options.worker and options.test is None:
                 worker = self._local_worker(workers_port)
@@ -198,6 +219,16 @@ class _Serving:
         checker = ApiTokens(self._tokens) if asks else None
         return create_app(settings, self._driver_command, checker, AllMachines(self._coordinator))
 
+    def _make_gateway(self) -> Gateway | None:
+        """NodeODM nodes that work for us; `passel node add` may bring some at any time."""
+        options = self._options
+        if options.test is not None:
+            return None
+        policy = read_policy(options.policy) if options.policy else Policy()
+        jobs = GatewayJobs(lambda: self._server.service)
+        door = PublicDoor(self._tokens, lambda: self._page)
+        return Gateway(self._folder.root, GatewaySettings(options.engine, policy), jobs, door)
+
     def _add_ui(self) -> UiSurveyor:
         """The web pages, beside the API."""
         service = self._server.service
@@ -213,7 +244,8 @@ class _Serving:
 
     def _driver_command(self, task: Task, lifeline_fd: int) -> tuple[str, ...]:
         self._surveyor.stop(task.uuid)  # it holds the project's lock
-        return driver_command(self._folder.driver_socket, task, lifeline_fd)
+        forwarder = self._gateway.command(task, lifeline_fd) if self._gateway is not None else None
+        return forwarder or driver_command(self._folder.driver_socket, task, lifeline_fd)
 
     async def _start_coordinator(self) -> int:
         options = self._options

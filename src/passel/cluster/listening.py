@@ -73,6 +73,11 @@ def reachable_addresses(listen: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda a: a != main)) or ("127.0.0.1",)
 
 
+def page_url(address: str, port: int) -> str:
+    """The public port as a browser is given it."""
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}/"
+
+
 def _towards_the_world() -> str:
     """The address that packets to the internet would leave from (none is sent), '' without such a way."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

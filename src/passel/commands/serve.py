@@ -11,8 +11,9 @@ from urllib.parse import quote
 import segno
 
 import passel
-from passel.cluster.listening import is_loopback
+from passel.cluster.listening import is_loopback, page_url
 from passel.commands.arguments import CommandParser, default_data, folder, positive, whole
+from passel.gateway.policy import Engine
 from passel.option_table import usable_cores
 from passel.serve import Ready, ServeOptions, serve
 from passel.server.settings import TestMode
@@ -56,6 +57,9 @@ def options_of(words: tuple[str, ...]) -> ServeOptions:
         test=test,
         name=given.cluster_name,
         fleet=given.fleet,
+        engine=Engine(given.engine),
+        policy=given.policy,
+        public_url=given.public_address.rstrip("/") + "/" if given.public_address else "",
     )
 
 
@@ -91,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="rent machines while there is work, as this file says (docs/cloud.md)",
     )
+    engines = "who makes maps when there are nodes (passel node): auto: a node that is free, else Passel (default auto)"
+    add("--engine", choices=[e.value for e in Engine], default=Engine.AUTO.value, help=engines)
+    add("--policy", type=folder, metavar="FILE", help="what each token may do on nodes (docs/clusterodm.md)")
+    reached = "this server as nodes reach it, for the parts of split tasks (default http://ADDRESS:PORT)"
+    add("--public-address", default="", metavar="URL", help=reached)
     add("--test", action="store_true", help="tasks end at once with small canned products, for authors of clients")
     add("--test-seconds", type=positive, default=0.0, metavar="S", help="with --test: how long a task takes")
     for name in ("fail-tasks", "skip-dems", "skip-orthophotos", "drop-uploads"):
@@ -101,14 +110,12 @@ def _parser() -> argparse.ArgumentParser:
 def invitation(ready: Ready, terminal: bool) -> str:
     """What to do now: open the page, submit photos, let other computers join."""
     options, address = ready.options, ready.addresses[0]
-    page = f"http://{_in_url(address)}:{ready.port}/"
+    page = page_url(address, ready.port)
     lines = [f"passel {passel.__version__}: {options.name!r} is ready.", "", f"  open     {page}"]
     if is_loopback(options.listen):
         lines += ["           Only this computer can reach it. For others: passel serve --listen 0.0.0.0"]
     else:
-        lines += [
-            f"           {also}" for a in ready.addresses[1:3] if (also := f"or http://{_in_url(a)}:{ready.port}/")
-        ]
+        lines += [f"           {also}" for a in ready.addresses[1:3] if (also := f"or {page_url(a, ready.port)}")]
         lines += ["", *_tokens(ready, page)]
     lines += ["", f"  data     {options.data}", "  stop     Ctrl-C; jobs go on when it is started again"]
     if terminal and not is_loopback(options.listen):

@@ -1,0 +1,78 @@
+"""The gateway inside a real `passel serve`: a node added while it runs makes the map; doors for nodes are least privilege."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+
+from passel import cli
+from passel.cluster.tokens import AccessBook, Tokens
+from passel.serve_gateway import SPLIT_OWNER, PublicDoor
+from serving import running, serve_words, until
+
+
+def post(url: str, fields: dict[str, str], photo: bytes = b"") -> dict:
+    """A multipart form as NodeODM's clients send it."""
+    edge = uuid.uuid4().hex
+    parts = [
+        f'--{edge}\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()
+    ]
+    if photo:
+        head = f'--{edge}\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
+        parts.append(head.encode() + photo + b"\r\n")
+    body = b"".join(parts) + f"--{edge}--\r\n".encode()
+    asked = urllib.request.Request(url, body, {"Content-Type": f"multipart/form-data; boundary={edge}"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return json.load(answer)
+
+
+def get(url: str) -> dict:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_a_node_makes_the_map(tmp_path: Path, tiny_photo: bytes) -> None:
+    node_words, node_port, _ = serve_words(tmp_path / "node", "--test")
+    words, port, _ = serve_words(tmp_path / "front", "--no-worker")  # only the node can do it
+    with running(node_words, tmp_path / "node.log") as node, running(words, tmp_path / "front.log") as front:
+        node.wait_for("is ready")
+        front.wait_for("is ready")
+        data = ["--data", str(tmp_path / "front")]
+        assert cli.main(["node", "add", f"http://127.0.0.1:{node_port}", *data]) == 0
+        assert cli.main(["node", "update", *data]) == 0
+        page = f"http://127.0.0.1:{port}"
+        task = post(f"{page}/task/new/init", {"name": "through"})["uuid"]
+        assert post(f"{page}/task/new/upload/{task}", {}, tiny_photo)["success"]
+        post(f"{page}/task/new/commit/{task}", {})
+        until(lambda: get(f"{page}/task/{task}/info")["status"]["code"] in (30, 40), "the task ended")
+        ended = get(f"{page}/task/{task}/info")
+        assert ended["status"]["code"] == 40, (ended, get(f"{page}/task/{task}/output?line=0"))
+
+
+@pytest.fixture(scope="module")
+def tiny_photo() -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+
+    held = BytesIO()
+    Image.new("RGB", (16, 16), "grey").save(held, "jpeg")
+    return held.getvalue()
+
+
+def test_nodes_never_get_a_token_of_the_operators(tmp_path: Path) -> None:
+    book = AccessBook(tmp_path / "access.sqlite")
+    tokens = Tokens(book, "f" * 24)
+    door = PublicDoor(tokens, lambda: "http://h:3000/")
+    for owner, name in (("anna", "anna"), ("", SPLIT_OWNER)):
+        url, _, token = door.url_for(owner, "job").partition("?token=")
+        assert url == "http://h:3000/"
+        known = tokens.check("api", token)
+        assert known.name == name
+        assert known.expires_s is not None
+    assert PublicDoor(tokens, lambda: "").url_for("anna", "job") == ""
+    book.close()
