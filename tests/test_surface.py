@@ -17,7 +17,7 @@ from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
 from passel.surface.colour import Gains, solve_gains
 from passel.surface.extent import survey_ground
-from passel.surface.fine import continued
+from passel.surface.fine import BLOCK_CELLS, continued, smoothed
 from passel.surface.plate import Plate, load_plates, make_plate, plate_reduction, save_plates
 from passel.surface.quick import quick_orthophoto
 from passel.surface.refine import FEATHER_CELLS, feather
@@ -112,11 +112,22 @@ def test_no_step_at_the_border_of_two_tiles(made: World, west: TileResult, east:
 
 
 def test_blocks_flow_into_each_other() -> None:
-    n, f = 64, FEATHER_CELLS
+    n, f = BLOCK_CELLS, FEATHER_CELLS
     total = np.zeros((n, 3 * n + 2 * f))
     for i in range(3):
         total[:, i * n : (i + 1) * n + 2 * f] += feather(Window(0, 0, n + 2 * f, n + 2 * f))[f:-f][n // 2]
     assert np.abs(total[:, 2 * f : -2 * f] - 1).max() < 1e-6
+
+
+def test_small_steps_between_blocks_go_and_edges_stay() -> None:
+    cell_m, at = 0.1, BLOCK_CELLS  # a border of two blocks
+    window = Window(-BLOCK_CELLS, 0, 2 * BLOCK_CELLS, BLOCK_CELLS)
+    columns = np.arange(2 * BLOCK_CELLS)[None] + np.zeros((BLOCK_CELLS, 1))
+    small = smoothed(np.where(columns < at, 0.0, 0.2 * cell_m).astype(np.float32), window, cell_m)
+    elsewhere = smoothed(np.where(columns < at + 20, 0.0, 0.2 * cell_m).astype(np.float32), window, cell_m)
+    assert np.diff(small[40])[at - 1] < 0.9 * np.diff(elsewhere[40])[at + 19]
+    wall = np.where(columns < at, 0.0, 10 * cell_m).astype(np.float32)
+    assert np.abs(smoothed(wall, window, cell_m) - wall).max() < 0.01 * cell_m
 
 
 def test_points_say_what_is_likely() -> None:

@@ -33,6 +33,7 @@ U8 = NDArray[np.uint8]
 BLOCK_CELLS = 128
 MARGIN_CELLS = BLOCK_CELLS  # ≥ 100: beyond it a neighbour's smoothing does not reach the core
 REFINED_RIM_CELLS = 64
+SEAM_CELLS = 4.0  # beside a block's border
 REFINING_STEPS_CELLS = (0.4, 0.2)
 LEAST_SCORE = 0.2
 SURE_SCORE, SURE_PHOTOS = 0.6, 3
@@ -99,18 +100,36 @@ def _refined(
     window = tile.core.grown(REFINED_RIM_CELLS)
     part = window.slices_in(level.window)
     cell_m = level.grid.resolution_m
-    # the window follows the surface, so it must be smooth where the ground is, and keep its edges
-    surface = cv2.bilateralFilter(cv2.medianBlur(z, 5), 7, 1.0 * cell_m, 2.0)
+    surface = smoothed(cv2.medianBlur(z, 5), level.window, cell_m)
     better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[0])
     surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
     surface[part] = _second_thoughts(level, window, surface, better, views, plates, blocks)
-    surface = cv2.bilateralFilter(surface, 7, 1.0 * cell_m, 2.0)
+    surface = smoothed(surface, level.window, cell_m)
     better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[1])
     surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
     surface = cv2.bilateralFilter(surface, 5, 0.5 * cell_m, 1.2)
     score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
     score[part], agreeing[part] = better.score, better.agreeing
     return Matched(level.window, surface, score, found.cost, found.seen, agreeing, found.edge)
+
+
+def smoothed(z: F32, window: Window, cell_m: float) -> F32:
+    """What refinement starts from: its windows follow the surface, so that must be smooth where the ground is, and keep its edges.
+
+    At the border of two blocks it is smoothed wider: they were matched with other photos, and a window that straddles the small step
+    between their heights would keep it.
+    """
+    usual = cv2.bilateralFilter(z, 7, 1.0 * cell_m, 2.0)
+    wide = cv2.bilateralFilter(z, 9, 0.5 * cell_m, 3.0)
+    share = np.maximum(_beside_border(window.row, window.rows)[:, None], _beside_border(window.col, window.cols)[None])
+    return np.asarray(usual + (wide - usual) * share, np.float32)
+
+
+def _beside_border(first: int, n: int) -> F32:
+    """(n,) 1 at cells beside a block's border, falling to 0 at SEAM_CELLS from it."""
+    at = (first + np.arange(n)) % BLOCK_CELLS + 0.5
+    distance = np.minimum(at, BLOCK_CELLS - at)
+    return np.asarray(np.clip(2.0 * (1.0 - distance / SEAM_CELLS), 0.0, 1.0), np.float32)
 
 
 def _second_thoughts(

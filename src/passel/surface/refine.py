@@ -21,7 +21,7 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 WINDOW_CELLS = 9
-FEATHER_CELLS = 16
+FEATHER_CELLS = 32  # of a block beyond its border: what two blocks say of a cell is better than what one says
 UNSEEN = -9.0
 NOISE_VARIANCE = 4.0  # gray levels squared: flat ground gives no score
 LEAST_SQUARES = 0.02  # mean square of normalised grays: below it there is only noise
