@@ -14,7 +14,7 @@ from passel.pipeline.step import Step
 from passel.survey.check import counted
 
 SMALLER_CHUNKS = (10, 1)  # pairs
-TRIED_AGAIN = ("died", "timeout", "crash")  # as another pair would not have ended
+TRIED_AGAIN = ("died", "timeout", "crash")  # ends that may be the fault of a single pair
 MOST_BROKEN, MOST_BROKEN_SHARE = 3, 0.1  # of the chunks: where more break, it is not the fault of a pair
 SHOWN = 3
 
