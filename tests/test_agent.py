@@ -17,6 +17,7 @@ from passel.cluster.hosts import Hosts, Usage, is_nearly_out, to_be_killed
 from passel.cluster.machine import machine_info
 from passel.cluster.packed_step import packed_step
 from passel.cluster.wire import Assignment, WireError, pack
+from passel.errors import StorageError
 from passel.pipeline.events import Artifact, StepFailure
 from passel.pipeline.messages import Failed, Request
 from passel.pipeline.step import ArtifactInput, FileInput, Step
@@ -69,6 +70,15 @@ def test_photos_come_once_under_their_names(machines, tmp_path):
 def photo_step(name: str, *inputs: FileInput | ArtifactInput) -> Step:
     roles = tuple(("photo" if isinstance(i, FileInput) else "part", i) for i in inputs)
     return Step("photos", name, "step_functions:copy_names", 1, Params(), roles, 100)
+
+
+def test_a_cache_too_small_for_a_step_is_said(machines, tmp_path):
+    """As trouble of this worker's storage: another one may have room."""
+    photo = tmp_path / "DJI_1.JPG"
+    photo.write_bytes(os.urandom(100_000))
+    machines.worker("one", cache_gb=0.00005)
+    with pytest.raises(StorageError, match="too small"):
+        Drive(machines, [photo_step("first", FileInput(str(photo), "5" * 64))]).done()
 
 
 def test_beside_the_coordinator_nothing_is_copied(machines, tmp_path):

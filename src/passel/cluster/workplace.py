@@ -17,7 +17,7 @@ from passel.cluster.machine import free_disk_bytes
 from passel.cluster.packed_step import packed_step
 from passel.cluster.transfer import Link
 from passel.cluster.wire import Assignment, CacheNews, Failure, Finished, InputRef, Phase
-from passel.errors import PasselError
+from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.messages import Answer, Failed, Request
 from passel.pipeline.store import Store, is_disk_trouble
@@ -251,7 +251,7 @@ def _wrong_artifact(assignment: Assignment, manifest: Manifest) -> Failure | Non
 
 
 def _failure_of(error: PasselError) -> Failure:
-    return Failure("storage" if is_disk_trouble(error) else "error", error.what, error.where, error.todo)
+    return Failure("storage" if isinstance(error, StorageError) else "error", error.what, error.where, error.todo)
 
 
 def _failure(failed: Failed, log: Path) -> Failure:
