@@ -11,7 +11,10 @@ import pytest
 
 from passel import cli
 from passel.cluster.tokens import AccessBook, Tokens
-from passel.serve_gateway import SPLIT_OWNER, PublicDoor
+from passel.fleet.ports import WorkerSeen
+from passel.gateway.book import Book
+from passel.gateway.node import Seen
+from passel.serve_gateway import SPLIT_OWNER, FleetNodes, PublicDoor
 from serving import running, serve_words, until
 
 
@@ -75,4 +78,29 @@ def test_nodes_never_get_a_token_of_the_operators(tmp_path: Path) -> None:
         assert known.name == name
         assert known.expires_s is not None
     assert PublicDoor(tokens, lambda: "").url_for("anna", "job") == ""
+    book.close()
+
+
+def test_the_fleets_nodes_come_and_go(tmp_path: Path) -> None:
+    now = [1e9]
+    book = Book(tmp_path / "nodes.sqlite", lambda: now[0])
+    nodes = FleetNodes(book)
+    nodes.drain("m1", True)
+    nodes.remove("m1")
+    for _ in range(2):
+        nodes.add("m1", "10.0.0.5", 3000, "secret")
+    nodes.add("m2", "fd00::1", 3000, "secret")
+    assert [n.url for n in book.nodes()] == ["http://10.0.0.5:3000", "http://[fd00::1]:3000"]
+    assert nodes.nodes() == ()  # none has answered yet
+    book.answered("m1", Seen(now[0], "odm", "3.5", "2.2.4", 0, 1, None, 0, 8))
+    assert nodes.nodes() == (WorkerSeen("m1", False, False),)
+    nodes.drain("m1", True)
+    nodes.add("m1", "10.0.0.5", 3000, "secret")  # said again, it stays drained
+    assert nodes.nodes() == (WorkerSeen("m1", False, True),)
+    nodes.drain("m1", False)
+    assert nodes.nodes() == (WorkerSeen("m1", False, False),)
+    nodes.add("m1", "10.0.0.6", 3000, "secret")
+    assert book.node("m1").url == "http://10.0.0.6:3000"
+    nodes.remove("m1")
+    assert [n.name for n in book.nodes()] == ["m2"]
     book.close()

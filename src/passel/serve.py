@@ -47,7 +47,7 @@ from passel.errors import PasselError
 from passel.gateway.gateway import Gateway, GatewaySettings
 from passel.gateway.policy import Engine, Policy, read_policy
 from passel.serve_api import AllMachines, ApiTokens, driver_command
-from passel.serve_gateway import GatewayJobs, PublicDoor
+from passel.serve_gateway import FleetNodes, GatewayJobs, PublicDoor
 from passel.serve_ui import UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
 from passel.server.jobs import ENDED, State
@@ -274,7 +274,8 @@ class _Serving:
         from passel.serve_fleet import FleetCoordinator
 
         coordinator = FleetCoordinator(self, self._tokens, asyncio.get_running_loop())
-        fleet = start_fleet(file, self._folder.root, coordinator, None, _log.info)
+        nodes = FleetNodes(self._gateway.book) if self._gateway is not None else None
+        fleet = start_fleet(file, self._folder.root, coordinator, nodes, _log.info)
 
         async def stop() -> None:
             words = await asyncio.to_thread(fleet.stop)

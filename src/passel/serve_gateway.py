@@ -1,11 +1,16 @@
-"""What `serve.py` gives the gateway: the server's jobs, and a way for nodes to send us the parts of a split task."""
+"""What `serve.py` gives the gateway: the server's jobs, and a way for nodes to send us the parts of a split task. And what
+the fleet is given of the gateway: nodes that come and go.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from passel.cluster.tokens import Tokens
+from passel.fleet.ports import WorkerSeen
+from passel.gateway.book import Book
+from passel.gateway.node import node_at
 from passel.server.jobs import Job
 from passel.server.service import JobService
 
@@ -37,3 +42,30 @@ class PublicDoor:
         if not page:
             return ""
         return f"{page}?token={self.tokens.create('api', owner or SPLIT_OWNER, _LIFETIME_S)}"
+
+
+@dataclass(frozen=True)
+class FleetNodes:
+    """The fleet's `Nodes`: machines that it made and that run an image with NodeODM's API. Any thread may ask."""
+
+    book: Book
+
+    def nodes(self) -> tuple[WorkerSeen, ...]:
+        """Nodes that answer now."""
+        now_s, busy = self.book.now_s(), {a.node for a in self.book.open_attempts()}
+        return tuple(WorkerSeen(n.name, n.name in busy, n.locked) for n in self.book.nodes() if n.is_online(now_s))
+
+    def add(self, name: str, host: str, port: int, token: str) -> None:
+        """Attach a node; one that is there with this address stays as it is."""
+        wanted = node_at(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", token, name)
+        known = self.book.node(name)
+        if known is None or (known.url, known.token) != (wanted.url, wanted.token):
+            self.book.add(wanted)
+
+    def drain(self, name: str, on: bool) -> None:
+        """No new tasks for the node, or again some."""
+        self.book.change(name, lambda node: replace(node, locked=on))
+
+    def remove(self, name: str) -> None:
+        """Detach the node."""
+        self.book.delete(name)
