@@ -28,6 +28,10 @@ CREATE TABLE calls (id INTEGER PRIMARY KEY AUTOINCREMENT, uuid TEXT NOT NULL, ur
 """
 
 
+class JobsUnwritableError(StorageError):
+    """The list of jobs cannot be written now; nothing changed, and it may work later."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A webhook call that is owed. id: 0 before it is stored. body: JSON text. attempts: made so far."""
@@ -169,7 +173,9 @@ class JobStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as e:
-            raise StorageError(f"The list of jobs cannot be written: {e}", str(self._file), "make room") from None
+            raise JobsUnwritableError(
+                f"The list of jobs cannot be written: {e}", str(self._file), "make room"
+            ) from None
 
 
 def encode_job(job: Job) -> str:

@@ -10,16 +10,17 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from passel.errors import PasselError, StorageError
+from passel.errors import PasselError
 from passel.server import jobs
 from passel.server.archive import USUAL_OUTPUTS, pack
 from passel.server.clock import now_ms
 from passel.server.drivers import Driver, Event, Say, Stages, StepSeen
 from passel.server.folders import JobFolder
-from passel.server.job_store import Call, JobStore
+from passel.server.job_store import Call, JobStore, JobsUnwritableError
 from passel.server.jobs import Job, RunEnd, State
 from passel.server.outgoing import Gate
 from passel.server.ports import DriverCommand, Task
@@ -49,6 +50,7 @@ class Runner:
         self._loop: asyncio.Task[None] | None = None
         self._last_start: dict[str, int] = {}
         self._starts = 0
+        self._failing: asyncio.Task[None] | None = None
         self.on_end: Callable[[], None] = lambda: None
 
     def folder(self, uuid: str) -> JobFolder:
@@ -127,18 +129,32 @@ class Runner:
         runtime.stop.clear()
         runtime.drives = drives
         runtime.task = asyncio.create_task(self._work(job.uuid, runtime, work))
+        runtime.task.add_done_callback(partial(self._look_for_bug, job.uuid, runtime))
         return runtime
+
+    def _look_for_bug(self, uuid: str, runtime: Runtime, task: asyncio.Task[None]) -> None:
+        """What nobody expected ends the job, in the open; otherwise it would seem to run for ever."""
+        bug = None if task.cancelled() else task.exception()
+        if bug is not None:
+            log.error("task %s", uuid, exc_info=bug)
+            text = f"Passel has a bug: {type(bug).__name__}; the server's log tells more"
+            self._failing = asyncio.create_task(self._fail(uuid, runtime, text))
 
     async def _work(self, uuid: str, runtime: Runtime, work: Callable[[str, Runtime], Awaitable[None]]) -> None:
         try:
             try:
                 await work(uuid, runtime)
+            except JobsUnwritableError:
+                raise
             except (PasselError, OSError) as e:
                 if not runtime.stop.is_set():
                     await self._fail(uuid, runtime, str(e))
-        except StorageError as e:
-            log.error("%s: %s", uuid, e)
-            await asyncio.sleep(RETRY_STORE_S)  # the list of jobs cannot be written: the stretch is begun again
+        except JobsUnwritableError as e:
+            log.error("task %s: %s", uuid, e)
+            await asyncio.sleep(RETRY_STORE_S)
+            job = self._store.get(uuid)
+            if job is not None:  # as after a crash: the stretch is begun again
+                self._store.show(jobs.recovered(job, now_ms()))
         finally:
             runtime.task = None
             self.wake()
@@ -206,7 +222,7 @@ class Runner:
     def _hear(self, uuid: str, runtime: Runtime, event: Event) -> None:
         live = runtime.live
         if isinstance(event, Say):
-            runtime.console_in(self.folder(uuid)).say([event.text])
+            self._say(uuid, runtime, event.text)
         elif isinstance(event, StepSeen):
             runtime.live = replace(live, steps=(*live.steps, event)[-STEPS_KEPT:])
         elif isinstance(event, Stages):
@@ -231,9 +247,14 @@ class Runner:
         await self._finish(uuid, runtime, lambda j: jobs.packed(j, now_ms()), State.ZIPPING)
 
     async def _fail(self, uuid: str, runtime: Runtime, error: str) -> None:
-        runtime.console_in(self.folder(uuid)).say([f"error: {error}"])
+        self._say(uuid, runtime, f"error: {error}")
         running = (State.COMMITTING, State.RUNNING, State.ZIPPING)
         await self._finish(uuid, runtime, lambda j: jobs.failed(j, error, now_ms()), *running)
+
+    def _say(self, uuid: str, runtime: Runtime, line: str) -> None:
+        """A line for the output. On a full disk it is lost, and the job goes on: there may be room again at its end."""
+        with suppress(OSError):
+            runtime.console_in(self.folder(uuid)).say([line])
 
     async def _move(self, uuid: str, runtime: Runtime, expected: State, change: Callable[[Job], Job]) -> Job | None:
         """The job after the change; None when it is elsewhere by now (canceled, removed)."""

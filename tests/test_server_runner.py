@@ -1,0 +1,109 @@
+"""The runner when the server itself is at fault: a bug, a list of jobs that cannot be written, a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from passel.server import runner as runner_module
+from passel.server.console import Console
+from passel.server.job_store import JobStore, JobsUnwritableError
+from passel.server.jobs import Job, Order, State
+from passel.server.runner import Runner
+from passel.server.settings import ServerSettings
+from server_world import PHOTO
+
+TELL_END = 'import json; print("hello"); print(json.dumps({"event": "end", "code": 0}))'
+
+
+def well(*_: object) -> tuple[str, ...]:
+    return sys.executable, "-c", TELL_END
+
+
+def run_one(
+    data: Path, command: Callable[..., tuple[str, ...]], meddle: Callable[[JobStore], None] = lambda s: None
+) -> tuple[Job, list[str]]:
+    """How one committed job ends, and its output."""
+
+    async def run() -> tuple[Job, list[str]]:
+        store = JobStore(data / "jobs.sqlite")
+        runner = Runner(ServerSettings(data), store, command)
+        folder = runner.folder("u")
+        folder.make()
+        (folder.photos / "a.jpg").write_bytes(PHOTO)
+        await store.write(Job("u", "", Order("x", 1), State.COMMITTING, 0))
+        meddle(store)
+        runner.start()
+        async with asyncio.timeout(60):
+            while (job := store.get("u")) is None or job.state not in {State.COMPLETED, State.FAILED}:
+                await asyncio.sleep(0.02)
+            await runner.gone("u")
+        await runner.close()
+        store.close()
+        return job, Console(folder.console).lines(0)
+
+    return asyncio.run(run())
+
+
+def test_a_job_runs_to_its_end(tmp_path):
+    job, output = run_one(tmp_path, well)
+    assert job.state is State.COMPLETED
+    assert "hello" in output
+
+
+def test_a_bug_fails_the_job_in_the_open(tmp_path, caplog):
+    def bug(*_: object) -> tuple[str, ...]:
+        raise ZeroDivisionError("nobody thought of this")
+
+    job, output = run_one(tmp_path, bug)
+    assert job.state is State.FAILED
+    assert "ZeroDivisionError" in job.error
+    assert "ZeroDivisionError" in output[-1]
+    assert "nobody thought of this" in caplog.text
+
+
+def test_a_command_that_does_not_exist_is_told(tmp_path):
+    job, _ = run_one(tmp_path, lambda *_: ("/no/such/program",))
+    assert job.state is State.FAILED
+    assert "No such file" in job.error
+
+
+@pytest.mark.parametrize("failing_write", [1, 2])
+def test_a_list_of_jobs_that_cannot_be_written_for_a_while_costs_no_job(tmp_path, monkeypatch, failing_write):
+    monkeypatch.setattr(runner_module, "RETRY_STORE_S", 0.01)
+
+    def meddle(store: JobStore) -> None:
+        count = 0
+
+        def failing(real: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+            async def write(*words: object) -> None:
+                nonlocal count
+                count += 1
+                if count == failing_write:
+                    raise JobsUnwritableError("The list of jobs cannot be written: disk full")
+                await real(*words)
+
+            return write
+
+        monkeypatch.setattr(store, "write", failing(store.write))
+
+    job, _ = run_one(tmp_path, well, meddle)
+    assert job.state is State.COMPLETED
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_the_job_goes_on(tmp_path, monkeypatch):
+    real = Console.say
+
+    def say(self: Console, lines: list[str]) -> None:
+        if "hello" in lines:
+            raise OSError(28, "No space left on device")
+        real(self, lines)
+
+    monkeypatch.setattr(Console, "say", say)
+    job, output = run_one(tmp_path, well)
+    assert job.state is State.COMPLETED
+    assert "hello" not in output
