@@ -32,7 +32,24 @@ def get(url: str) -> object:
         return json.load(answer)
 
 
-def test_one_machine_is_a_whole_passel_and_others_join(tmp_path: Path) -> None:
+class Told:
+    """What a command says and returns, in this process: as a process of its own it does the same, a second later."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        code = cli.main(words)
+        shown = self._capsys.readouterr()
+        return code, shown.out, shown.err
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    return Told(capsys)
+
+
+def test_one_machine_is_a_whole_passel_and_others_join(tmp_path: Path, told: Told) -> None:
     data, here = tmp_path / "data", socket.gethostname()
     words, port, workers_port = serve_words(data, "--cluster-name", "field")
     with running(words, tmp_path / "serve.log") as coordinator:
@@ -47,14 +64,15 @@ def test_one_machine_is_a_whole_passel_and_others_join(tmp_path: Path) -> None:
             until(lambda: states(data).get("second") == "idle", "the second worker came")
             assert token not in " ".join(w for p in worker.family() for w in p.cmdline())
 
-            assert said("drain", "second", "--data", str(data)).stdout == "second takes no new steps.\n"
+            here_it_is = ("--data", str(data))
+            assert told("drain", "second", *here_it_is) == (0, "second takes no new steps.\n", "")
             assert states(data)["second"] == "draining"
-            assert said("drain", "second", "--undo", "--data", str(data)).stdout == "second takes steps again.\n"
+            assert told("drain", "second", "--undo", *here_it_is) == (0, "second takes steps again.\n", "")
             assert states(data)["second"] == "idle"
-            nobody = said("drain", "nobody", "--data", str(data))
-            assert (nobody.returncode, "no such worker is connected [nobody]" in nobody.stderr) == (2, True)
+            code, _, complaint = told("drain", "nobody", *here_it_is)
+            assert (code, "no such worker is connected [nobody]" in complaint) == (2, True)
 
-            shown = said("status", "--data", str(data)).stdout
+            _, shown, _ = told("status", *here_it_is)
             assert f"field: Passel {passel.__version__}" in shown
             assert "no jobs" in shown
 
@@ -62,10 +80,10 @@ def test_one_machine_is_a_whole_passel_and_others_join(tmp_path: Path) -> None:
         with running(join, tmp_path / "again.log") as worker:  # what it kept needs no token
             worker.wait_for("this computer is 'second'")
             until(lambda: states(data).get("second") == "idle", "it came back")
-            assert said("workers", "revoke", "second", "--data", str(data)).returncode == 0
+            assert told("workers", "revoke", "second", *here_it_is)[0] == 0
             assert worker.process.wait(timeout=120) != 0
             worker.wait_for("shut out")
-        assert "revoked" in said("workers", "--data", str(data)).stdout
+        assert "revoked" in told("workers", *here_it_is)[1]
         assert {m["name"]: m["revoked"] for m in ask("workers", "--data", str(data))["members"]}["second"]
 
         family = coordinator.family()
@@ -75,7 +93,7 @@ def test_one_machine_is_a_whole_passel_and_others_join(tmp_path: Path) -> None:
     assert "Jobs that were running go on" in coordinator.said
 
 
-def test_a_kill_takes_the_children_along_and_the_next_start_goes_on(tmp_path: Path) -> None:
+def test_a_kill_takes_the_children_along_and_the_next_start_goes_on(tmp_path: Path, told: Told) -> None:
     data = tmp_path / "data"
     words, *_ = serve_words(data)
     with running(words, tmp_path / "serve.log") as coordinator:
@@ -84,14 +102,16 @@ def test_a_kill_takes_the_children_along_and_the_next_start_goes_on(tmp_path: Pa
         family = coordinator.family()
         coordinator.kill()
         until(lambda: all_gone(family), "children ended with their parent")
-    assert "no coordinator runs with this data folder" in said("status", "--data", str(data)).stderr
+    assert "no coordinator runs with this data folder" in told("status", "--data", str(data))[2]
     with running(words, tmp_path / "again.log") as coordinator:
         coordinator.wait_for("is ready")
         until(lambda: len(states(data)) == 1, "the local worker came back")
         assert coordinator.signal(signal.SIGTERM) == 0
 
 
-def test_with_a_token_the_api_asks_for_it_and_may_be_looked_after_from_afar(tmp_path: Path) -> None:
+def test_with_a_token_the_api_asks_for_it_and_may_be_looked_after_from_afar(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tmp_path / "data"
     words, port, workers_port = serve_words(data, "--no-worker", "--token", "hunter2")
     with running(words, tmp_path / "serve.log") as coordinator:
@@ -101,8 +121,7 @@ def test_with_a_token_the_api_asks_for_it_and_may_be_looked_after_from_afar(tmp_
         assert get(f"http://127.0.0.1:{port}/info?token=hunter2")["engine"] == "passel"
 
         annas, token = (
-            said("token", "create", "--api", *name, "--data", str(data)).stdout.strip()
-            for name in (("--name", "anna"), ())
+            told("token", "create", "--api", *name, "--data", str(data))[1].strip() for name in (("--name", "anna"), ())
         )
         assert get(f"http://127.0.0.1:{port}/info?token={annas}")["engine"] == "passel"
         url = f"https://127.0.0.1:{workers_port}"
@@ -113,10 +132,11 @@ def test_with_a_token_the_api_asks_for_it_and_may_be_looked_after_from_afar(tmp_
             ("hunter2", "does not say which coordinator"),
             (annas, "does not look after the passel [anna]"),
         ):
-            refused = said("status", "--url", url, "--token", shown)
-            assert (refused.returncode, words_ in refused.stderr, refused.stderr.count("\n")) == (1, True, 1)
-        said("token", "revoke", "anna", "--data", str(data))
-        assert "the token is revoked [anna]" in said("status", "--url", url, PASSEL_API_TOKEN=annas).stderr
+            code, _, complaint = told("status", "--url", url, "--token", shown)
+            assert (code, words_ in complaint, complaint.count("\n")) == (1, True, 1)
+        told("token", "revoke", "anna", "--data", str(data))
+        monkeypatch.setenv("PASSEL_API_TOKEN", annas)
+        assert "the token is revoked [anna]" in told("status", "--url", url)[2]
 
         second = said("serve", "--data", str(data), "--port", "0", "--workers-port", "0")
         assert second.returncode == 1
@@ -175,15 +195,14 @@ def test_a_disk_that_cannot_hold_the_data(tmp_path: Path, options: str, message:
     ],
 )
 def test_a_wrong_command_line_ends_with_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
+    tmp_path: Path, told: Told, words: list[str], code: int, message: str
 ) -> None:
     places = {"DATA": str(tmp_path / "data"), "PORT": str(free_port())}
     for name, value in places.items():
         words = [w.replace(name, value) for w in words]
-    ended = cli.main(words)  # as a process it does the same, a second later
-    told = capsys.readouterr()
-    assert (ended, told.err.count("\n"), told.out) == (code, 1, ""), told.err
-    assert message in told.err
+    ended, shown, complaint = told(*words)
+    assert (ended, complaint.count("\n"), shown) == (code, 1, ""), complaint
+    assert message in complaint
 
 
 def ready(*words: str, **more: object) -> Ready:
@@ -215,7 +234,7 @@ def test_an_address_of_another_machine(tmp_path: Path) -> None:
     assert "this machine does not have that address [192.0.2.77]" in done.stderr
 
 
-def test_tokens_are_listed_without_their_secrets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_are_listed_without_their_secrets(tmp_path: Path, told: Told) -> None:
     from passel.cluster.authority import Authority
     from passel.cluster.data_folder import DataFolder
     from passel.cluster.tokens import AccessBook
@@ -225,19 +244,19 @@ def test_tokens_are_listed_without_their_secrets(tmp_path: Path, capsys: pytest.
     Authority.open(paths.identity)
     AccessBook(paths.access).close()
     where = ("--data", str(paths.root))
-    made = said("token", "create", *where, "--name", "field", "--expires", "7d", "--uses", "3")
-    assert made.stdout.startswith("join_")
-    assert "passel join --token TOKEN" in made.stderr
+    code, token, hint = told("token", "create", *where, "--name", "field", "--expires", "7d", "--uses", "3")
+    assert (code, token[:5]) == (0, "join_")
+    assert "passel join --token TOKEN" in hint
+    _, listed, _ = told("token", "list", *where)
+    assert token.strip() not in listed
+    assert "0 of 3  good" in listed
 
-    def told(*words: str) -> str:
-        cli.main(["token", *words, *where])
-        return "".join(capsys.readouterr())
+    def rows() -> list[dict]:
+        return json.loads(told("token", "list", "--json", *where)[1])
 
-    assert made.stdout.strip() not in told("list")
-    assert "0 of 3  good" in told("list")
-    [row] = json.loads(told("list", "--json"))
+    [row] = rows()
     assert (row["name"], row["kind"], row["trouble"]) == ("field", "join", "")
-    assert "opens nothing any more" in told("revoke", row["id"])
-    assert json.loads(told("list", "--json"))[0]["trouble"] == "revoked"
-    assert "no such token" in told("revoke", "nothing")
-    assert "--uses counts computers" in told("create", "--api", "--uses", "1")
+    assert "opens nothing any more" in told("token", "revoke", row["id"], *where)[1]
+    assert rows()[0]["trouble"] == "revoked"
+    assert "no such token" in told("token", "revoke", "nothing", *where)[2]
+    assert "--uses counts computers" in told("token", "create", "--api", "--uses", "1", *where)[2]
