@@ -183,11 +183,10 @@ def _sent(server: Server, info: Info, order: Order, note: Note, desk: Desk) -> N
         try:
             for future in futures:
                 future.result()
-        except BaseException:  # Ctrl-C, too: the others must not go on in the background
+        finally:  # after Ctrl-C or an error the others must not go on in the background
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             desk.write(Note(note.server, note.uuid, sent=tuple(sorted(sent))))
-            raise
     return Note(note.server, note.uuid, sent=tuple(sorted(sent)))
 
 
