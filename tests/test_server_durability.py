@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from server_world import PHOTO, World, is_alive, running
+from server_world import PATIENCE_S, PHOTO, World, is_alive, running
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +226,7 @@ def test_old_tasks_and_uploads_are_removed(tmp_path):
 def test_webhooks_survive_a_restart_and_are_tried_again(tmp_path):
     heard: list[dict[str, object]] = []
     with running(tmp_path, allow_private_urls=True) as world, socket.create_server(("127.0.0.1", 0)) as ear:
+        ear.settimeout(PATIENCE_S)
         url = f"http://127.0.0.1:{ear.getsockname()[1]}/hook?key=secret"
         task = world.submit(webhook=url)
         world.wait_for(task, 40)

@@ -31,7 +31,7 @@ from passel.server.settings import ServerSettings
 from passel.server.unpacking import Bounds, unpack_tree
 from server_world import running
 
-EXAMPLES = int(os.environ.get("PASSEL_FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("PASSEL_FUZZ_EXAMPLES", "40"))
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -7,7 +7,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -136,6 +136,7 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
+TestHistory.settings = settings(max_examples=30, deadline=None)
 
 
 def test_the_store_keeps_jobs_in_order_and_over_a_restart(tmp_path):
