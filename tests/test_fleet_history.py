@@ -8,13 +8,17 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fake_clouds.simulated import Killed, SimMachine
 from fleet_world import LIMITS, RATES, TURN_S, World, config
 from passel.fleet.machine import Power
 
 BUDGET = 3.0
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Thousands of turns, each forced to disk, would wear out a busy computer's patience."""
+TURNS = st.sampled_from([0, 1, 1, 2, 5, 20, 60])
+CREATE_FAULTS = ["no capacity", "busy", "refused", "lost", "made, no answer"]
 _DOWN_S = 20.0
 
 
@@ -23,7 +27,7 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="passel-fleet-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="passel-fleet-", dir=MEMORY))
         self.world = World(self.folder, config(budget=BUDGET))
         self.excused_s = 0.0
         """How long the coordinator was dead or deaf, so that it could not act."""
@@ -53,45 +57,48 @@ class History(RuleBasedStateMachine):
             assert line.gone_s >= (machine.ended_s or 0.0)
         assert self._bill() <= self.world.fleet.spent()
 
-    # --- the world
+    # --- the world; after each thing that happens some turns pass
 
-    @rule(photos=st.sampled_from([0, 0, 40, 150, 450, 2000]))
-    def work_changes(self, photos: int) -> None:
+    @initialize(photos=st.sampled_from([150, 450, 2000]), turns=st.sampled_from([0, 1, 5, 20]))
+    def work_arrives(self, photos: int, turns: int) -> None:
         self.world.coordinator.photos = photos
+        self._turns(turns)
 
-    @rule()
-    def steps_end(self) -> None:
-        self.world.coordinator.finish_steps()
+    @rule(photos=st.sampled_from([0, 40, 150, 450, 2000]), end_steps=st.booleans(), turns=TURNS)
+    def work_changes(self, photos: int, end_steps: bool, turns: int) -> None:
+        self.world.coordinator.photos = photos
+        if end_steps:
+            self.world.coordinator.finish_steps()
+        self._turns(turns)
 
-    @rule(count=st.sampled_from([1, 1, 2, 5, 20, 60]))
-    def time_passes(self, count: int) -> None:
-        for _ in range(count):
-            self._turn()
-
-    @rule(moment=st.integers(0, 12))
-    def killed(self, moment: int) -> None:
+    @rule(moment=st.integers(0, 12), turns=TURNS)
+    def killed(self, moment: int, turns: int) -> None:
         """kill -9 at the n-th moment of a turn, and a new process a little later."""
         self.world.cloud.tripwire = moment
         try:
-            self._turn()
+            self._turns(1)
         except Killed:
             self.world.ledger.close()
             self.world.clock.now_s += _DOWN_S
             self.excused_s += _DOWN_S + TURN_S
             self.world.start()
         self.world.cloud.tripwire = None
+        self._turns(turns)
 
-    @rule(fault=st.sampled_from(["no capacity", "busy", "refused", "lost", "made, no answer"]))
-    def create_fails(self, fault: str) -> None:
-        self.world.cloud.create_faults.append(fault)
+    @rule(faults=st.lists(st.sampled_from(CREATE_FAULTS), min_size=1, max_size=3), turns=TURNS)
+    def creates_fail(self, faults: list[str], turns: int) -> None:
+        self.world.cloud.create_faults.extend(faults)
+        self._turns(turns)
 
-    @rule(fault=st.sampled_from(["down", "twice", "forgets one"]))
-    def list_fails(self, fault: str) -> None:
+    @rule(fault=st.sampled_from(["down", "twice", "forgets one"]), turns=TURNS)
+    def list_fails(self, fault: str, turns: int) -> None:
         self.world.cloud.list_faults.append(fault)
+        self._turns(turns)
 
-    @rule(fault=st.sampled_from(["down", "done, no answer"]))
-    def destroy_fails(self, fault: str) -> None:
+    @rule(fault=st.sampled_from(["down", "done, no answer"]), turns=TURNS)
+    def destroy_fails(self, fault: str, turns: int) -> None:
         self.world.cloud.destroy_faults.append(fault)
+        self._turns(turns)
 
     @rule(after_s=st.sampled_from([None, 0.0, 90.0, 280.0]), lag_s=st.sampled_from([0.0, 15.0, LIMITS.grace_s * 0.7]))
     def boots_differently(self, after_s: float | None, lag_s: float) -> None:
@@ -99,8 +106,8 @@ class History(RuleBasedStateMachine):
         self.world.cloud.lags.append(lag_s)
 
     @precondition(lambda self: self.world.alive())
-    @rule(data=st.data(), how=st.sampled_from(["vanishes", "off", "silent", "evicted"]))
-    def machine_breaks(self, data: st.DataObject, how: str) -> None:
+    @rule(data=st.data(), how=st.sampled_from(["vanishes", "off", "silent", "evicted"]), turns=TURNS)
+    def machine_breaks(self, data: st.DataObject, how: str, turns: int) -> None:
         machine = self._some_machine(data)
         if how == "vanishes":
             machine.ended_s = self.world.clock()
@@ -110,19 +117,22 @@ class History(RuleBasedStateMachine):
             machine.silent = True
         else:
             machine.evicted = True
+        self._turns(turns)
 
-    @precondition(lambda self: self.world.alive() and not self.world.cloud.list_faults)
-    @rule(data=st.data())
-    def line_is_lost(self, data: st.DataObject) -> None:
+    @precondition(lambda self: self.world.alive())
+    @rule(data=st.data(), turns=TURNS)
+    def line_is_lost(self, data: st.DataObject, turns: int) -> None:
         """The book forgets a machine that the cloud shows."""
         machine = self._some_machine(data)
         if self.world.clock() >= machine.created_s + machine.shown_after_s:
+            self.world.cloud.list_faults.clear()
             self.world.ledger._db.execute("delete from machine where name = ?", (machine.name,))
-            self._turn()
+            self._turns(1 + turns)
 
-    @rule(closed=st.booleans())
-    def closed_or_opened(self, closed: bool) -> None:
+    @rule(closed=st.booleans(), turns=TURNS)
+    def closed_or_opened(self, closed: bool, turns: int) -> None:
         self.world.ledger.close_fleet(closed)
+        self._turns(turns)
 
     # --- what always holds
 
@@ -144,18 +154,20 @@ class History(RuleBasedStateMachine):
     def _some_machine(self, data: st.DataObject) -> SimMachine:
         return data.draw(st.sampled_from(self.world.alive()))
 
-    def _turn(self) -> None:
+    def _turns(self, count: int) -> None:
         cloud = self.world.cloud
-        if "down" in (*[f for f in list(cloud.list_faults)[:1]], *cloud.destroy_faults):
-            self.excused_s += TURN_S
-        self.world.turns(1)
-        self.never_over_the_limit()
+        for _ in range(count):
+            if "down" in (*list(cloud.list_faults)[:1], *cloud.destroy_faults):
+                self.excused_s += TURN_S
+            self.world.turns(1)
+            self.never_over_the_limit()
+            self.never_over_the_budget()
 
 
 TestHistory = History.TestCase
 TestHistory.settings = settings(
-    max_examples=30,
-    stateful_step_count=25,
+    max_examples=150,
+    stateful_step_count=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

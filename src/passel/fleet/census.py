@@ -100,7 +100,7 @@ def _missed(machine: Machine, grace_s: float, now_s: float) -> Change:
         # It may have been there unseen for a moment, so its time is counted.
         never = replace(absent, state=State.GONE, gone_s=now_s, started_s=machine.wanted_s, reason=NEVER_SEEN)
         return Change(never, NEVER_SEEN)
-    if absent.missed < _ABSENCES or (young and machine.state is State.BOOTING):
+    if absent.missed < _ABSENCES or (young and machine.state is not State.LEAVING):
         return Change(absent)
     reason = machine.reason or "vanished"
     return Change(replace(absent, state=State.GONE, gone_s=now_s, reason=reason), f"gone: {reason}")

@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from passel.errors import PasselError, UsageError
@@ -42,6 +42,9 @@ _log = logging.getLogger("passel.fleet")
 _MOST_CREATES = 8
 """In one turn; the rest waits for the next."""
 _TOKEN_MARGIN_S = 300.0
+
+
+Book = tuple[Machine, ...]
 
 
 @dataclass(frozen=True)
@@ -88,20 +91,20 @@ class Fleet:
     def turn(self) -> None:
         """One step towards agreement. Raises PasselError when the book, the queue or the gateway cannot be used."""
         now_s = self._around.clock()
-        listing = self._list()
+        book = self._ledger.machines()
+        listing = self._list(book)
         grace_s = self._config.limits.grace_s
-        book = self._apply(take_census(self._ledger.machines(), listing, self._ledger.fleet, grace_s, now_s), now_s)
+        book = self._apply(book, take_census(book, listing, self._ledger.fleet, grace_s, now_s), now_s)
         self._tell_foreign(listing)
         crew = self._crew()
-        book = self._apply(muster(book, crew, self._config.limits, now_s), now_s)
+        book = self._apply(book, muster(book, crew, self._config.limits, now_s), now_s)
         wants = self._wants(book, now_s)
-        book = self._apply(attend(book, crew, wants.needed, self._config.limits, now_s), now_s)
-        purse = Purse(self._config, now_s)
-        book = self._apply(self._surplus(book, now_s), now_s)
-        held = purse.hold(book)
+        book = self._apply(book, attend(book, crew, wants.needed, self._config.limits, now_s), now_s)
+        book = self._apply(book, self._surplus(book, now_s), now_s)
+        held = Purse(self._config, now_s).hold(book)
         if held:
             self._tell(f"The budget of {self._config.budget_text} is used up: machines are drained, none are made")
-        book = self._apply(held, now_s)
+        book = self._apply(book, held, now_s)
         self._attach(book, crew)
         self._pass_on_drains(book, crew)
         self._destroy(book)
@@ -126,8 +129,8 @@ class Fleet:
 
     # --- what is there
 
-    def _list(self) -> Listing:
-        regions = sorted(set(self._config.regions) | {m.region for m in self._ledger.machines() if m.alive})
+    def _list(self, book: Book) -> Listing:
+        regions = sorted(set(self._config.regions) | {m.region for m in book if m.alive})
         try:
             listing = self._around.provider.list(self._ledger.fleet, regions)
         except ProviderError as error:
@@ -138,18 +141,20 @@ class Fleet:
             self._tell(f"No answer from: {', '.join(sorted(listing.silent_regions))}")
         return listing
 
-    def _apply(self, changes: list[Change], now_s: float) -> tuple[Machine, ...]:
-        """Writes changes, tells their texts, and returns the whole book."""
+    def _apply(self, book: Book, changes: list[Change], now_s: float) -> Book:
+        """Writes changes, tells their texts, and returns the changed book."""
+        if not changes:
+            return book
         priced = [replace_price(change, self._prices) for change in changes]
         for change in priced:
             if change.machine.state is State.GONE:
                 self._forget(change.machine)  # first: after a kill in between it is done again
-        if priced:
-            self._ledger.save([(c.machine, c.text) for c in priced], now_s)
+        self._ledger.save([(c.machine, c.text) for c in priced], now_s)
         for change in priced:
             if change.text:
                 self._around.say(f"{change.machine.name} ({change.machine.size}): {change.text}")
-        return self._ledger.machines()
+        lines = {m.name: m for m in book} | {c.machine.name: c.machine for c in priced}
+        return tuple(lines.values())
 
     def _tell_foreign(self, listing: Listing) -> None:
         strangers = foreign(listing, self._ledger.fleet)
@@ -162,16 +167,16 @@ class Fleet:
 
     # --- what is wanted
 
-    def _wants(self, book: Iterable[Machine], now_s: float) -> Plan:
+    def _wants(self, book: Book, now_s: float) -> Plan:
         if self._ledger.closed:
             self._tell("The fleet is closed: no machines are made (passel fleet open)")
             return Plan(frozenset(), ())
-        wants = plan(self._around.coordinator.demand(), tuple(book), self._config, now_s)
+        wants = plan(self._around.coordinator.demand(), book, self._config, now_s)
         for remark in wants.remarks:
             self._tell(remark)
         return wants
 
-    def _surplus(self, book: tuple[Machine, ...], now_s: float) -> list[Change]:
+    def _surplus(self, book: Book, now_s: float) -> list[Change]:
         """A closed fleet goes, and what a person wants gone; a limit that was lowered is kept."""
         if self._ledger.closed:
             return _dismissed(book, "the fleet is closed", now_s)
@@ -188,12 +193,12 @@ class Fleet:
 
     # --- what is done
 
-    def _attach(self, book: tuple[Machine, ...], crew: Mapping[str, WorkerSeen]) -> None:
+    def _attach(self, book: Book, crew: Mapping[str, WorkerSeen]) -> None:
         for machine in book if self._is_node else ():
             if machine.state in {State.BOOTING, State.UP} and machine.address and machine.name not in crew:
                 self._nodes.add(machine.name, machine.address, NODE_PORT, self._node_token(machine.name))
 
-    def _pass_on_drains(self, book: tuple[Machine, ...], crew: Mapping[str, WorkerSeen]) -> None:
+    def _pass_on_drains(self, book: Book, crew: Mapping[str, WorkerSeen]) -> None:
         for machine in book:
             worker = crew.get(machine.name)
             leaving = machine.state in {State.DRAINING, State.LEAVING}
@@ -202,7 +207,7 @@ class Fleet:
             side = self._nodes if self._is_node else self._around.coordinator
             side.drain(machine.name, leaving)
 
-    def _destroy(self, book: tuple[Machine, ...]) -> None:
+    def _destroy(self, book: Book) -> None:
         for machine in book:
             if machine.state is not State.LEAVING or not machine.provider_id:
                 continue
@@ -264,13 +269,12 @@ class Fleet:
             return True
         except (NoCapacityError, RefusedError, BusyError) as error:
             self._rest.after(error, machine.region, now_s, machine.size)
-            self._apply(
-                [Change(replace(machine, state=State.GONE, gone_s=now_s, reason=error.what), str(error))], now_s
-            )
+            gone = replace(machine, state=State.GONE, gone_s=now_s, reason=error.what)
+            self._apply((), [Change(gone, str(error))], now_s)
             return False
         made = replace(machine, state=State.BOOTING, provider_id=provider_id, started_s=now_s)
         self._rest.went_well(machine.region, machine.size)
-        self._apply([Change(made, f"made in {machine.region}")], now_s)
+        self._apply((), [Change(made, f"made in {machine.region}")], now_s)
         return True
 
     def _newcomer(self, machine: Machine) -> Newcomer:
