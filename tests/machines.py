@@ -71,7 +71,6 @@ class Machines:
     port: int = 0
     coordinator: subprocess.Popen[bytes] | None = None
     workers: list[Worker] = field(default_factory=list)
-    settings: tuple[str, ...] = ("--stall-s", "2", "--wait-s", "2")
 
     @property
     def data(self) -> Path:
