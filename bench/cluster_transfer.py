@@ -90,7 +90,8 @@ def fetch(folder: Path) -> None:
 def with_curl(folder: Path) -> None:
     """The same by curl; prints seconds."""
     identity = Identity(folder / "worker")
-    words = ["curl", "--no-progress-meter", "--fail", "--http1.1", "--parallel", "--parallel-max", str(LinkSettings.downloads)]
+    words = ["curl", "--no-progress-meter", "--fail", "--http1.1"]
+    words += ["--parallel", "--parallel-max", str(LinkSettings.downloads)]
     words += ["--cacert", str(identity.ca), "--cert", str(identity.certificate), "--key", str(identity.key)]
     for photo in sorted((folder / "photos").iterdir()):
         words += ["-o", str(folder / "got" / photo.name)]
