@@ -36,7 +36,7 @@ $(STAMP): constraints.txt pyproject.toml
 	  else echo "make: no Python 3.11, 3.12 or 3.13 found (libraries in constraints.txt are not made for others). Install one: sudo apt install python3 python3-venv" >&2; fi; \
 	  exit 1; \
 	fi; \
-	echo "Setting up .venv with $$("$$python" --version): about 1.5 GB, a few minutes, once."; \
+	echo "Setting up .venv with $$("$$python" --version): about 1.8 GB, a few minutes, once."; \
 	rm -rf .venv; \
 	"$$python" -m venv .venv; \
 	pip="$(BIN)/python -m pip install --disable-pip-version-check --quiet --only-binary=:all: --constraint constraints.txt"; \

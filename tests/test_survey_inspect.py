@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from passel.pipeline.step import StepInputs
 from passel.pipeline.steps.survey import InspectParams, inspect_batch, load_batch
 from passel.survey.exif import read_tags
 from passel.survey.facts import PhotoFacts, Refusal
-from passel.survey.inspect import inspect_photo, list_photos, photo_sha256
+from passel.survey.inspect import inspect_photo, list_photos, photo_sha256, photos_in_folders
 from passel.survey.xmp import Xmp
 from survey_photos import Shot, attribute_xmp, element_xmp
 
@@ -229,3 +230,15 @@ def test_real_photos_are_read() -> None:
     assert len(found) == 18
     assert {(f.make, f.model, f.focal35_mm, f.pitch_deg is not None) for f in found} == {("DJI", "FC300S", 20.0, True)}
     assert all(f.position is not None and 190 < (f.position.altitude_m or 0) < 210 for f in found)
+
+
+def test_pipes_and_sub_folders_are_not_searched(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would never end
+    (tmp_path / "dead.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "100MEDIA").mkdir()
+    (tmp_path / "100MEDIA" / "b.jpg").write_bytes(b"x")
+    (tmp_path / "notes").mkdir()
+    assert [p.name for p in list_photos(tmp_path)] == ["a.jpg", "dead.jpg"]
+    (said,) = photos_in_folders(tmp_path)
+    assert said.name == "100MEDIA/ (1)"

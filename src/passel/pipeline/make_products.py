@@ -66,7 +66,8 @@ def make_products(
         load_raster_facts(done[products.dsm.digest].path),
         int(done[products.points.digest].manifest.fact("points")),
     )
-    left_out = (f"{counted(len(unplaced))} could not be placed and are not in the map: {some(unplaced)}",)
+    verb = "is" if len(unplaced) == 1 else "are"
+    left_out = (f"{counted(len(unplaced))} could not be placed and {verb} not in the map: {some(unplaced)}",)
     scene = SceneFacts.load(done[products.side_files.digest].path / files.SCENE_FACTS)
     return ProductsMade(facts, scene, lost, (*(left_out if unplaced else ()), *ground.notes))
 

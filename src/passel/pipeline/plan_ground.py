@@ -37,6 +37,9 @@ SMALL_CORE_CELLS = 384  # a survey of few tiles is cut finer, so that every core
 SMALL_SURVEY_TILES = 8
 COARSE_CORE_CELLS = 384
 FINEST_M = 0.001  # cell sizes are whole millimetres
+_FINEST_PARTS = (
+    8  # of a photo's ground pixel: finer cells cost memory without end and show nothing, whatever was asked for
+)
 
 Inputs = tuple[tuple[str, Input], ...]
 
@@ -117,8 +120,12 @@ def _product_cells(options: Options, gsd_m: float, cell_m: float) -> tuple[float
         ("orthophoto", options.orthophoto_resolution_cm, rounded_up(gsd_m, FINEST_M)),
         ("dem", options.dem_resolution_cm, cell_m),
     ):
+        finest_m = max(FINEST_M, gsd_m / _FINEST_PARTS)
         if asked_cm is None:
             cells.append(default_m)
+        elif options.ignore_gsd and asked_cm / 100.0 < finest_m:
+            cells.append(finest_m)
+            notes.append(f"--{name}-resolution {asked_cm:g} cm is below {100 * finest_m:.3g} cm, which is used")
         elif asked_cm / 100.0 < gsd_m and not options.ignore_gsd:
             cells.append(rounded_up(gsd_m, FINEST_M))
             notes.append(

@@ -32,7 +32,7 @@ from passel.survey.cameras_file import read_cameras_file
 from passel.survey.describe import describe_survey
 from passel.survey.geo_file import read_geo_file
 from passel.survey.image_groups import plan_from_image_groups
-from passel.survey.inspect import list_photos, with_writable_names
+from passel.survey.inspect import list_photos, photos_in_folders, with_writable_names
 from passel.survey.model import Survey
 from passel.survey.plan_map import plan_geojson
 from passel.survey.split import split_survey
@@ -187,7 +187,7 @@ def _survey(run: _Run) -> Survey:
     accuracy = options.gps_accuracy_m
     return assemble_survey(
         [f for facts, _ in found for f in facts],
-        [*misnamed, *(r for _, refusals in found for r in refusals)],
+        [*misnamed, *photos_in_folders(paths[0].parent), *(r for _, refusals in found for r in refusals)],
         paths,
         read_geo_file(options.geo) if options.geo else (),
         read_cameras_file(options.cameras) if options.cameras else (),

@@ -48,7 +48,7 @@ def _header(f: ReportFacts) -> str:
         (f"{_told(r.reprojection_px, 2)} px", "reprojection error (RMS)"),
         (f"{gps.rms_3d_m:.2f} m" if gps else "no GPS", "cameras against GPS (3D RMS)"),
         (f"{low:.1f} … {high:.1f} m", "heights"),
-        (f"{100 * p.covered:.1f} %", f"of the map's rectangle has heights ({100 * p.filled:.1f} % filled from around)"),
+        (f"{100 * p.filled:.1f} %", "of the heights filled from around"),
         (f"{p.points:,}".replace(",", " "), "points in the cloud"),
         (human_seconds(f.total_s), "processing time"),
     ]

@@ -93,7 +93,8 @@ def _read_gray(path: Path, reduction: float) -> NDArray[np.uint8]:
     try:
         data = np.fromfile(path, np.uint8)  # not cv2.imread: it prints, and fails on some names
     except OSError as e:
-        raise InputError("the photo cannot be read", str(path), e.strerror or "check the disk") from e
+        what = f"the photo cannot be read ({e.strerror or type(e).__name__})"
+        raise InputError(what, str(path), "check that it is still there and may be read") from e
     image = cv2.imdecode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
     if image is None:
         raise InputError("the photo cannot be decoded", str(path), "remove or replace the file")

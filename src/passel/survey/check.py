@@ -183,7 +183,7 @@ def island_findings(names: Sequence[str], xy_m: F64, link_m: float) -> list[Find
     if label.max() == 0:
         return []
     groups = [[n for n, k in zip(names, label, strict=True) if k == g] for g in range(int(label.max()) + 1)]
-    listed = "; ".join(f"{counted(len(g))} ({g[0]} to {g[-1]})" for g in groups[:_SHOWN])
+    listed = "; ".join(f"{counted(len(g))} ({g[0] if len(g) == 1 else f'{g[0]} to {g[-1]}'})" for g in groups[:_SHOWN])
     listed += f"; and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
     message = f"{len(groups)} groups of photos that cannot overlap (more than {link_m:.0f} m apart): {listed}"
     return [Finding("warning", "islands", message, tuple(sorted(itertools.chain.from_iterable(groups[1:]))))]

@@ -46,8 +46,9 @@ def flown_area_m2(survey: Survey) -> float | None:
 
 def describe_survey(survey: Survey) -> str:
     """A few lines: photos, cameras, GPS, area, GSD, findings."""
-    total = sum(p.size_bytes for p in survey.photos) / 1e9
-    lines = [f"{len(survey.photos)} photos, {total:.1f} GB"]
+    total_mb = sum(p.size_bytes for p in survey.photos) / 1e6
+    size = f"{total_mb / 1000:.1f} GB" if total_mb >= 1000 else f"{total_mb:.0f} MB"
+    lines = [f"{len(survey.photos)} photos, {size}"]
     counts = np.bincount(survey.camera_index(), minlength=len(survey.cameras))
     for c, n in zip(survey.cameras, counts, strict=True):
         source = _SOURCES.get(c.focal_prior_source, c.focal_prior_source)

@@ -51,7 +51,7 @@ class PhotoFacts:
 @dataclass(frozen=True)
 class Refusal:
     """A file that cannot be used. code: 'unreadable', 'empty', 'not-an-image', 'truncated', 'damaged', 'sixteen-bit',
-    'unsupported', 'too-small' or 'name'; message: what is wrong and what to do."""
+    'unsupported', 'too-small', 'name' or 'folder'; message: what is wrong and what to do."""
 
     name: str
     code: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -60,10 +61,18 @@ def _images_in(folder: Path) -> list[Path]:
             if p.suffix.lower() in EXTENSIONS
             and not p.name.startswith(".")
             and not p.stem.lower().endswith("_mask")
-            and not p.is_dir()
+            and (p.is_file() or not p.exists())  # a dead link is refused by name; a pipe or device would hang us
         ),
         key=lambda p: p.name,
     )
+
+
+def photos_in_folders(folder: Path) -> list[Refusal]:
+    """A refusal for each folder beside the photos that holds photos itself: they are not searched, and that must be said."""
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    counts = [(p.name, len(_images_in(p))) for p in inner if os.access(p, os.R_OK | os.X_OK)]
+    message = "is a sub-folder with photos, which is not searched; put them beside the others to have them mapped"
+    return [Refusal(f"{name}/ ({count})", "folder", message) for name, count in counts if count]
 
 
 def with_writable_names(paths: Sequence[Path]) -> tuple[list[Path], list[Refusal]]:

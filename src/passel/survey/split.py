@@ -55,6 +55,8 @@ def split_survey(survey: Survey, photos_per_submodel: int, overlap_m: float, foo
     if len(names) <= photos_per_submodel and pieces_of(places.xy_m, footprint_m).max() == 0:
         return SplitPlan((Submodel("submodel_0000", names, ()),), places.notes)
     core_of, notes = _cores(places, max(photos_per_submodel, MIN_PHOTOS), footprint_m)
+    if photos_per_submodel < MIN_PHOTOS:
+        notes.append(f"Submodels have {MIN_PHOTOS} photos or more: smaller ones cannot be mapped alone.")
     return plan_from_cores(places, core_of, (overlap_m, footprint_m), (*places.notes, *notes))
 
 
@@ -108,7 +110,7 @@ def _cores(places: Places, wanted: int, footprint_m: float) -> tuple[I64, list[s
     large = np.flatnonzero(sizes >= MIN_PHOTOS)
     if len(large) == 0:
         return np.zeros(len(xy), np.int64), [
-            "The photos are so far apart that no group of them overlaps: they are mapped as one submodel."
+            f"No {MIN_PHOTOS} photos are near enough to one another to overlap: all are mapped as one submodel."
         ]
     number = 0
     for k in large:
