@@ -2,7 +2,7 @@
 forget them, and it keeps a photo that it is sent twice as a second one. FOLDER/journal.jsonl tells for ever what it ran.
 
 Settings: seconds (a task takes), slots, max_images, memory, token, fail (error of every task), keep (a file: while it is
-there, tasks do not end), lie (html, json, endless, huge, drip) and lie_at (info, task, zip), drop (every n-th upload is
+there, tasks do not end), lie (html, json, endless, huge, drip) and lie_at (info, task, zip), drop (the n-th upload is
 answered by hanging up after it was stored), doubt (0 = normal; commit is done but not answered).
 """
 
@@ -106,7 +106,7 @@ class FakeNode:
             path.write_bytes(await part.read())
             await asyncio.sleep(self.settings.get("upload_seconds", 0))
         self.count += 1
-        if self.settings.get("drop") and self.count % self.settings["drop"] == 0:
+        if self.count == self.settings.get("drop"):
             request.transport.close()
         return web.json_response({"success": True})
 
@@ -142,6 +142,9 @@ class FakeNode:
             zipped.writestr("odm_orthophoto/odm_orthophoto.tif", b"II*\0" + json.dumps(task.digests).encode())
             zipped.writestr("images.json", json.dumps([{"filename": n} for n in task.digests]))
             zipped.writestr("odm_report/fields.json", json.dumps(task.fields))
+            seed = self.folder / f"task-{task.uuid}" / "seed.zip"
+            seeds = zipfile.ZipFile(seed).namelist() if seed.exists() else []
+            zipped.writestr("odm_report/seed.json", json.dumps(seeds))
             for output in json.loads(task.fields.get("outputs") or "[]"):
                 zipped.writestr(f"{output}/empty", b"")
         return packed.getvalue()

@@ -65,8 +65,8 @@ async def send(
     """Returns the attempt with the task committed. tell: files sent, and all. NodeError."""
     for _ in range(3):
         attempt = await _sent_once(book, attempt, client, what, tell)
-        if await _is_whole(client, attempt.remote_uuid, what.photos):
-            return attempt
+        if await _is_whole(client, attempt.remote_uuid, what):
+            return book.committed(attempt)
         await client.act("remove", attempt.remote_uuid)
         attempt = book.again(attempt)
     raise NodeLies(f"It does not keep the {what.photos} photos that it is sent", client.node.name)
@@ -77,7 +77,7 @@ async def _sent_once(
 ) -> Attempt:
     uuid = attempt.remote_uuid
     if attempt.stage is Stage.SENDING and await _has(client, uuid):
-        return book.committed(attempt)  # it was committed when we died
+        return attempt  # it was committed when we died
     attempt = book.begin_sending(attempt)
     await _persistently(lambda: client.init(uuid, what.commission))
     done = book.sent(attempt)
@@ -101,7 +101,7 @@ async def _sent_once(
     except ExceptionGroup as e:
         raise e.exceptions[0] from None
     await _persistently(lambda: _committed(client, uuid))
-    return book.committed(attempt)
+    return attempt
 
 
 async def _committed(client: NodeClient, uuid: str) -> None:
@@ -121,19 +121,17 @@ async def _has(client: NodeClient, uuid: str) -> bool:
     return True
 
 
-async def _is_whole(client: NodeClient, uuid: str, photos: int) -> bool:
-    """Whether the node has just the photos. Before it has sorted them, it counts all files."""
+async def _is_whole(client: NodeClient, uuid: str, what: Shipment) -> bool:
+    """Whether the node has just the photos. Before it has sorted them it counts all files."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + SETTLING_S
     while True:
-        try:
-            task = await client.task(uuid)
-        except NodeSilent:
-            return True  # whoever watches the task will find out
-        if task.images == photos:
+        task = await _persistently(lambda: client.task(uuid))
+        if task.images == what.photos or task.code == FAILED:  # its own words say more than the count
             return True
-        if task.code in {COMPLETED, FAILED, CANCELED} or loop.time() > until_s:
-            return task.code == FAILED  # its own words say more than the count
+        sorted_by_now = task.code in {COMPLETED, CANCELED} or loop.time() > until_s
+        if sorted_by_now or not what.photos < task.images <= len(what.files):
+            return False
         await asyncio.sleep(_LOOK_S)
 
 
