@@ -108,8 +108,8 @@ def _wait_for_predecessor(store: Store) -> None:
         try:
             with store.run_lock():
                 return
-        except StorageError:
-            if time.monotonic() > deadline_s:
+        except StorageError as error:
+            if not isinstance(error.__cause__, BlockingIOError) or time.monotonic() > deadline_s:
                 raise
             time.sleep(0.1)
 
