@@ -19,10 +19,11 @@ from passel.cluster import join as joining
 from passel.cluster.admit import Door, JoinRequest
 from passel.cluster.authority import Authority
 from passel.cluster.identity import Identity, IdentityError, trusting
-from passel.cluster.join import Unreachable, join, kept_identity, meet, workers_url
+from passel.cluster.join import Unreachable, join, kept_identity, meet, remember_url, workers_url
 from passel.cluster.roster import Roster
 from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens
 from passel.cluster.wire import encode
+from passel.commands.join import find_and_join
 from passel.errors import PasselError, UsageError
 
 
@@ -218,3 +219,24 @@ def test_addresses_as_people_type_them(typed: str, url: str) -> None:
 def test_what_is_no_address(typed: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         workers_url(typed)
+
+
+def test_what_is_kept_serves_while_the_coordinator_is_away_but_not_with_another(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with host(tmp_path / "first") as one:
+        with pytest.raises(TokenRefused, match=r"a join token is needed \["):
+            find_and_join(one.url, "", home, "pc")
+        url, identity = find_and_join(one.url, one.tokens.create("join"), home, "pc")
+        assert find_and_join(one.url, "", home, "pc") == (url, identity)
+    assert find_and_join(url, "", home, "pc") == (url, identity)
+    other_url = url[:-1] + ("1" if url[-1] != "1" else "2")
+    with pytest.raises(Unreachable):
+        find_and_join(other_url, "", home, "pc")
+    with host(tmp_path / "second") as other:
+        remember_url(identity, other.url)  # as if the second stood where the first was
+        with pytest.raises(TokenRefused, match="needed, for it is another coordinator than before"):
+            find_and_join(other.url, "", home, "pc")
+        _, new = find_and_join(other.url, other.tokens.create("join"), home, "pc")
+        assert new.fingerprint == other.authority.fingerprint
+        assert find_and_join(other.url, "", home, "pc") == (other.url, new)
+    assert find_and_join(other.url, "", home, "pc") == (other.url, new)  # away, and not mistaken for the first

@@ -79,7 +79,10 @@ def kept_url(identity: Identity) -> str:
 
 
 def remember_url(identity: Identity, url: str) -> None:
-    """So that a worker that starts while the coordinator is away knows whom to wait for."""
+    """So that a worker that starts while the coordinator is away knows whom to wait for. One coordinator is at an address."""
+    for folder in identity.folder.parent.glob("*"):
+        if folder != identity.folder and kept_url(Identity(folder)) == url:
+            (folder / "url").unlink(missing_ok=True)
     write_secret(identity.folder / "url", url.encode("ascii"))
 
 

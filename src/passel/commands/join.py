@@ -46,9 +46,12 @@ def find_and_join(url: str, token: str, home: Path, name: str) -> tuple[str, Ide
     kept = _kept(home, fingerprint_in(token))
     if url:
         wanted = workers_url(url)
-        if wanted in kept:
-            return wanted, kept[wanted]  # also while the coordinator is away: the worker waits for it
-        coordinator = meet(wanted)
+        try:
+            coordinator = meet(wanted)  # another one may be there by now
+        except Unreachable:
+            if wanted not in kept:
+                raise
+            return wanted, kept[wanted]  # it is away: the worker waits for it
     else:
         found = _look(token)
         if not found and len(kept) == 1:
@@ -57,9 +60,9 @@ def find_and_join(url: str, token: str, home: Path, name: str) -> tuple[str, Ide
     identity = kept_identity(coordinator, home)
     if identity is None:
         if not token:
-            raise TokenRefused(
-                "a join token is needed", coordinator.url, "on the coordinator: passel token create --join"
-            )
+            new = ", for it is another coordinator than before" if coordinator.url in kept else ""
+            todo = "on the coordinator: passel token create --join"
+            raise TokenRefused(f"a join token is needed{new}", coordinator.url, todo)
         identity = join(coordinator, token, home, name)
     remember_url(identity, coordinator.url)
     return coordinator.url, identity
