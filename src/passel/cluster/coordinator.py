@@ -40,6 +40,7 @@ from passel.errors import PasselError
 
 _TICK_S = 0.5
 _SWEEP_S = 300.0
+_MEMBER_S = 2.0
 _log = logging.getLogger("passel.coordinator")
 
 
@@ -66,6 +67,7 @@ class Coordinator:
         self._data = DataPlane()
         self._held: dict[str, asyncio.Future[None]] = {}
         self._capacity = Capacity(0, 0, 0)
+        self._member_until_s: dict[str, float] = {}
         self._pump_soon = False
         self._links: DriverLink | None = None
         self._runner: web.AppRunner | None = None
@@ -119,6 +121,7 @@ class Coordinator:
 
     def cut(self, worker: str) -> None:
         """The worker was revoked: its steps go to others, its polls are refused."""
+        self._member_until_s.pop(worker, None)
         self._dispatcher.cut(worker, time.monotonic())
         self._pump()
 
@@ -164,8 +167,10 @@ class Coordinator:
         name = _peer_name(request)
         if not name:
             return problem(401, PasselError("No certificate was shown", todo="passel join"))
-        if not self._is_member(name):
-            return problem(403, _shut_out(name))
+        if self._member_until_s.get(name, 0.0) < time.monotonic():  # asking costs a look into a database
+            if not self._is_member(name):
+                return problem(403, _shut_out(name))
+            self._member_until_s[name] = time.monotonic() + _MEMBER_S
         theirs = request.headers.get(VERSION_HEADER, "unknown")[:40]
         if theirs != passel.__version__:
             what = f"This worker runs Passel {theirs}, the coordinator runs {passel.__version__}"
