@@ -66,7 +66,8 @@ class FakeNode:
         if request.query.get("token", "") != self.settings.get("token", ""):
             return web.json_response({"error": "Invalid authentication token: token does not match."})
         lie, at = self.settings.get("lie", ""), self.settings.get("lie_at", "info")
-        asked = {"/info": "info"}.get(request.path, "zip" if request.path.endswith("all.zip") else "task")
+        asked = "info" if request.path == "/info" else "task" if request.path.startswith("/task/") else ""
+        asked = "zip" if request.path.endswith("all.zip") else asked
         if not lie or asked != at or request.method != "GET":
             return await handler(request)
         if lie == "html":
