@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 
+from passel.cluster.authority import Authority
 from passel.errors import UsageError
 from passel.gateway.attempt import Attempt, Stage
 from passel.gateway.book import Book
 from passel.gateway.commands import node_command
 from passel.gateway.forward import given_up
+from passel.gateway.monitor import look
 from passel.gateway.node import Node, Seen, node_at
 from passel.gateway.nodes_file import read_nodes_file
 from passel.gateway.policy import Engine, read_policy, ruled
@@ -225,3 +229,31 @@ def test_commands_without_any_node(tmp_path):
     assert run("del", "gone") == 0
     with pytest.raises(UsageError, match="no such node"):
         run("info", "gone")
+
+
+def test_a_node_with_tls_is_believed_only_when_its_authority_is_known(tmp_path):
+    authority = Authority.open(tmp_path / "identity")
+
+    async def info(_: web.Request) -> web.Response:
+        said = {"version": "2.2.4", "taskQueueCount": 0, "maxParallelTasks": 1, "maxImages": None}
+        return web.json_response({**said, "engine": "odm", "engineVersion": "3.5"})
+
+    async def looked_at(book: Book) -> dict[str, bool]:
+        app = web.Application()
+        app.add_routes([web.get("/info", info)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server_context(["127.0.0.1"]))
+        await site.start()
+        port = runner.addresses[0][1]
+        book.add(node_at(f"https://127.0.0.1:{port}", name="stranger"))
+        book.add(replace(node_at(f"https://127.0.0.1:{port}", name="known"), ca_file=str(authority.ca)))
+        try:
+            return {n.name: await look(book, n) for n in book.nodes()}
+        finally:
+            await runner.cleanup()
+
+    book = Book(tmp_path / "book.sqlite")
+    assert asyncio.run(looked_at(book)) == {"known": True, "stranger": False}
+    assert "certificate" in book.node("stranger").trouble
+    book.close()

@@ -43,7 +43,7 @@ async def fetch(client: NodeClient, uuid: str, folder: JobFolder, patience_s: fl
 def check_room(folder: Path, limits: Limits, size: int) -> None:
     """StorageError when so many bytes more would leave too little free space."""
     if shutil.disk_usage(folder).free < limits.disk_floor_bytes + size:
-        raise StorageError("The disk is too full for the results", str(folder), "make room and restart the task")
+        raise StorageError("The disk is too full for the results", str(folder), "make room")
 
 
 async def _downloaded(client: NodeClient, uuid: str, archive: Path, limits: Limits, patience_s: float) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from passel.errors import PasselError
+from passel.errors import PasselError, StorageError
 from passel.gateway.attempt import DONE, Attempt, Stage
 from passel.gateway.book import Book
 from passel.gateway.client import (
@@ -159,22 +159,22 @@ class Forwarder:
     async def _watch(self, client: NodeClient, attempt: Attempt) -> RunEnd | None:
         """Look at the task until it ended, and fetch what it made."""
         loop, patience = asyncio.get_running_loop(), self._patience
-        heard_s, nonsense = loop.time(), 0
+        heard_s, nonsense, told = loop.time(), 0, False
         while True:
             try:
                 task = await client.task(attempt.remote_uuid, attempt.lines)
             except NodeSilent as e:
                 if loop.time() - heard_s > patience.silent_s:
                     raise
-                if nonsense == 0:
+                if not told:
                     self._voice.say(f"{e}; waiting for it")
-                nonsense = nonsense or -1
+                told = True
             except NodeLies:
-                nonsense = max(0, nonsense) + 1
+                nonsense += 1
                 if nonsense > _NONSENSE_ALLOWED:
                     raise
             else:
-                heard_s, nonsense = loop.time(), 0
+                heard_s, nonsense, told = loop.time(), 0, False
                 attempt = self._pass_on(attempt, task)
                 if task.code in {COMPLETED, FAILED, CANCELED}:
                     return await self._ended(client, attempt, task)
@@ -190,7 +190,7 @@ class Forwarder:
     async def _ended(self, client: NodeClient, attempt: Attempt, task: RemoteTask) -> RunEnd | None:
         name = client.node.name
         if task.code == COMPLETED:
-            await fetch(client, attempt.remote_uuid, self._folder, self._patience.silent_s)
+            await self._fetch(client, attempt.remote_uuid)
             self._book.done(attempt, task.processing_ms / 1000.0)
             await self._tidy(client, attempt)
             return RunEnd(0)
@@ -201,6 +201,18 @@ class Forwarder:
         words = "The task was canceled on its node" if task.code == CANCELED else task.error or "Processing failed"
         self._book.end(attempt, f"failed: {words}", blamed=True)
         return RunEnd(1, words, where=f"node {name}")
+
+    async def _fetch(self, client: NodeClient, uuid: str) -> None:
+        """Get the results. A full disk is waited for: they are safe on the node, and a failed task would lose them."""
+        told = False
+        while True:
+            try:
+                return await fetch(client, uuid, self._folder, self._patience.silent_s)
+            except StorageError as e:
+                if not told:
+                    self._voice.say(f"warning: {e}; the node keeps them until there is room here")
+                told = True
+            await asyncio.sleep(_LONGEST_PAUSE_S)
 
     async def _tidy(self, client: NodeClient, attempt: Attempt) -> None:
         """Off the node with it, if that can be done now; the coordinator sees to it otherwise."""

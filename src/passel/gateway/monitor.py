@@ -10,7 +10,7 @@ from typing import TypeVar
 from passel.errors import StorageError
 from passel.gateway.attempt import DONE, Attempt, Stage
 from passel.gateway.book import Book
-from passel.gateway.client import COMPLETED, NodeError, NodeLies, TaskUnknown, opened
+from passel.gateway.client import COMPLETED, NodeClient, NodeError, NodeLies, TaskUnknown, opened
 from passel.gateway.node import Node
 
 K = TypeVar("K")
@@ -105,11 +105,9 @@ class Monitor:
         remark = ""
         try:
             async with opened(node) as client:
-                task = await client.task(attempt.remote_uuid)
-                if task.code == COMPLETED and not attempt.outcome.startswith(DONE):
+                if not attempt.outcome.startswith(DONE) and await _had_completed(client, attempt.remote_uuid):
                     remark = "had completed on its node; its results were dropped"
-                await client.act("cancel", attempt.remote_uuid)
-                await client.act("remove", attempt.remote_uuid)
+                await client.act("remove", attempt.remote_uuid)  # of a task, or of an upload if the node can do that
         except TaskUnknown:
             pass
         except NodeError as e:
@@ -117,6 +115,13 @@ class Monitor:
             await asyncio.sleep(self._look_every_s)
             return
         await asyncio.to_thread(self._book.cleaned, attempt, remark)
+
+
+async def _had_completed(client: NodeClient, uuid: str) -> bool:
+    try:
+        return (await client.task(uuid)).code == COMPLETED
+    except TaskUnknown:
+        return False
 
 
 def _drop_ended(tasks: dict[K, asyncio.Task[T]]) -> None:
