@@ -47,7 +47,10 @@ class MapLayer:
 
 @dataclass(frozen=True)
 class MapBox:
-    """What there is to see. west, south, east, north: of all layers together, in `crs` (metres). levels: how many there are."""
+    """What there is to see. west, south, east, north: of all layers together, in `crs` (metres). levels: how many there are.
+
+    stamp: another one when the task ran again; in the address of tiles it keeps a browser from showing those of the old map.
+    """
 
     crs: str
     west: float
@@ -57,6 +60,7 @@ class MapBox:
     resolution_m: float
     levels: int
     layers: tuple[MapLayer, ...]
+    stamp: str
 
     def layer(self, name: str) -> MapLayer:
         """Raises InputError when the job has no such layer."""
@@ -85,7 +89,8 @@ def map_box(output: Path) -> MapBox | None:
     finest_m = min(layer.resolution_m for layer in layers)
     tiles_across = max(east - west, north - south) / finest_m / TILE_PX
     levels = max(1, math.ceil(math.log2(max(1.0, tiles_across))) + 1)
-    return MapBox(crs, west, south, east, north, finest_m, levels, tuple(layers))
+    stamp = f"{max(path.stat().st_mtime_ns for _, path in found):x}"
+    return MapBox(crs, west, south, east, north, finest_m, levels, tuple(layers), stamp)
 
 
 def tile_png(output: Path, box: MapBox, layer: str, level: int, column: int, row: int) -> bytes | None:
@@ -94,9 +99,10 @@ def tile_png(output: Path, box: MapBox, layer: str, level: int, column: int, row
         raise InputError(f"the map has no level {level}")
     about = box.layer(layer)
     size_m = box.resolution_m * 2**level * TILE_PX
-    west, north = box.west + column * size_m, box.north - row * size_m
-    if column < 0 or row < 0 or west >= box.east or north <= box.south:
+    columns, rows = math.ceil((box.east - box.west) / size_m), math.ceil((box.north - box.south) / size_m)
+    if not (0 <= column < columns and 0 <= row < rows):
         return None
+    west, north = box.west + column * size_m, box.north - row * size_m
     edge_m = 0.0 if layer == ORTHOPHOTO else size_m / TILE_PX  # relief needs a neighbour on each side
     bounds = (west - edge_m, north - size_m - edge_m, west + size_m + edge_m, north + edge_m)
     pixels = TILE_PX if layer == ORTHOPHOTO else TILE_PX + 2

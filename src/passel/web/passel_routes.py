@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
@@ -19,13 +20,15 @@ _YEAR_S = 366 * 86400.0
 
 
 def passel_routes(desk: Desk, services: Services) -> APIRouter:
-    """/ui/api/passel and /ui/api/tokens. They concern the whole passel: every API token opens them, as on the workers' port."""
+    """/ui/api/passel and /ui/api/tokens. They concern the whole passel, so only the operator's tokens open them, as on the
+    workers' port: whoever could make tokens could make one of anybody's name and see that one's tasks.
+    """
     router = APIRouter(prefix="/ui/api", include_in_schema=False)
     passel = services.passel
 
     @router.get("/passel")
     async def view(request: Request) -> Response:
-        desk.owner(request)
+        _operator(desk, request)
         if passel is None:
             return answer({"name": "", "workers": [], "join_lines": [], "alone": True})
         seen = asdict(passel.view())
@@ -34,7 +37,7 @@ def passel_routes(desk: Desk, services: Services) -> APIRouter:
 
     @router.get("/tokens")
     async def tokens(request: Request) -> Response:
-        desk.owner(request)
+        _operator(desk, request)
         return answer({"tokens": [asdict(t) for t in passel.tokens()] if passel else []})
 
     if passel is not None:
@@ -44,7 +47,7 @@ def passel_routes(desk: Desk, services: Services) -> APIRouter:
 
 def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
     async def act(request: Request, action: Callable[[dict[str, str]], str]) -> Response:
-        desk.owner(request)
+        _operator(desk, request)
         try:
             return answer({"success": True, "token": action(await desk.form(request))})
         except PasselError as e:
@@ -69,11 +72,7 @@ def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
         kind, days = fields.get("kind", ""), fields.get("days", "")
         if kind not in ("join", "api"):
             raise UsageError("a token is for joining (join) or for programs and people (api)")
-        try:
-            expires_in_s = None if not days else min(max(float(days) * 86400, 60.0), 10 * _YEAR_S)
-        except ValueError:
-            raise UsageError("the days must be a number") from None
-        return passel.create_token(kind, fields.get("name", "").strip()[:LONGEST_NAME], expires_in_s)
+        return passel.create_token(kind, fields.get("name", "").strip()[:LONGEST_NAME], _lifetime_s(days))
 
     def revoke(fields: dict[str, str]) -> str:
         passel.revoke_token(fields.get("id", ""))
@@ -83,6 +82,29 @@ def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
     order("/workers/revoke", shut_out)
     order("/tokens/create", create)
     order("/tokens/revoke", revoke)
+
+
+def _operator(desk: Desk, request: Request) -> None:
+    """Raises UsageError unless the operator asks: the one owner without a name."""
+    owner = desk.owner(request)
+    if owner:
+        todo = "on the coordinator: passel token create --api, without a name"
+        raise UsageError("this token does not look after the passel", owner, todo)
+
+
+def _lifetime_s(days: str) -> float | None:
+    """How long a token is good, None for ever. Raises UsageError."""
+    if not days:
+        return None
+    try:
+        count = float(days)
+    except ValueError:
+        count = math.nan
+    if not count > 0:
+        raise UsageError(
+            "the days must be a number above 0", days[:40], "leave them empty for a token that never expires"
+        )
+    return min(max(count * 86400, 60.0), 10 * _YEAR_S)
 
 
 def qr_svg(text: str) -> str:

@@ -26,6 +26,8 @@ from passel.web.ports import Services
 
 LINES_SHOWN = 400
 MOST_CORNERS = 100
+FARTHEST_M = 1e8
+"""No coordinate of a map projection of the Earth is as large."""
 PICTURES = {"plan": "submodels.png", "first": "first_look.png", "orthophoto": "orthophoto.png", "dsm": "dsm.png"}
 """Pictures in odm_report/, by what they show; they appear while the job runs."""
 _DAY = "private, max-age=86400"
@@ -154,18 +156,18 @@ def _map_routes(router: APIRouter, desk: Desk) -> None:
         job = service.task(uuid, desk.owner(request))
         output = service.folder(job.uuid).output
         found = await asyncio.to_thread(boxes.of, output)
-        points = await asyncio.to_thread(profile_m, output, found, layer, _line(line))
+        points = await asyncio.to_thread(profile_m, output, found, layer, line_of(line))
         return answer([[round(d, 3), None if math.isnan(z) else round(z, 3)] for d, z in points])
 
 
-def _line(text: str) -> Sequence[tuple[float, float]]:
+def line_of(text: str) -> Sequence[tuple[float, float]]:
     """'[[east, north], …]' as numbers. Raises InputError."""
     try:
         corners = [(float(e), float(n)) for e, n in json.loads(text)]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise InputError("the line must be a list of [east, north] in metres") from None
-    if len(corners) > MOST_CORNERS or not all(math.isfinite(v) for c in corners for v in c):
-        raise InputError("the line has too many corners, or corners that are no numbers")
+    if len(corners) > MOST_CORNERS or not all(abs(v) <= FARTHEST_M for c in corners for v in c):  # nan is not <= either
+        raise InputError("the line has too many corners, or corners that are nowhere on Earth")
     return corners
 
 

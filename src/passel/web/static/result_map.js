@@ -40,7 +40,7 @@ class ResultMap {
   get heights() { return this.box.layers.find((l) => l.name !== "orthophoto")?.name; }
 
   tileLayer(name) {
-    return { name, url: (level, column, row) => `/ui/api/tasks/${this.uuid}/tiles/${name}/${level}/${column}/${row}` };
+    return { name, url: (level, column, row) => `/ui/api/tasks/${this.uuid}/tiles/${name}/${level}/${column}/${row}?of=${this.box.stamp}` };
   }
 
   choose(name) {

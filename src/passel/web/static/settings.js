@@ -1,6 +1,6 @@
 // Tokens: who may use this server, which machines may join; and this browser's own.
 
-import { get, post, token } from "./api.js";
+import { WrongToken, get, post, token } from "./api.js";
 import { day, el, fill, note } from "./dom.js";
 import { copyLine } from "./machines.js";
 
@@ -9,7 +9,12 @@ export async function settingsPage(main, still) {
   const list = el("div");
   const made = el("div", { "aria-live": "polite" });
   fill(main, el("div", { class: "head" }, el("h1", {}, "Settings")), el("div", { class: "stack" }, create(made, () => show(list, still)), made, list, own()));
-  await show(list, still);
+  try {
+    await show(list, still);
+  } catch (error) {
+    if (error instanceof WrongToken || still.aborted) throw error;
+    fill(main, el("div", { class: "head" }, el("h1", {}, "Settings")), el("div", { class: "stack" }, note(error.message, true), own())); // one can log out in any case
+  }
 }
 
 async function show(list, still) {
