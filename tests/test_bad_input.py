@@ -142,7 +142,7 @@ def test_spoilt_files_are_named_and_strange_names_are_mapped(shots: list[Path], 
         (photos / name).unlink()
     shutil.copy2(shots[4], photos / shots[3].name)  # the name stays, the content changes
     shutil.copy2(shots[5], photos)
-    damaged = next(output.glob(".passel/store/??/*/files/views.json"))
+    damaged = next(output.glob(".passel/store/??/*/files/views.jsonl"))
     damaged.write_text("{}")
     mapped(passel("run", photos, "--output", output), output)
     assert (stage(output, "features")["made"], stage(output, "features")["reused"]) == (2, 3)
