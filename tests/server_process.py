@@ -1,5 +1,5 @@
 """Runs a server for tests: server_process.py DATA PORT SETTINGS-JSON. Its driver is server_driver.py, or with `test` the canned
-one; with `tokens` (token → owner) it asks for them.
+one; with `tokens` (token → owner) it asks for them; with `fleet` (a file) results go to its bucket.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
+from passel.serve_fleet import results_bucket
 from passel.server.app import create_app
 from passel.server.ports import Task
 from passel.server.settings import Limits, ServerSettings, TestMode
@@ -41,6 +42,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
     tokens = given.pop("tokens", None)
     script = given.pop("script", "")
+    fleet = given.pop("fleet", None)
     test = given.pop("test", None)
     settings = ServerSettings(
         Path(data),
@@ -48,7 +50,9 @@ def main() -> None:
         limits=Limits(**given.pop("limits", {})),
         **given,
     )
-    server = create_app(settings, Scripted(script), None if tokens is None else Tokens(tokens))
+    checker = None if tokens is None else Tokens(tokens)
+    bucket = None if fleet is None else results_bucket(Path(fleet))
+    server = create_app(settings, Scripted(script), checker, results=bucket)
     uvicorn.Server(uvicorn_config(server, "127.0.0.1", int(port))).run()
 
 

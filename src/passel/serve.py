@@ -47,6 +47,7 @@ from passel.errors import PasselError
 from passel.gateway.gateway import Gateway, GatewaySettings
 from passel.gateway.policy import Engine, Policy, read_policy
 from passel.serve_api import AllMachines, ApiTokens, driver_command
+from passel.serve_fleet import FleetCoordinator, results_bucket
 from passel.serve_gateway import FleetNodes, GatewayJobs, PublicDoor
 from passel.serve_ui import UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
@@ -217,7 +218,9 @@ class _Serving:
             self._tokens.adopt("api", options.token, OWN_NAME)
         asks = bool(options.token) or not is_loopback(options.listen)
         checker = ApiTokens(self._tokens) if asks else None
-        return create_app(settings, self._driver_command, checker, AllMachines(self._coordinator))
+        bucket = results_bucket(options.fleet) if options.fleet is not None and options.test is None else None
+        machines = AllMachines(self._coordinator)
+        return create_app(settings, self._driver_command, checker, machines, results=bucket)
 
     def _make_gateway(self) -> Gateway | None:
         """NodeODM nodes that work for us; `passel node add` may bring some at any time."""
@@ -271,7 +274,6 @@ class _Serving:
     def _start_fleet(self, file: Path) -> Callable[[], Awaitable[None]]:
         """Machines in the cloud that come and go with the work, turned in a thread; returns how it is stopped."""
         from passel.fleet.start import start_fleet  # the clouds' libraries are large, and most passels need none
-        from passel.serve_fleet import FleetCoordinator
 
         coordinator = FleetCoordinator(self, self._tokens, asyncio.get_running_loop())
         nodes = FleetNodes(self._gateway.book) if self._gateway is not None else None

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from passel.cluster.admin import Overview
 from passel.cluster.admin import Passel as Admin
 from passel.cluster.tokens import Tokens
 from passel.errors import UsageError
+from passel.fleet.fleet_file import read_fleet_file
 from passel.fleet.ports import Demand, JobDemand, WorkerSeen
+from passel.server.ports import Results
 
 _PATIENCE_S = 10.0
 _TAKES_MACHINES = {"committing", "queued", "running"}
@@ -65,6 +68,16 @@ class FleetCoordinator:
             return ask()
 
         return asyncio.run_coroutine_threadsafe(asked(), self.loop).result(_PATIENCE_S)
+
+
+def results_bucket(file: Path) -> Results | None:
+    """Where the fleet file wants results kept; None when it names no bucket. Raises UsageError."""
+    wanted = read_fleet_file(file).results
+    if wanted is None:
+        return None
+    from passel.fleet.results import ResultsBucket  # boto3 is large, and most passels need none
+
+    return ResultsBucket(wanted)
 
 
 def demand_of(seen: Overview) -> Demand:

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--fleet",
+        "--autoscale",
         type=folder,
         metavar="FILE",
         help="rent machines while there is work, as this file says (docs/cloud.md)",

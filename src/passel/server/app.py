@@ -28,10 +28,11 @@ from passel.server.canned import CannedDriver
 from passel.server.files import file_routes
 from passel.server.front import Front
 from passel.server.job_store import JobStore
+from passel.server.keeping import Keeper
 from passel.server.multipart import SilentClientError
 from passel.server.nodeodm import nodeodm_routes
 from passel.server.outgoing import Gate
-from passel.server.ports import Capacity, DriverCommand, Machine, OpenToAll, TokenChecker
+from passel.server.ports import Capacity, DriverCommand, Machine, OpenToAll, Results, TokenChecker
 from passel.server.requests import Desk, answer
 from passel.server.runner import Runner
 from passel.server.service import JobService
@@ -67,9 +68,10 @@ def create_app(
     tokens: TokenChecker | None = None,
     capacity: Capacity | None = None,
     extra_routers: Sequence[APIRouter] = (),
+    results: Results | None = None,
 ) -> PasselServer:
     """Make a server. driver: how jobs are run; not needed with settings.test. tokens: None = open to all who can reach it.
-    StorageError when the data folder cannot be used.
+    results: the bucket that keeps them, None = only the disk here does. StorageError when the data folder cannot be used.
     """
     try:
         settings.data.mkdir(parents=True, exist_ok=True)
@@ -83,8 +85,15 @@ def create_app(
     store = JobStore(settings.data / DATABASE)
     webhooks = Webhooks(store, Gate(settings.allow_private_urls))
     runner = Runner(settings, store, command)
-    runner.on_end = webhooks.wake
-    service = JobService(settings, store, runner, webhooks)
+    keeper = None if results is None else Keeper(settings, store, runner.runtimes, results)
+
+    def ended() -> None:
+        webhooks.wake()
+        if keeper is not None:
+            keeper.wake()
+
+    runner.on_end = ended
+    service = JobService(settings, store, runner, webhooks, keeper)
     access = Access(tokens or OpenToAll(), settings.limits.wrong_tokens_a_minute)
     api = _api(service)
     desk = Desk(service, access)

@@ -33,6 +33,18 @@ DEFLATED = frozenset(
 """Kinds of files that get much smaller."""
 CHUNK_BYTES = 1 << 20
 PLAN, TEXTS = "plan.json", "texts.bin"
+ALL = "all.zip"
+ASSETS = {
+    "orthophoto.tif": "odm_orthophoto/odm_orthophoto.tif",
+    "orthophoto.png": "odm_report/orthophoto.png",
+    "dsm.tif": "odm_dem/dsm.tif",
+    "dtm.tif": "odm_dem/dtm.tif",
+    "georeferenced_model.laz": "odm_georeferencing/odm_georeferenced_model.laz",
+    "report.html": "odm_report/report.html",
+    "report.pdf": "odm_report/report.pdf",
+    "shots.geojson": "odm_report/shots.geojson",
+}
+"""Short names of products, as WebODM calls them; others are asked for by their path in all.zip."""
 USUAL_OUTPUTS = (
     *("odm_orthophoto", "odm_dem", "odm_georeferencing", "odm_texturing", "odm_report"),
     *("dsm_tiles", "dtm_tiles", "orthophoto_tiles", "entwine_pointcloud", "3d_tiles"),

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
-from passel.server.archive import PLAN, Archive
+from passel.server.archive import ALL, ASSETS, PLAN, Archive
 from passel.server.folders import JobFolder, inside
 from passel.server.jobs import Job, JobError, State
 from passel.server.openapi import piece, query
@@ -19,17 +19,6 @@ from passel.server.sending import Content, file_content, send
 from passel.server.service import JobService
 from passel.server.uploads import PartialFile, Received, write_all
 
-ASSETS = {
-    "orthophoto.tif": "odm_orthophoto/odm_orthophoto.tif",
-    "orthophoto.png": "odm_report/orthophoto.png",
-    "dsm.tif": "odm_dem/dsm.tif",
-    "dtm.tif": "odm_dem/dtm.tif",
-    "georeferenced_model.laz": "odm_georeferencing/odm_georeferenced_model.laz",
-    "report.html": "odm_report/report.html",
-    "report.pdf": "odm_report/report.pdf",
-    "shots.geojson": "odm_report/shots.geojson",
-}
-"""Short names of products, as WebODM calls them; others are asked for by their path in all.zip."""
 ARCHIVES_KEPT = 8
 PIECE_BYTES = 1 << 20
 
@@ -47,7 +36,7 @@ class Downloads:
             raise JobError("Asset not ready")
         folder = self._service.folder(job.uuid)
         try:
-            if asset == "all.zip":
+            if asset == ALL:
                 return self._all(job, folder)
             path = inside(folder.output, ASSETS.get(asset, asset))
             if path is None or any(p.startswith(".") for p in Path(asset).parts) or not path.is_file():
@@ -67,7 +56,7 @@ class Downloads:
             while len(self._archives) >= ARCHIVES_KEPT:
                 self._archives.pop(next(iter(self._archives)), None)
             self._archives[key] = archive
-        return Content("all.zip", "application/zip", archive.size_bytes, archive.etag, archive.read)
+        return Content(ALL, "application/zip", archive.size_bytes, archive.etag, archive.read)
 
 
 def file_routes(desk: Desk) -> APIRouter:
@@ -83,6 +72,8 @@ def file_routes(desk: Desk) -> APIRouter:
     )
     async def download(uuid: str, asset: str, request: Request) -> Response:
         job = desk.service.task(uuid, desk.owner(request))
+        if (address := await desk.service.address(job, asset)) is not None:
+            return RedirectResponse(address, 302, {"Cache-Control": "no-store"})
         return send(request, await asyncio.to_thread(downloads.content, job, asset))
 
     @router.api_route(

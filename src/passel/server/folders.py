@@ -21,6 +21,7 @@ class JobFolder:
 
     photos: what the driver maps. incoming: uploads on their way. side: control points, geo.txt and the like.
     output: the driver's folder, in OpenDroneMap's layout. packed: what all.zip is made of besides `output`.
+    whole: all.zip as a file, only while it is sent to a bucket.
     console: the task's output. options: the driver's command line. driver_log: what the driver said to stderr.
     """
 
@@ -45,6 +46,10 @@ class JobFolder:
     @property
     def packed(self) -> Path:
         return self.root / "packed"
+
+    @property
+    def whole(self) -> Path:
+        return self.root / "all.zip"
 
     @property
     def console(self) -> Path:

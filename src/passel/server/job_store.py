@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from passel.errors import StorageError
-from passel.server.jobs import GivenOption, Job, Order, State
+from passel.server.jobs import GivenOption, Job, Order, Sent, State
 
 T = TypeVar("T")
 
@@ -189,4 +189,5 @@ def decode_job(text: str) -> Job:
     order: dict[str, Any] = fields["order"]
     order |= {name: tuple(order[name]) for name in ("ignored", "outputs", "urls")}
     order["options"] = tuple(GivenOption(o["name"], o["value"]) for o in order["options"])
-    return Job(**{**fields, "order": Order(**order), "state": State(fields["state"])})
+    sent = Sent(fields.get("sent", Sent.NO))  # earlier versions knew no bucket
+    return Job(**{**fields, "order": Order(**order), "state": State(fields["state"]), "sent": sent})

@@ -34,6 +34,15 @@ class State(StrEnum):
     REMOVING = "removing"
 
 
+class Sent(StrEnum):
+    """How far a job's results are in the bucket, if there is one. STALE: it holds some of an earlier run."""
+
+    NO = "no"
+    STALE = "stale"
+    BEGUN = "begun"
+    DONE = "done"
+
+
 CODES = {
     State.COMMITTING: 20,
     State.QUEUED: 10,
@@ -91,6 +100,7 @@ class Job:
     owner: name of the token that made it; '' when the server asks for none. touched_ms: last change of state, for
     retention. started_ms: when the run began, None before; processing_ms: how long it took, None until it ended.
     progress: 0 … 100, never decreases but by restart. error: why it FAILED, for the user. runs: drivers started so far.
+    sent: how far its results are in the bucket.
     """
 
     uuid: str
@@ -104,6 +114,7 @@ class Job:
     progress: float = 0.0
     error: str = ""
     runs: int = 0
+    sent: Sent = Sent.NO
 
     @property
     def is_task(self) -> bool:
@@ -202,7 +213,8 @@ def restarted(job: Job, order: Order, now_ms: int) -> Job:
         raise JobError("Task cannot be restarted")
     order = replace(order, created_ms=now_ms)
     state = State.QUEUED if job.runs else State.COMMITTING
-    return Job(job.uuid, job.owner, order, state, now_ms, images_count=job.images_count, runs=job.runs)
+    sent = Sent.NO if job.sent is Sent.NO else Sent.STALE
+    return Job(job.uuid, job.owner, order, state, now_ms, images_count=job.images_count, runs=job.runs, sent=sent)
 
 
 def removing(job: Job, now_ms: int) -> Job:

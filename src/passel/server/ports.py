@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +55,34 @@ class DriverCommand(Protocol):
         """The command. It ends when the other end of the pipe `lifeline_fd` closes, and writes events as lines of JSON to
         its standard output; see `server/drivers.py`.
         """
+        ...
+
+
+class Results(Protocol):
+    """A bucket that keeps the results of jobs. Called in threads; everything may be called again after any failure, and
+    raises PasselError when the bucket does not answer or refuses.
+    """
+
+    def check(self) -> None:
+        """Can it be written?"""
+        ...
+
+    def upload(self, job: str, files: Mapping[str, Path], on_bytes: Callable[[int], None], /) -> object:
+        """Bring files (asset name → file) there; what is there already is not sent. What `on_bytes`, called after each
+        part, raises, ends it.
+        """
+        ...
+
+    def has(self, job: str, asset: str) -> bool:
+        """Whether the asset is there in full."""
+        ...
+
+    def address(self, job: str, asset: str) -> str:
+        """Where a client may fetch it, for a while at least."""
+        ...
+
+    def remove(self, job: str) -> None:
+        """Remove all assets of the job; no error when there are none."""
         ...
 
 

@@ -21,7 +21,8 @@ from passel.server.clock import now_ms
 from passel.server.console import Console
 from passel.server.folders import UUID_FORM, JobFolder
 from passel.server.job_store import JobStore
-from passel.server.jobs import Job, JobError, Order, State
+from passel.server.jobs import Job, JobError, Order, Sent, State
+from passel.server.keeping import Keeper
 from passel.server.preparing import check_count, count_photos
 from passel.server.runner import Runner
 from passel.server.runtimes import Live, Runtimes
@@ -38,8 +39,15 @@ CLEANUP_EVERY_S = 60.0
 class JobService:
     """All jobs of a server. `start` it in the event loop, `close` it there."""
 
-    def __init__(self, settings: ServerSettings, store: JobStore, runner: Runner, webhooks: Webhooks) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: ServerSettings,
+        store: JobStore,
+        runner: Runner,
+        webhooks: Webhooks,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self.settings, self._keeper = settings, keeper
         self._store, self._runner, self._webhooks = store, runner, webhooks
         self._runtimes: Runtimes = runner.runtimes
         self._tasks: list[asyncio.Task[None]] = []
@@ -62,9 +70,13 @@ class JobService:
         await asyncio.to_thread(self._drop_strangers)
         self._runner.start()
         self._tasks = [asyncio.create_task(self._clean_up()), asyncio.create_task(self._webhooks.run())]
+        if self._keeper is not None:
+            self._tasks.append(asyncio.create_task(self._keeper.run()))
 
     async def close(self) -> None:
         """Stop drivers and loops; running jobs go on at the next start."""
+        if self._keeper is not None:
+            self._keeper.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -109,6 +121,10 @@ class JobService:
     def folder(self, uuid: str) -> JobFolder:
         """Where the job's files lie."""
         return self._runner.folder(uuid)
+
+    async def address(self, job: Job, asset: str) -> str | None:
+        """Where else a client finds an asset whose file was cleaned up here; None = look here."""
+        return None if self._keeper is None else await self._keeper.address(job, asset)
 
     # --- changing ---
 
@@ -218,6 +234,8 @@ class JobService:
         await self._runner.gone(job.uuid)
         async with self._runtimes.of(job.uuid).lock:
             job = self.task(uuid, owner)
+            if job.sent is not Sent.NO and not self.folder(job.uuid).photos.exists():
+                raise JobError("The photos of this task were cleaned up; send them as a new task")
             await self._store.write(jobs.restarted(job, change(job.order), now_ms()))
             await asyncio.to_thread(self._console(job.uuid).clear)
             self._runtimes.of(job.uuid).live = Live()
@@ -245,7 +263,10 @@ class JobService:
         grave = self.settings.trash / f"{job.uuid}-{uuids.uuid4().hex[:8]}"
         if folder.exists():
             await asyncio.to_thread(folder.rename, grave)
-        await self._store.delete(job.uuid)
+        if self._keeper is not None and job.sent is not Sent.NO:
+            self._keeper.wake()  # it forgets the job when the bucket has
+        else:
+            await self._store.delete(job.uuid)
         self._runtimes.forget(job.uuid)
         await asyncio.to_thread(shutil.rmtree, grave, True)
 
@@ -255,8 +276,24 @@ class JobService:
         while True:
             due = expired(self._store.all(), now_ms(), settings.cleanup_tasks_after_s, settings.cleanup_uploads_after_s)
             for job in due:
-                await self._tried(self.remove(job.uuid, job.owner), f"removing {job.uuid}")
+                kept = self._keeper is not None and job.state is State.COMPLETED
+                work = self._drop_files(job.uuid) if kept else self.remove(job.uuid, job.owner)
+                await self._tried(work, f"removing {job.uuid}")
             await asyncio.sleep(CLEANUP_EVERY_S)
+
+    async def _drop_files(self, uuid: str) -> None:
+        """What is large goes, once the bucket has the results; the task stays, with its output, until it is removed."""
+        graves = []
+        async with self._runtimes.of(uuid).lock:
+            job, folder = self._store.get(uuid), self.folder(uuid)
+            if job is None or job.state is not State.COMPLETED or job.sent is not Sent.DONE:
+                return
+            for part in (folder.packed, folder.output, folder.incoming, folder.side, folder.photos):
+                if part.exists():
+                    graves.append(self.settings.trash / f"{uuid}-{uuids.uuid4().hex[:8]}")
+                    await asyncio.to_thread(part.rename, graves[-1])
+        for grave in graves:
+            await asyncio.to_thread(shutil.rmtree, grave, True)
 
     async def _tried(self, work: Awaitable[None], what: str) -> None:
         try:
