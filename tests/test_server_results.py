@@ -157,6 +157,9 @@ def test_jobs_from_before_there_was_a_bucket_are_sent_too(s3: Any, fleet: Path, 
 def test_the_fleet_file_says_whether_there_is_a_bucket(fleet: Path, tmp_path: Path) -> None:
     assert options_of(("--autoscale", str(fleet))).fleet == options_of(("--fleet", str(fleet))).fleet == fleet
     assert results_bucket(fleet) is not None
+    fleet.write_text(fleet.read_text().replace("http://", "no address "))
+    with pytest.raises(UsageError, match="endpoint"):
+        results_bucket(fleet)
     fleet.write_text('{"provider": "local"}')
     assert results_bucket(fleet) is None
     with pytest.raises(UsageError):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,9 +76,14 @@ def results_bucket(file: Path) -> Results | None:
     wanted = read_fleet_file(file).results
     if wanted is None:
         return None
+    if find_spec("boto3") is None:
+        raise UsageError("The library for S3 is not installed", "boto3", "install it: pip install 'passel[cloud]'")
     from passel.fleet.results import ResultsBucket  # boto3 is large, and most passels need none
 
-    return ResultsBucket(wanted)
+    try:
+        return ResultsBucket(wanted)
+    except ValueError as e:
+        raise UsageError(f"The bucket's endpoint cannot be used: {e}", f"{file}: s3.endpoint", "correct it") from e
 
 
 def demand_of(seen: Overview) -> Demand:
