@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import socket
 import sqlite3
 import zipfile
 from collections.abc import Iterator
@@ -60,7 +62,7 @@ def sent(world: World, task: str) -> str:
     with sqlite3.connect(world.data / "jobs.sqlite") as base:
         row = base.execute("SELECT body FROM jobs WHERE uuid=?", (task,)).fetchone()
     base.close()
-    return str(json.loads(row[0])["sent"]) if row else "gone"
+    return str(json.loads(row[0]).get("sent")) if row else "gone"
 
 
 def cleaned(world: World, task: str) -> bool:
@@ -124,6 +126,22 @@ def test_a_bucket_that_refuses_holds_up_nobody_and_is_tried_again_after_kill_9(
         assert objects(s3, fleet, task) == KEYS
         assert objects(s3, fleet, gone) == []
         assert "the-secret" not in world.log.read_text()
+
+
+def test_a_bucket_that_never_answers_holds_up_neither_tasks_nor_the_end(fleet: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        text = json.loads(fleet.read_text())
+        text["s3"]["endpoint"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        fleet.write_text(json.dumps(text))
+        with running(tmp_path / "w", fleet=str(fleet)) as world:
+            task = world.submit()
+            world.wait_for(task, 40)
+            assert world.http.get(f"/task/{task}/download/orthophoto.tif").content == ORTHO
+            connected, _ = silent.accept()
+            with connected:
+                world.stop()  # fails when it takes a minute
+                assert world.process is not None
+                assert world.process.returncode == -signal.SIGTERM  # by itself, and uvicorn tells so
 
 
 def test_a_second_run_replaces_all_of_the_first(s3: Any, fleet: Path, tmp_path: Path) -> None:
