@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from passel import cli
+from passel.client import hand_over
 from passel.client.hand_over import Desk, order_of, submit
-from passel.client.wire import Address, RemoteError, Server
+from passel.client.wire import Address, AwayError, RemoteError, Server
 from passel.errors import InputError, UsageError
 from runs import command
 from serving import Running, running, said, serve_words, until
@@ -101,6 +102,26 @@ def test_no_photo_is_sent_twice_after_the_client_died(server: str, photos: Path,
         assert len(names) == 2
         assert again.task(note.uuid).images == 5
         assert submit(again, order, desk) == note  # submitted already: nothing happens
+
+
+def test_other_options_or_photos_are_another_task(server: str, photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.glob("*.jpg"))
+    desk = quiet_desk(tmp_path)
+    with Server(Address.parse(server)) as there:
+        first = submit(there, order_of("field", files, [], []), desk)
+        other_options = submit(there, order_of("field", files, [], [{"name": "split", "value": 9}]), desk)
+        other_photos = submit(there, order_of("field", files[1:], [], [{"name": "split", "value": 9}]), desk)
+        assert len({first.uuid, other_options.uuid, other_photos.uuid}) == 3
+        assert [there.task(note.uuid).images for note in (first, other_options, other_photos)] == [5, 5, 4]
+
+
+def test_an_address_where_nobody_is_is_not_waited_for_long(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hand_over, "FIRST_PATIENCE_S", 0.0)
+    order = order_of("field", sorted(photos.glob("*.jpg")), [], [])
+    with Server(Address.parse("http://127.0.0.1:9")) as nobody, pytest.raises(AwayError, match="cannot be reached"):
+        submit(nobody, order, quiet_desk(tmp_path))
 
 
 def test_a_server_that_dies_is_waited_for(photos: Path, tmp_path: Path) -> None:

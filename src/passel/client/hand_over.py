@@ -6,6 +6,7 @@ kill -9 of either side. Nothing is sent twice to a Passel.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,9 +14,10 @@ import threading
 import time
 import uuid as uuids
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -37,7 +39,10 @@ T = TypeVar("T")
 AT_ONCE = 4
 PATIENCE_S = 3600.0
 """How long a server may be away before the command gives up; the task goes on there in any case."""
+FIRST_PATIENCE_S = 60.0
+"""The same while nothing has been handed over yet: the address may be a wrong one."""
 _POLL_S = 2.0
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 _MOST_UNPACKED = 200
 
 
@@ -49,13 +54,22 @@ class Order:
     files: tuple[Path, ...]
     options: tuple[Mapping[str, object], ...]
 
+    def digest(self) -> str:
+        """Another one for other options or files. Files count by name, size and time: reading them all takes too long."""
+        seen = [(path.name, path.stat()) for path in self.files]
+        files = sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in seen)
+        return hashlib.sha256(json.dumps([list(map(dict, self.options)), files]).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Note:
-    """What is kept of a task that was handed over. committed: all photos are there. sent: names that are there whole."""
+    """What is kept of a task that was handed over. order: digest of what was to be made. committed: all photos are there.
+    sent: names that are there whole.
+    """
 
     server: str
     uuid: str
+    order: str = ""
     committed: bool = False
     sent: tuple[str, ...] = ()
 
@@ -112,28 +126,36 @@ def hand_over(server: Server, order: Order, desk: Desk) -> TaskState:
 
 def submit(server: Server, order: Order, desk: Desk) -> Note:
     """Photos over; returns once the server has promised to do the work."""
-    info = _patiently(server.info, desk)
+    found = desk.read(server.address.url)
+    info = _patiently(server.info, desk, most_s=FIRST_PATIENCE_S if found is None else PATIENCE_S)
     if info.max_images is not None and len(order.files) > info.max_images:
         raise InputError(
             f"the server takes at most {info.max_images} photos a task, these are {len(order.files)}",
             server.address.url,
             "split the survey, or ask another server",
         )
-    note = _begun(server, info, order, desk)
+    note = _begun(server, info, order, found, desk)
     if not note.committed:
         note = _sent(server, info, order, note, desk)
         try:
             _patiently(lambda: server.commit(note.uuid), desk)
         except RemoteError:
             _patiently(lambda: server.task(note.uuid), desk)  # committed, but the answer was lost; else this tells why
-        note = Note(note.server, note.uuid, committed=True)
+        note = replace(note, committed=True, sent=())
         desk.write(note)
     return note
 
 
-def _begun(server: Server, info: Info, order: Order, desk: Desk) -> Note:
+def _begun(server: Server, info: Info, order: Order, found: Note | None, desk: Desk) -> Note:
     """The note to go on with, if its task is still there, else a new one that is written before the task is made."""
-    found = desk.read(server.address.url)
+    digest = order.digest()
+    if found is not None and found.order != digest:
+        if found.committed:
+            desk.say(
+                f"photos or options are others than before: a new task is made; the earlier one, {found.uuid}, goes on"
+            )
+        desk.forget()
+        found = None
     if found is not None and found.committed:
         try:
             state = _patiently(lambda: server.task(found.uuid), desk)
@@ -144,10 +166,10 @@ def _begun(server: Server, info: Info, order: Order, desk: Desk) -> Note:
             return found
     note = found if found is not None and not found.committed and info.is_passel else None
     if note is None:
-        note = Note(server.address.url, str(uuids.uuid4()))
+        note = Note(server.address.url, str(uuids.uuid4()), digest)
         desk.write(note)
     begun = _patiently(lambda: server.begin(note.uuid, order.name, order.options), desk)
-    return note if begun == note.uuid else Note(note.server, begun)
+    return note if begun == note.uuid else Note(note.server, begun, digest)
 
 
 def _sent(server: Server, info: Info, order: Order, note: Note, desk: Desk) -> Note:
@@ -176,7 +198,7 @@ def _sent(server: Server, info: Info, order: Order, note: Note, desk: Desk) -> N
         with guard:
             sent.add(path.name)
             if len(sent) % 20 == 0:
-                desk.write(Note(note.server, note.uuid, sent=tuple(sorted(sent))))
+                desk.write(replace(note, sent=tuple(sorted(sent))))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         futures = [pool.submit(send, path) for path in order.files]
@@ -186,8 +208,9 @@ def _sent(server: Server, info: Info, order: Order, note: Note, desk: Desk) -> N
         finally:  # after Ctrl-C or an error the others must not go on in the background
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            desk.write(Note(note.server, note.uuid, sent=tuple(sorted(sent))))
-    return Note(note.server, note.uuid, sent=tuple(sorted(sent)))
+            note = replace(note, sent=tuple(sorted(sent)))
+            desk.write(note)
+    return note
 
 
 def _send_rest(server: Server, uuid: str, path: Path, tell: Callable[[int], None]) -> None:
@@ -225,13 +248,13 @@ def bring_back(server: Server, uuid: str, desk: Desk) -> None:
     _patiently(fetch, desk)
     try:
         _unpack(desk.archive, desk.output)
-    except zipfile.BadZipFile:
+    except _DAMAGED:
         desk.archive.unlink()
         desk.say("the download was damaged: it is fetched again")
         _patiently(fetch, desk)
         try:
             _unpack(desk.archive, desk.output)
-        except zipfile.BadZipFile:
+        except _DAMAGED:
             desk.archive.unlink()
             raise RemoteError(
                 "the server's archive is damaged", server.address.url, "`passel restart` makes it again"
@@ -257,14 +280,16 @@ def _unpack(archive: Path, output: Path) -> None:
             os.replace(aside, path)
 
 
-def _patiently(work: Callable[[], T], desk: Desk, stopped: threading.Event | None = None) -> T:
+def _patiently(
+    work: Callable[[], T], desk: Desk, stopped: threading.Event | None = None, most_s: float = PATIENCE_S
+) -> T:
     def sleep(seconds: float) -> None:
         if stopped is None:
             time.sleep(seconds)
         elif stopped.wait(seconds):
             raise AwayError("stopped")
 
-    return patiently(work, desk.say, PATIENCE_S, sleep)
+    return patiently(work, desk.say, most_s, sleep)
 
 
 def order_of(name: str, photos: Sequence[Path], side: Sequence[Path], options: Sequence[Mapping[str, object]]) -> Order:
