@@ -219,7 +219,7 @@ class _Serving:
         asks = bool(options.token) or not is_loopback(options.listen)
         checker = ApiTokens(self._tokens) if asks else None
         bucket = results_bucket(options.fleet) if options.fleet is not None and options.test is None else None
-        machines = AllMachines(self._coordinator)
+        machines = AllMachines(self._coordinator, self._gateway)
         return create_app(settings, self._driver_command, checker, machines, results=bucket)
 
     def _make_gateway(self) -> Gateway | None:
@@ -355,6 +355,7 @@ class _Serving:
         names = own_names()
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
+            self._server.service.look_again()  # a node may have come
             status = self._coordinator.status()
             self._pace.look(sum(w.steps_done for w in status.workers))
             running = {j.uuid for j in self._server.service.all_tasks() if j.state is State.RUNNING}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from passel.cluster.coordinator import Coordinator
 from passel.cluster.tokens import OWN_NAME, TokenRefused, Tokens
+from passel.gateway.gateway import Gateway
 from passel.server.ports import Machine, Task
 
 
@@ -28,9 +29,10 @@ class ApiTokens:
 
 @dataclass(frozen=True)
 class AllMachines:
-    """The server's Capacity: all workers that are connected."""
+    """The server's Capacity: all workers that are connected, and the NodeODM nodes behind the gateway."""
 
     coordinator: Coordinator
+    gateway: Gateway | None
 
     def machine(self) -> Machine:
         """All of them together."""
@@ -38,6 +40,10 @@ class AllMachines:
         total_mb = sum(w.machine.memory_mb for w in seen)
         free_mb = sum(w.machine.free_memory_mb for w in seen)
         return Machine(total_mb * 10**6, free_mb * 10**6, sum(w.slots.cpus for w in seen))
+
+    def more_tasks(self) -> int:
+        """What the nodes run at once: those tasks take none of our own machines."""
+        return self.gateway.slots() if self.gateway is not None else 0
 
 
 def driver_command(socket: Path, task: Task, lifeline_fd: int) -> tuple[str, ...]:

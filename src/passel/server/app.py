@@ -61,6 +61,10 @@ class ThisMachine:
         memory = psutil.virtual_memory()
         return Machine(int(memory.total), int(memory.available), psutil.cpu_count() or 1)
 
+    def more_tasks(self) -> int:
+        """There is nobody else."""
+        return 0
+
 
 def create_app(
     settings: ServerSettings,
@@ -100,6 +104,7 @@ def create_app(
     machines = (
         ThisMachine() if capacity is None or settings.test is not None else capacity
     )  # canned tasks have no workers
+    runner.more_tasks = machines.more_tasks
     api.include_router(nodeodm_routes(desk, _remembered(machines.machine)))
     api.include_router(file_routes(desk))
     for router in extra_routers:

@@ -19,6 +19,7 @@ from passel.server.openapi import ORDER_FIELDS, form, query
 from passel.server.orders import options_from, order_from
 from passel.server.ports import Machine
 from passel.server.requests import Desk, answer
+from passel.server.service import JobService
 from passel.server.settings import API_VERSION, ServerSettings
 from passel.server.wire import info_fields
 
@@ -36,7 +37,6 @@ def nodeodm_routes(desk: Desk, machine: Callable[[], Machine]) -> APIRouter:
 
 
 def _node_routes(router: APIRouter, desk: Desk, machine: Callable[[], Machine]) -> None:
-    settings = desk.service.settings
     options = options_json()
 
     @router.get("/info", summary="What this server is, and how busy", openapi_extra=query("token"))
@@ -44,7 +44,7 @@ def _node_routes(router: APIRouter, desk: Desk, machine: Callable[[], Machine]) 
         if request.query_params.get("_debugUnauthorized"):
             return Response(status_code=401)
         desk.owner(request)
-        return answer(_info(settings, machine(), desk.service.queue_count()))
+        return answer(_info(desk.service, machine()))
 
     @router.get("/options", summary="Options of a task", openapi_extra=query("token"))
     async def get_options(request: Request) -> Response:
@@ -66,15 +66,16 @@ def _node_routes(router: APIRouter, desk: Desk, machine: Callable[[], Machine]) 
         return answer({"error": "Not available"})
 
 
-def _info(settings: ServerSettings, machine: Machine, queued: int) -> dict[str, object]:
+def _info(service: JobService, machine: Machine) -> dict[str, object]:
+    settings = service.settings
     return {
         "version": API_VERSION,
-        "taskQueueCount": min(queued, MOST_QUEUED_SHOWN),
+        "taskQueueCount": min(service.queue_count(), MOST_QUEUED_SHOWN),
         "totalMemory": machine.total_memory_bytes,
         "availableMemory": machine.available_memory_bytes,
         "cpuCores": machine.cpus,
         "maxImages": settings.limits.max_images,
-        "maxParallelTasks": settings.parallel_jobs,
+        "maxParallelTasks": service.lanes(),
         "engineVersion": settings.engine_version[:32],
         "engine": settings.engine,
     }

@@ -34,6 +34,10 @@ class Capacity(Protocol):
         """All machines together; asked at most once a second."""
         ...
 
+    def more_tasks(self) -> int:
+        """Tasks that others (NodeODM nodes) run beside `ServerSettings.parallel_jobs`; asked whenever one could start."""
+        ...
+
 
 @dataclass(frozen=True)
 class Task:

@@ -52,10 +52,15 @@ class Runner:
         self._starts = 0
         self._failing: asyncio.Task[None] | None = None
         self.on_end: Callable[[], None] = lambda: None
+        self.more_tasks: Callable[[], int] = lambda: 0
 
     def folder(self, uuid: str) -> JobFolder:
         """Where the job's files lie."""
         return JobFolder(self.settings.jobs / uuid)
+
+    def lanes(self) -> int:
+        """Drivers that may run at once."""
+        return self.settings.parallel_jobs + self.more_tasks()
 
     def start(self) -> None:
         """Begin to take jobs."""
@@ -104,7 +109,7 @@ class Runner:
                 active[job.uuid] = self._begin(job, self._pack, drives=False)
             elif job.state is State.COMMITTING and preparing < PREPARED_AT_ONCE:
                 active[job.uuid] = self._begin(job, self._prepare, drives=False)
-        free = self.settings.parallel_jobs - sum(r.drives for r in active.values())
+        free = self.lanes() - sum(r.drives for r in active.values())
         while free > 0 and (job_next := next_job(everything, self._last_start, frozenset(active))) is not None:
             self._note_start(job_next)
             active[job_next.uuid] = self._begin(job_next, self._drive, drives=True)
@@ -117,7 +122,7 @@ class Runner:
         everything = [job if j.uuid == job.uuid else j for j in self._store.all()]
         active = {j.uuid: r for j in everything if (r := self.runtimes.find(j.uuid)) and r.task}
         busy = frozenset(active) - {job.uuid}
-        free = self.settings.parallel_jobs - sum(r.drives for r in active.values())
+        free = self.lanes() - sum(r.drives for r in active.values())
         return free > 0 and next_job(everything, self._last_start, busy) is job
 
     def _note_start(self, job: Job) -> None:

@@ -105,6 +105,14 @@ class JobService:
         """Everybody's tasks, oldest first: for whoever runs the server, never for clients."""
         return (j for j in self._store.all() if j.is_task)
 
+    def lanes(self) -> int:
+        """Tasks that may run at once."""
+        return self._runner.lanes()
+
+    def look_again(self) -> None:
+        """Something changed outside, so that a waiting task may be able to start."""
+        self._runner.wake()
+
     def queue_count(self) -> int:
         """Tasks of everybody that wait or run."""
         return sum(1 for j in self._store.all() if j.is_task and j.state not in jobs.ENDED)
