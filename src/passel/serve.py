@@ -45,6 +45,7 @@ from passel.cluster.roster import Roster
 from passel.cluster.tokens import OWN_NAME, AccessBook, Throttle, Tokens
 from passel.errors import PasselError
 from passel.gateway.gateway import Gateway, GatewaySettings
+from passel.gateway.nodes_file import read_nodes_file
 from passel.gateway.policy import Engine, Policy, read_policy
 from passel.serve_api import AllMachines, ApiTokens, driver_command
 from passel.serve_fleet import FleetCoordinator, results_bucket
@@ -68,10 +69,10 @@ _log = logging.getLogger("passel.serve")
 class ServeOptions:
     """What `passel serve` was asked for. listen: the address to listen on. worker: start a worker on this machine.
 
-    max_concurrency: cores that the local worker may use. parallel_jobs: jobs that run at once. token: an API token of the
-    user's own choice, '' = none. max_images: photos a task, None = any number. test: canned tasks, for authors of clients.
-    name: of this passel, for people. fleet: the fleet file, None = no machines in the cloud. engine: who makes maps when
-    there are NodeODM nodes. policy: what each token may do there. public_url: of the public port, '' = by its address.
+    max_concurrency: cores that the local worker may use. parallel_jobs: jobs that run at once here. token: an API token of the
+    user's own choice, '' = none. max_images: photos a task, None = any number. test: canned tasks. name: of this passel, for
+    people. fleet: the fleet file, None = no machines in the cloud. engine: who makes maps when there are NodeODM nodes.
+    policy: what each token may do there. nodes: a nodes.json of ClusterODM. public_url: of the public port, '' = by its address.
     """
 
     data: Path
@@ -89,6 +90,7 @@ class ServeOptions:
     fleet: Path | None = None
     engine: Engine = Engine.AUTO
     policy: Path | None = None
+    nodes: Path | None = None
     public_url: str = ""
 
 
@@ -230,7 +232,10 @@ class _Serving:
         policy = read_policy(options.policy) if options.policy else Policy()
         jobs = GatewayJobs(lambda: self._server.service)
         door = PublicDoor(self._tokens, lambda: self._page)
-        return Gateway(self._folder.root, GatewaySettings(options.engine, policy), jobs, door)
+        gateway = Gateway(self._folder.root, GatewaySettings(options.engine, policy), jobs, door)
+        for node in read_nodes_file(options.nodes) if options.nodes else ():
+            gateway.book.add(node)
+        return gateway
 
     def _add_ui(self) -> UiSurveyor:
         """The web pages, beside the API."""

@@ -59,6 +59,7 @@ def options_of(words: tuple[str, ...]) -> ServeOptions:
         fleet=given.fleet,
         engine=Engine(given.engine),
         policy=given.policy,
+        nodes=given.nodes,
         public_url=given.public_address.rstrip("/") + "/" if given.public_address else "",
     )
 
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     engines = "who makes maps when there are nodes (passel node): auto: a node that is free, else Passel (default auto)"
     add("--engine", choices=[e.value for e in Engine], default=Engine.AUTO.value, help=engines)
+    add("--nodes", type=folder, metavar="FILE", help="add the NodeODM nodes of ClusterODM's nodes.json")
     add("--policy", type=folder, metavar="FILE", help="what each token may do on nodes (docs/clusterodm.md)")
     reached = "this server as nodes reach it, for the parts of split tasks (default http://ADDRESS:PORT)"
     add("--public-address", default="", metavar="URL", help=reached)
