@@ -16,9 +16,10 @@ from starlette.testclient import TestClient
 
 from passel.errors import InputError, PasselError
 from passel.server.access import Access
+from passel.server.app import create_app
 from passel.server.canned import deliver
 from passel.server.requests import Desk, answer
-from passel.server.settings import Limits
+from passel.server.settings import Limits, ServerSettings, TestMode
 from passel.web.map_tiles import map_box, tile_png
 from passel.web.passel_routes import passel_routes
 from passel.web.ports import PasselView, Services, TokenView
@@ -116,3 +117,8 @@ def test_a_tile_far_away_is_empty(tmp_path: Path) -> None:
     assert tile_png(tmp_path, box, "orthophoto", 0, 0, 0) is not None
     for column, row in ((int("9" * 400), 0), (0, int("9" * 400)), (-1, 0), (0, -1), (1, 0)):
         assert tile_png(tmp_path, box, "orthophoto", 0, column, row) is None
+
+
+def test_the_schema_is_made_without_a_warning(tmp_path: Path) -> None:
+    paths = create_app(ServerSettings(data=tmp_path, test=TestMode())).api.openapi()["paths"]
+    assert "get" in paths["/task/{uuid}/download/{asset}"]

@@ -67,7 +67,7 @@ class DataFolder:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as e:
-            todo = "make room and writable, or choose another with --data"
+            todo = "make room and make it writable, or choose another with --data"
             raise StorageError(f"the data folder cannot be written: {e.strerror}", str(self.root), todo) from e
         finally:
             with suppress(OSError):

@@ -64,9 +64,9 @@ def file_routes(desk: Desk) -> APIRouter:
     router = APIRouter(tags=["Files"])
     downloads = Downloads(desk.service)
 
-    @router.api_route(
+    @router.head("/task/{uuid}/download/{asset:path}", include_in_schema=False)  # a schema's names must differ
+    @router.get(
         "/task/{uuid}/download/{asset:path}",
-        methods=["GET", "HEAD"],
         summary="all.zip, or one product (orthophoto.tif, dsm.tif, … or a path in all.zip)",
         openapi_extra=query("token"),
     )
@@ -76,9 +76,9 @@ def file_routes(desk: Desk) -> APIRouter:
             return RedirectResponse(address, 302, {"Cache-Control": "no-store"})
         return send(request, await asyncio.to_thread(downloads.content, job, asset))
 
-    @router.api_route(
+    @router.head("/task/new/upload/{uuid}/{name}", include_in_schema=False)
+    @router.get(
         "/task/new/upload/{uuid}/{name}",
-        methods=["HEAD", "GET"],
         summary="How much of a file is here",
         openapi_extra=query("token"),
     )
