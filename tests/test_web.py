@@ -79,6 +79,7 @@ def test_pages_need_no_token_and_run_no_foreign_script(client: TestClient) -> No
     assert page.status_code == 200
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert not re.search("https?://", page.text)
+    assert client.head("/").status_code == 200  # what monitors ask
     again = client.get("/", headers={"If-None-Match": page.headers["etag"]})
     assert again.status_code == 304
     assert client.get("/ui/main.js").headers["content-type"].startswith("text/javascript")

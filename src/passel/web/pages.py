@@ -34,11 +34,11 @@ def page_routes() -> APIRouter:
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return Response(files[name], headers=headers, media_type=kind)
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     async def index(request: Request) -> Response:
         return page("index.html", request)
 
-    @router.get("/ui/{name}")
+    @router.api_route("/ui/{name}", methods=["GET", "HEAD"])
     async def file(name: str, request: Request) -> Response:
         return page(name, request)
 
