@@ -245,20 +245,18 @@ def bring_back(server: Server, uuid: str, desk: Desk) -> None:
     def fetch() -> None:
         server.fetch(uuid, desk.archive, lambda done, whole: desk.bar("downloading", done, whole or done))
 
-    _patiently(fetch, desk)
-    try:
-        _unpack(desk.archive, desk.output)
-    except _DAMAGED:
-        desk.archive.unlink()
-        desk.say("the download was damaged: it is fetched again")
+    for is_last in (False, True):
         _patiently(fetch, desk)
         try:
             _unpack(desk.archive, desk.output)
+            break
         except _DAMAGED:
             desk.archive.unlink()
-            raise RemoteError(
-                "the server's archive is damaged", server.address.url, "`passel restart` makes it again"
-            ) from None
+            if is_last:
+                raise RemoteError(
+                    "the server's archive is damaged", server.address.url, "`passel restart` makes it again"
+                ) from None
+            desk.say("the download was damaged: it is fetched again")
     desk.archive.unlink()
 
 

@@ -110,13 +110,6 @@ class Server:
         most = found.get("maxImages")
         return Info(str(found.get("engine", "")), str(found.get("version", "")), int(most) if most else None)
 
-    def option_names(self) -> frozenset[str]:
-        """Options that it knows."""
-        found = self._ask("GET", "/options")
-        if not isinstance(found, list):
-            raise self._odd("/options")
-        return frozenset(str(row.get("name")) for row in found if isinstance(row, dict))
-
     def begin(self, uuid: str, name: str, options: Sequence[Mapping[str, object]]) -> str:
         """A task that waits for photos; the same uuid again goes on with it where the server allows. Returns its uuid."""
         fields = {"name": name, "options": json.dumps(list(options)), "skipPostProcessing": "true"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from passel.cluster.wire import MachineInfo
+from passel.option_table import usable_cores
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -30,7 +30,7 @@ def machine_info(disk: Path) -> MachineInfo:
 
 def usable_cpus() -> int:
     """Processors that this process may use, a container's quota rounded up."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = usable_cores()
     for folder in _own_groups():
         with suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text().split()

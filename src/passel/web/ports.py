@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -109,4 +109,3 @@ class Services:
 
     passel: Passel | None = None
     surveyor: Surveyor | None = None
-    hints: tuple[str, ...] = field(default_factory=tuple)

@@ -21,7 +21,7 @@ from passel.server.jobs import Job, JobError
 from passel.server.requests import Desk, answer
 from passel.server.sending import file_content, send
 from passel.server.wire import info_fields
-from passel.web.map_tiles import MapBox, map_box, profile_m, tile_png
+from passel.web.map_tiles import FILES, MapBox, map_box, profile_m, tile_png
 from passel.web.ports import Services
 
 LINES_SHOWN = 400
@@ -116,10 +116,7 @@ class _Boxes:
 
     def of(self, output: Path) -> MapBox:
         """Blocking. Raises JobError while there is no map."""
-        stamp = tuple(
-            (output / f).stat().st_mtime_ns if (output / f).is_file() else 0
-            for f in ("odm_orthophoto/odm_orthophoto.tif", "odm_dem/dsm.tif", "odm_dem/dtm.tif")
-        )
+        stamp = tuple((output / f).stat().st_mtime_ns if (output / f).is_file() else 0 for f in FILES.values())
         known = self._known.get(output)
         if known is None or known[0] != stamp:
             known = self._known[output] = (stamp, map_box(output))
