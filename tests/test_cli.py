@@ -8,6 +8,7 @@ import pytest
 
 import passel
 from passel import cli
+from passel.commands import run
 from passel.errors import Interrupted, ReconstructionError
 
 
@@ -27,8 +28,8 @@ def photos(tmp_path: Path) -> Path:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """What `passel run` asks of the pipeline, which is not run."""
     seen: list[tuple] = []
-    monkeypatch.setattr(cli, "_run_job", lambda *request: seen.append(request))
-    monkeypatch.setattr(cli, "_tell", lambda result: None)
+    monkeypatch.setattr(run, "run_job_here", lambda *request: seen.append(request))
+    monkeypatch.setattr(run, "tell", lambda result: None)
     return seen
 
 
@@ -145,6 +146,6 @@ def test_failures_of_a_run_are_told_in_one_line(photos, monkeypatch, capsys, rai
     def fail(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr(cli, "_run_job", fail)
+    monkeypatch.setattr(run, "run_job_here", fail)
     assert cli.main(["run", str(photos)]) == code
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
