@@ -77,7 +77,7 @@ def test_killed_and_started_again(tiny_survey: tuple[Path, DemoTruth], tiny_map:
     words = ["run", str(tiny_survey[0]), "--output", str(output), "--split", "9", "--max-concurrency", "4"]
     code, _ = stopped_when(words, lambda: made(output, "features") >= 3, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, _ = stopped_when(words, lambda: made(output, "coarse") >= 5, signal.SIGKILL)
+    code, _ = stopped_when(words, lambda: made(output, "coarse") >= 2, signal.SIGKILL)
     assert code == -signal.SIGKILL
     time.sleep(2.0)
     assert left_running(output) == []
@@ -87,7 +87,7 @@ def test_killed_and_started_again(tiny_survey: tuple[Path, DemoTruth], tiny_map:
     assert digests(output) == digests(tiny_map)
     stages = {s["stage"]: s for s in json.loads((output / "log.json").read_text("utf-8"))["stages"]}
     assert stages["features"]["reused"] == before == len(tiny_survey[1].shots)
-    assert stages["coarse"]["reused"] >= 5
+    assert stages["coarse"]["reused"] >= 2
 
 
 def test_stopped_by_the_user(tiny_survey: tuple[Path, DemoTruth], tmp_path: Path) -> None:

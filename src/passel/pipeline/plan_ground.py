@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from passel.geo.grid import Grid, Tile, Window, tiles_over
 from passel.options import Options
@@ -27,6 +29,7 @@ from passel.surface.coarse import COARSE_FACTOR, COARSE_MARGIN
 from passel.surface.extent import SurveyGround, SurveyLattice, rounded_up
 from passel.surface.fine import MARGIN_CELLS
 from passel.surface.plate import plate_reduction
+from passel.survey.split import compact_parts
 
 GROUND = "passel.pipeline.steps.ground"
 PRODUCTS = "passel.pipeline.steps.products"
@@ -35,6 +38,7 @@ CELL_GSD = 3.0  # matching cell in ground sampling distances: finer gains nothin
 CORE_CELLS = 768
 SMALL_CORE_CELLS = 384  # a survey of few tiles is cut finer, so that every core has work
 SMALL_SURVEY_TILES = 8
+PHOTOS_A_PLATE_STEP = 40
 COARSE_CORE_CELLS = 384
 FINEST_M = 0.001  # cell sizes are whole millimetres
 _FINEST_PARTS = (
@@ -66,7 +70,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class SurfaceSteps:
-    """The steps before the tiles. plates: one a photo, in the order of the views."""
+    """The steps before the tiles. plates: of some neighbouring photos each, which are the names in their params."""
 
     plates: tuple[Step, ...]
     coarse_tiles: tuple[Step, ...]
@@ -140,7 +144,7 @@ def _product_cells(options: Options, gsd_m: float, cell_m: float) -> tuple[float
 def surface_steps(job: Job, ground: Ground) -> SurfaceSteps:
     """Plates, coarse surface, colour gains and the first look."""
     plates = _plate_steps(job, ground)
-    plate_of = {v.photo: p for v, p in zip(ground.views, plates)}
+    plate_of = _plates_of(plates)
     base: Inputs = (("ground", ArtifactInput(ground.step.digest)),)
     coarse_grid = Grid(ground.cell_m * COARSE_FACTOR, ground.offset_m)
     window = _coarse_window(ground.ground.window)
@@ -150,7 +154,7 @@ def surface_steps(job: Job, ground: Ground) -> SurfaceSteps:
         bounds = coarse_grid.bounds(tile.padded(COARSE_MARGIN))
         names = finder.seeing(bounds)
         if names:
-            coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, names, [plate_of[n] for n in names]))
+            coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, names, _once(plate_of[n] for n in names)))
     memory = 500 + window.cols * window.rows // 25_000
     coarse = Step(
         "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 3, CoarseMosaicParams(ground.cell_m, ground.offset_m),
@@ -172,13 +176,32 @@ def surface_steps(job: Job, ground: Ground) -> SurfaceSteps:
 
 
 def _plate_steps(job: Job, ground: Ground) -> list[Step]:
+    """Plates take 40 ms a photo, less than a step costs to place: a step makes those of some neighbours, which the same tiles need."""
     photos = {p.name: p for p in job.survey.photos}
+    reduction = plate_reduction(ground.gsd_m, ground.cell_m)
+    megapixels = max((v.intrinsics.width_px * v.intrinsics.height_px / 1e6 for v in ground.views), default=0.0)
+    xy_m = np.round(np.array([v.centre[:2] for v in ground.views]), 3).reshape(-1, 2)
+    parts = compact_parts(xy_m, np.arange(len(xy_m)), -(-len(xy_m) // PHOTOS_A_PLATE_STEP))
     steps = []
-    for view in ground.views:
-        params = PlateParams((view.photo,), plate_reduction(ground.gsd_m, ground.cell_m))
-        inputs: Inputs = (("photo", photo_input(photos[view.photo])),)
-        steps.append(Step("coarse", f"plate {view.photo}", f"{GROUND}:make_plate", 1, params, inputs, memory_mb=400))
+    for number, part in enumerate(parts):
+        names = tuple(ground.views[i].photo for i in part)
+        inputs = tuple(("photo", photo_input(photos[n])) for n in names)
+        steps.append(
+            Step(
+                "coarse", f"plates_{number:05d}", f"{GROUND}:make_plate", 1, PlateParams(names, reduction), inputs,
+                memory_mb=int(300 + 6 * megapixels),
+            )
+        )  # fmt: skip
     return steps
+
+
+def _plates_of(plates: Sequence[Step]) -> dict[str, Step]:
+    """The step that makes a photo's plate, by the photo's name."""
+    return {name: step for step in plates for name in step.params.photos}
+
+
+def _once(steps: Iterable[Step]) -> list[Step]:
+    return list({s.digest: s for s in steps}.values())
 
 
 def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
@@ -192,7 +215,7 @@ def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, photos: Sequence[
 def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
     """One step a ground tile, with only the photos that can see it."""
     photos = {p.name: p for p in job.survey.photos}
-    plate_of = {v.photo: p for v, p in zip(ground.views, surface.plates)}
+    plate_of = _plates_of(surface.plates)
     finder = ViewFinder(ground.views, ground.ground.z_range_m)
     steps = []
     for tile in ground.ground.tiles:
@@ -208,7 +231,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             ("ground", ArtifactInput(ground.step.digest)),
             ("coarse", ArtifactInput(surface.coarse.digest)),
             ("gains", ArtifactInput(surface.gains.digest)),
-            *outputs("plate", [plate_of[n] for n in names]),
+            *outputs("plate", _once(plate_of[n] for n in names)),
             *(("photo", photo_input(photos[n])) for n in names),
         )
         steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 16, params, inputs, memory_mb=2200, limit_s=2 * 3600))

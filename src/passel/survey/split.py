@@ -116,7 +116,7 @@ def _cores(places: Places, wanted: int, footprint_m: float) -> tuple[I64, list[s
     for k in large:
         members = np.flatnonzero(island == k)
         parts = max(1, min(-(-len(members) // wanted), len(members) // MIN_PHOTOS))
-        for part in _bisect(xy, members, parts):
+        for part in compact_parts(xy, members, parts):
             core_of[part] = number
             number += 1
         core_of[members] = _connected(xy[members], core_of[members], wanted, footprint_m, number)
@@ -136,8 +136,8 @@ def _cores(places: Places, wanted: int, footprint_m: float) -> tuple[I64, list[s
     return _renumbered(xy, core_of), notes
 
 
-def _bisect(xy: F64, members: I64, parts: int) -> list[I64]:
-    """Members (sorted by name) in `parts` compact sets of equal size (± 1 a level)."""
+def compact_parts(xy: F64, members: I64, parts: int) -> list[I64]:
+    """Members (indices into xy, sorted by name) in `parts` compact sets of equal size (± 1 a level)."""
     if parts == 1:
         return [members]
     left = parts // 2
@@ -152,7 +152,7 @@ def _bisect(xy: F64, members: I64, parts: int) -> list[I64]:
         if spread < best_spread * (1 - 1e-6):
             best, best_spread = order, spread
     sides = members[np.sort(best[:size])], members[np.sort(best[size:])]
-    return [*_bisect(xy, sides[0], left), *_bisect(xy, sides[1], parts - left)]
+    return [*compact_parts(xy, sides[0], left), *compact_parts(xy, sides[1], parts - left)]
 
 
 def _principal_angle(p: F64) -> float:

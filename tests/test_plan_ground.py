@@ -1,0 +1,96 @@
+"""The plan of the ground: which photos share a step, and what a tile is given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passel.geo.frames import Frame
+from passel.geo.grid import Window, tiles_over
+from passel.options import Options
+from passel.pipeline.job import Job
+from passel.pipeline.plan_ground import PHOTOS_A_PLATE_STEP, Ground, SurfaceSteps, surface_steps, tile_steps
+from passel.pipeline.step import ArtifactInput, FileInput, Step
+from passel.pipeline.steps.products import MergeParams
+from passel.reconstruct.scene import Intrinsics, View
+from passel.surface.extent import SurveyGround
+from passel.survey.model import Camera, Photo, Survey
+
+ROWS, COLUMNS, APART_M = 14, 15, 15.0
+CELL_M, GSD_M = 0.08, 0.027
+
+
+@pytest.fixture(scope="module")
+def planned() -> tuple[Ground, SurfaceSteps, list[Step]]:
+    """210 photos in rows, 100 m above flat ground."""
+    return plan(5472, 3648)
+
+
+def plan(width_px: int, height_px: int) -> tuple[Ground, SurfaceSteps, list[Step]]:
+    camera = Camera("camera", "Maker", "Model", "", width_px, height_px, width_px / 1.5, "exif35", 0.03)
+    row, column = np.divmod(np.arange(ROWS * COLUMNS), COLUMNS)
+    photos = tuple(
+        Photo(
+            f"{k:03d}.jpg", f"{k:03d}.jpg", f"{k:064x}", 8_000_000, camera.id, None, "", None, -90.0, None, 100.0, 1.0
+        )
+        for k in range(len(row))
+    )
+    job = Job(
+        Survey(photos, (camera,), Frame.around(np.array([[9.0, 47.0, 0.0]])), (5.0, 10.0), ()),
+        FileInput("survey.json", "0" * 64),
+        Options(),
+    )
+    lens = Intrinsics(camera.id, width_px, height_px, width_px / 1.5, width_px / 1.5, width_px / 2, height_px / 2)
+    down = np.diag([1.0, -1.0, -1.0])
+    views = tuple(
+        View(p.name, lens, down, np.array([APART_M * c, APART_M * r, 100.0])) for p, c, r in zip(photos, column, row)
+    )
+    window = Window(-500, -500, 4000, 4000)
+    ground = Ground(
+        Step("coarse", "ground", "x:y", 1, MergeParams(), ()),
+        views,
+        SurveyGround(window, tuple(tiles_over(window, 768)), (-10.0, 10.0)),
+        GSD_M, CELL_M, CELL_M, GSD_M, (0.0, 0.0), (),
+    )  # fmt: skip
+    surface = surface_steps(job, ground)
+    return ground, surface, tile_steps(job, ground, surface)
+
+
+def test_plates_are_made_by_neighbourhoods(planned: tuple[Ground, SurfaceSteps, list[Step]]) -> None:
+    """Each photo in one step; steps of about equal size and as wide as they are long, so that a tile needs few of them."""
+    ground, surface, _ = planned
+    batches = [step.params.photos for step in surface.plates]
+    assert sorted(n for b in batches for n in b) == sorted(v.photo for v in ground.views)
+    sizes = [len(b) for b in batches]
+    assert max(sizes) <= PHOTOS_A_PLATE_STEP
+    assert max(sizes) - min(sizes) <= 3
+    place = {v.photo: v.centre[:2] for v in ground.views}
+    for batch in batches:
+        extent_m = np.ptp([place[n] for n in batch], axis=0)
+        assert extent_m.max() <= 8 * APART_M
+    for step in surface.plates:
+        assert [i.sha256 for _, i in step.inputs if isinstance(i, FileInput)] == [
+            f"{int(n[:3]):064x}" for n in step.params.photos
+        ]
+
+
+def test_a_tile_gets_the_plates_of_all_photos_that_see_it(planned: tuple[Ground, SurfaceSteps, list[Step]]) -> None:
+    _, surface, tiles = planned
+    made_by = {p.digest: set(p.params.photos) for p in surface.plates}
+    for step in (*tiles, *surface.coarse_tiles):
+        given = [i.digest for role, i in step.inputs if role == "plate" and isinstance(i, ArtifactInput)]
+        assert len(given) == len(set(given))
+        assert set(step.params.photos) <= set().union(*(made_by[d] for d in given))
+        assert all(made_by[d] & set(step.params.photos) for d in given)  # and no more than that
+
+
+def test_the_same_plan_again(planned: tuple[Ground, SurfaceSteps, list[Step]]) -> None:
+    again = plan(5472, 3648)
+    assert [s.digest for s in again[1].all] == [s.digest for s in planned[1].all]
+    assert [s.digest for s in again[2]] == [s.digest for s in planned[2]]
+
+
+def test_memory_follows_the_photos_size(planned: tuple[Ground, SurfaceSteps, list[Step]]) -> None:
+    """A plate step reads one photo after another; one of 100 Mpx decodes to 300 MB."""
+    assert planned[1].plates[0].memory_mb < 500
+    assert plan(11_664, 8_750)[1].plates[0].memory_mb > 800
