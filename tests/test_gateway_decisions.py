@@ -14,8 +14,8 @@ from passel.errors import UsageError
 from passel.gateway.attempt import Attempt, Stage
 from passel.gateway.book import Book
 from passel.gateway.commands import node_command
+from passel.gateway.desk import NewNode, NodeDesk, NodeLine
 from passel.gateway.forward import given_up
-from passel.gateway.monitor import look
 from passel.gateway.node import Node, Seen, node_at
 from passel.gateway.nodes_file import read_nodes_file
 from passel.gateway.policy import Engine, read_policy, ruled
@@ -200,7 +200,7 @@ def test_the_book_holds_a_slot_for_one_and_remembers_what_ran(tmp_path):
     assert [a.outcome for a in book.attempts("job", 1)] == ["lost: silent", "done"]
     assert book.node("a").seconds_a_photo == 0.5
     book.add(replace(node_at("http://elsewhere"), name="a"))
-    assert (book.node("a").url, book.node("a").seconds_a_photo) == ("http://elsewhere:3000", 0.5)
+    assert (book.node("a").url, book.node("a").seconds_a_photo) == ("http://elsewhere:3000", None)
     book.close()
     other_process.close()
 
@@ -231,29 +231,54 @@ def test_commands_without_any_node(tmp_path):
         run("info", "gone")
 
 
-def test_a_node_with_tls_is_believed_only_when_its_authority_is_known(tmp_path):
+def test_a_node_with_tls_is_believed_by_its_authority_or_its_pin_only(tmp_path):
     authority = Authority.open(tmp_path / "identity")
 
     async def info(_: web.Request) -> web.Response:
         said = {"version": "2.2.4", "taskQueueCount": 0, "maxParallelTasks": 1, "maxImages": None}
         return web.json_response({**said, "engine": "odm", "engineVersion": "3.5"})
 
-    async def looked_at(book: Book) -> dict[str, bool]:
+    async def looked_at() -> dict[str, NodeLine]:
         app = web.Application()
         app.add_routes([web.get("/info", info)])
         runner = web.AppRunner(app)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server_context(["127.0.0.1"]))
-        await site.start()
-        port = runner.addresses[0][1]
-        book.add(node_at(f"https://127.0.0.1:{port}", name="stranger"))
-        book.add(replace(node_at(f"https://127.0.0.1:{port}", name="known"), ca_file=str(authority.ca)))
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server_context(["127.0.0.1"])).start()
+        url = f"https://127.0.0.1:{runner.addresses[0][1]}"
         try:
-            return {n.name: await look(book, n) for n in book.nodes()}
+            stranger = await desk.add(NewNode(url))
+            desk.delete(url)
+            shown = stranger.trouble.split("if ")[1].split(" is")[0]
+            pinned = await desk.add(NewNode(url, pin=shown.upper()))
+            wrong = await desk.add(NewNode(url, pin="0" * 64))
+            known = await desk.add(NewNode(url, ca_file=str(authority.ca)))
+            return {"stranger": stranger, "pinned": pinned, "wrong": wrong, "known": known}
         finally:
             await runner.cleanup()
 
     book = Book(tmp_path / "book.sqlite")
-    assert asyncio.run(looked_at(book)) == {"known": True, "stranger": False}
-    assert "certificate" in book.node("stranger").trouble
+    desk = NodeDesk(book)
+    lines = asyncio.run(looked_at())
+    assert {name: line.state for name, line in lines.items()} == {
+        "stranger": "offline",
+        "pinned": "online",
+        "wrong": "offline",
+        "known": "online",
+    }
+    assert "certificate is not trusted: " in lines["stranger"].trouble
+    assert "not the one that was pinned" in lines["wrong"].trouble
+    with pytest.raises(UsageError, match="No SHA-256"):
+        asyncio.run(desk.add(NewNode("https://somewhere", pin="abc")))
+    book.close()
+
+
+def test_a_node_is_in_the_book_once_and_a_list_leaves_its_settings(tmp_path):
+    book = Book(tmp_path / "book.sqlite", lambda: NOW)
+    book.add(replace(node_at("http://a"), name="big", max_upload_mb_s=5.0))
+    with pytest.raises(UsageError, match="known already"):
+        book.add(node_at("http://a"))
+    book.change("big", lambda n: replace(n, locked=True))
+    book.enroll(node_at("http://a", "secret"))
+    (known,) = book.nodes()
+    assert (known.name, known.token, known.max_upload_mb_s, known.locked) == ("big", "secret", 5.0, True)
     book.close()

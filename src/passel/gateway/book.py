@@ -70,10 +70,25 @@ class Book:
         return next((n for n in self.nodes() if name in {n.name, n.url}), None)
 
     def add(self, node: Node) -> None:
-        """Add a node; one of the same name keeps what was measured, and gets the new address and token."""
+        """Add a node; one of the same name gets the new settings and stays locked if it was; what was measured is kept as long
+        as the address is the same.
+        UsageError when another name has its address: its slots would count twice.
+        """
         with self._writing():
+            twin = next((n for n in self.nodes() if n.url == node.url and n.name != node.name), None)
+            if twin is not None:
+                raise UsageError("That node is known already", node.url, f"its name is {twin.name}")
             known = self._read_node(node.name)
-            self._write_node(replace(known, url=node.url, token=node.token) if known and known != node else node)
+            if known is not None:
+                node = replace(node, locked=known.locked)
+                if known.url == node.url:
+                    node = replace(node, seen=known.seen, seconds_a_photo=known.seconds_a_photo)
+            self._write_node(node)
+
+    def enroll(self, node: Node) -> None:
+        """Add a node of a list; one that is known by name or address only gets the list's address and token."""
+        known = self.node(node.name) or self.node(node.url)
+        self.add(node if known is None else replace(known, url=node.url, token=node.token))
 
     def delete(self, name: str) -> bool:
         """Take a node out; what it works on goes to others. Whether it was there."""

@@ -5,10 +5,12 @@ and what is wrong comes out as one of four errors, which say what to do next.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import ssl
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +41,10 @@ class NodeError(PasselError):
 
 class NodeSilent(NodeError):  # noqa: N818
     """It does not answer; it may be back soon."""
+
+
+class NodeUntrusted(NodeSilent):
+    """Its TLS certificate is not the one that it should have."""
 
 
 class NodeLies(NodeError):  # noqa: N818
@@ -259,8 +265,13 @@ class _Troubles:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, aiohttp.ServerFingerprintMismatch):
+            raise NodeUntrusted("Its TLS certificate is not the one that was pinned", self._node.name) from error
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+            raise NodeUntrusted(f"Its TLS certificate is not trusted: {why}", self._node.name) from error
         if isinstance(error, aiohttp.ClientSSLError):
-            raise NodeSilent(f"Its TLS certificate is not trusted: {error}", self._node.name) from error
+            raise NodeSilent(f"It does not speak TLS: {error}", self._node.name) from error
         if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | TimeoutError | OSError):
             words = str(error) or type(error).__name__
             raise NodeSilent(f"It does not answer: {words[:200]}", self._node.name) from error
@@ -271,8 +282,10 @@ class _Troubles:
 @asynccontextmanager
 async def opened(node: Node) -> AsyncIterator[NodeClient]:
     """A client for a node. NodeError when its certificate authority cannot be read."""
-    trust: ssl.SSLContext | bool = True
-    if node.ca_file:
+    trust: ssl.SSLContext | aiohttp.Fingerprint | bool = True
+    if node.pin:
+        trust = aiohttp.Fingerprint(bytes.fromhex(node.pin))
+    elif node.ca_file:
         try:
             trust = ssl.create_default_context(cafile=node.ca_file)
         except (OSError, ssl.SSLError) as e:
@@ -288,6 +301,16 @@ async def opened(node: Node) -> AsyncIterator[NodeClient]:
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
         yield NodeClient(node, session)
+
+
+def fingerprint_of(node: Node) -> str:
+    """SHA-256 of the certificate that the node shows, in hex; '' when it shows none. Blocks."""
+    address = urllib.parse.urlsplit(node.url)
+    try:
+        pem = ssl.get_server_certificate((address.hostname or "", address.port or 443), timeout=CONNECT_S)
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    except (OSError, ValueError):
+        return ""
 
 
 async def _bounded(response: aiohttp.ClientResponse, most_bytes: int, node: Node) -> bytes:

@@ -10,17 +10,14 @@ import argparse
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from passel.gateway.attempt import Attempt
-from passel.gateway.book import Book, found_node
+from passel.gateway.book import Book
+from passel.gateway.desk import NewNode, NodeDesk, NodeFile, NodeLine
 from passel.gateway.gateway import book_path
-from passel.gateway.monitor import look, look_at_all
-from passel.gateway.node import Node, node_at
 from passel.gateway.nodes_file import read_nodes_file
-from passel.gateway.routing import best, free_slots
 
 Say = Callable[[str], None]
 
@@ -36,45 +33,39 @@ def node_command(words: Sequence[str], data: Path, say: Say) -> int:
 
 
 def _run(given: argparse.Namespace, book: Book, say: Say) -> int:
-    command: str = given.command
+    command, desk = str(given.command), NodeDesk(book)
     if command == "add":
-        node = node_at(given.url, given.token, given.name)
         ca_file = str(given.ca.absolute()) if given.ca else ""
-        return add_node(book, replace(node, ca_file=ca_file, max_upload_mb_s=given.max_upload), say)
+        return add_node(desk, NewNode(given.url, given.token, given.name, ca_file, given.pin, given.max_upload), say)
     if command == "import":
         return import_nodes(book, given.file, say)
     if command == "list":
-        return list_nodes(book, given.json, say)
+        return list_nodes(desk.lines(), given.json, say)
     if command == "update":
-        asyncio.run(look_at_all(book, book.nodes()))
-        return list_nodes(book, False, say)
+        return list_nodes(asyncio.run(desk.update()), False, say)
     if command == "best":
-        choice = best(book.nodes(), book.open_attempts(), given.photos, book.now_s())
-        say(choice.node.name if choice.node is not None else f"None: {choice.why}.")
-        return 0 if choice.node is not None else 1
-    node = found_node(book, given.node)
+        best = desk.best(given.photos)
+        say(best.name or f"None: {best.why}.")
+        return 0 if best.name else 1
+    name: str = given.node
     if command == "info":
-        return tell_node(book, node, say)
+        return tell_node(desk.info(name), say)
     if command == "del":
-        book.delete(node.name)
-        say(f"{node.name} is out. What it worked on goes to other nodes.")
+        desk.delete(name)
+        say(f"{name} is out. What it worked on goes to other nodes.")
     else:
-        book.change(node.name, lambda n: replace(n, locked=command == "lock"))
-        say(
-            f"{node.name} {'takes no new tasks; it finishes those it has' if command == 'lock' else 'takes tasks again'}."
-        )
+        desk.lock(name, command == "lock")
+        say(f"{name} {'takes no new tasks; it finishes those it has' if command == 'lock' else 'takes tasks again'}.")
     return 0
 
 
-def add_node(book: Book, node: Node, say: Say) -> int:
+def add_node(desk: NodeDesk, new: NewNode, say: Say) -> int:
     """Add a node, and say whether it answers."""
-    book.add(node)
-    if asyncio.run(look(book, node)):
-        known = found_node(book, node.name).seen
-        assert known is not None
-        say(f"{node.name} is added: {known.engine} {known.engine_version}, {known.max_parallel} tasks at once.")
+    line = asyncio.run(desk.add(new))
+    if not line.trouble:
+        say(f"{line.name} is added: {line.engine} {line.engine_version}, {line.max_parallel} tasks at once.")
         return 0
-    say(f"{node.name} is added, but gets no tasks yet: {found_node(book, node.name).trouble}")
+    say(f"{line.name} is added, but gets no tasks yet: {line.trouble}")
     return 1
 
 
@@ -82,68 +73,41 @@ def import_nodes(book: Book, file: Path, say: Say) -> int:
     """Add the nodes of a nodes.json of ClusterODM."""
     nodes = read_nodes_file(file)
     for node in nodes:
-        book.add(node)
-    asyncio.run(look_at_all(book, nodes))
+        book.enroll(node)
     say(f"{len(nodes)} nodes are added.")
-    return list_nodes(book, False, say)
+    return list_nodes(asyncio.run(NodeDesk(book).update()), False, say)
 
 
-def list_nodes(book: Book, as_json: bool, say: Say) -> int:
+def list_nodes(lines: Sequence[NodeLine], as_json: bool, say: Say) -> int:
     """A line a node; tokens are not shown."""
-    nodes, attempts, now_s = book.nodes(), book.open_attempts(), book.now_s()
     if as_json:
-        say(json.dumps([_public(n, attempts, now_s) for n in nodes]))
-    elif not nodes:
+        say(json.dumps([asdict(line) for line in lines]))
+    elif not lines:
         say("There are no nodes. Add one: passel node add http://host:3000")
-    for node in () if as_json else nodes:
-        say(_line(node, attempts, now_s))
+    for line in () if as_json else lines:
+        say(_text(line))
     return 0
 
 
-def tell_node(book: Book, node: Node, say: Say) -> int:
+def tell_node(node: NodeFile, say: Say) -> int:
     """All that is known of a node, and its latest tasks."""
-    rows = _public(node, book.open_attempts(), book.now_s())
-    for name, value in rows.items():
+    for name, value in asdict(node.line).items():
         say(f"{name.replace('_', ' '):18} {'-' if value in (None, '') else value}")
-    for attempt in [a for a in book.history(1000) if a.node == node.name][:10]:
-        began = datetime.fromtimestamp(attempt.claimed_s, UTC).isoformat(timespec="seconds")
-        say(f"{began} {attempt.job} {attempt.photos} photos: {attempt.outcome or attempt.stage.value}")
+    for task in node.tasks:
+        began = datetime.fromtimestamp(task.began_s, UTC).isoformat(timespec="seconds")
+        say(f"{began} {task.job} {task.photos} photos: {task.outcome}")
     return 0
 
 
-def _public(node: Node, attempts: Sequence[Attempt], now_s: float) -> dict[str, object]:
-    seen = {} if node.seen is None else asdict(node.seen)
-    seen.pop("at_s", None)
-    return {
-        "name": node.name,
-        "url": node.url,
-        "state": _state(node, now_s),
-        "trouble": node.trouble,
-        "has_token": bool(node.token),
-        "our_tasks": sum(a.node == node.name for a in attempts),
-        "free_slots": max(0, free_slots(node, attempts)),
-        "seconds_a_photo": node.seconds_a_photo,
-        "max_upload_mb_s": node.max_upload_mb_s,
-        **seen,
-    }
-
-
-def _state(node: Node, now_s: float) -> str:
-    if node.is_isolated(now_s):
-        return "isolated"
-    return ("locked" if node.locked else "online") if node.is_online(now_s) else "offline"
-
-
-def _line(node: Node, attempts: Sequence[Attempt], now_s: float) -> str:
-    parts = [f"{node.name:24} {_state(node, now_s):8}"]
-    if node.seen is not None:
-        ours, most = sum(a.node == node.name for a in attempts), node.seen.max_images
-        parts.append(f"{ours} of ours, queue {node.seen.queue}/{node.seen.max_parallel}")
-        parts.append(f"{node.seen.engine} {node.seen.engine_version}, API {node.seen.api_version}")
-        parts += [f"at most {most} photos"] if most is not None else []
-    if node.locked and not node.is_online(now_s):
+def _text(line: NodeLine) -> str:
+    parts = [f"{line.name:24} {line.state:8}"]
+    if line.engine:
+        parts.append(f"{line.our_tasks} of ours, queue {line.queue}/{line.max_parallel}")
+        parts.append(f"{line.engine} {line.engine_version}, API {line.api_version}")
+        parts += [f"at most {line.max_images} photos"] if line.max_images is not None else []
+    if line.locked and line.state != "locked":
         parts.append("locked")
-    return "  ".join([*parts, *([f"! {node.trouble}"] if node.trouble else [])])
+    return "  ".join([*parts, *([f"! {line.trouble}"] if line.trouble else [])])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     adding.add_argument("--token", default="", help="the token that the node asks for")
     adding.add_argument("--name", default="", help="a name for it (its address)")
     adding.add_argument("--ca", type=Path, help="file with the authority of its TLS certificate, if it is your own")
+    adding.add_argument(
+        "--pin", default="", metavar="SHA256", help="of its own TLS certificate, if no authority signed it"
+    )
     adding.add_argument("--max-upload", type=float, default=0.0, metavar="MB/S", help="for each task (no limit)")
     command("import", "Add the nodes of a ClusterODM's nodes.json.").add_argument("file", type=Path)
     command("list", "All nodes.").add_argument("--json", action="store_true", help="as JSON")

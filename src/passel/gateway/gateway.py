@@ -17,6 +17,7 @@ from pathlib import Path
 from passel.errors import InputError
 from passel.gateway.attempt import Attempt
 from passel.gateway.book import Book
+from passel.gateway.desk import NodeDesk
 from passel.gateway.forward import Patience
 from passel.gateway.freight import freight_of
 from passel.gateway.monitor import Monitor, look_at_all
@@ -52,6 +53,7 @@ class Gateway:
 
     def __init__(self, data: Path, settings: GatewaySettings, jobs: Jobs, door: Door) -> None:
         self.book = Book(book_path(data))
+        self.desk = NodeDesk(self.book)
         self._settings, self._jobs, self._door = settings, jobs, door
         self._monitor = Monitor(self.book, self._is_wanted, settings.look_every_s)
         self._watching: asyncio.Task[None] | None = None

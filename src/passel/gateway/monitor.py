@@ -10,7 +10,16 @@ from typing import TypeVar
 from passel.errors import StorageError
 from passel.gateway.attempt import DONE, Attempt, Stage
 from passel.gateway.book import Book
-from passel.gateway.client import COMPLETED, NodeClient, NodeError, NodeLies, TaskUnknown, opened
+from passel.gateway.client import (
+    COMPLETED,
+    NodeClient,
+    NodeError,
+    NodeLies,
+    NodeUntrusted,
+    TaskUnknown,
+    fingerprint_of,
+    opened,
+)
 from passel.gateway.node import Node
 
 K = TypeVar("K")
@@ -30,14 +39,21 @@ async def look(book: Book, node: Node) -> bool:
         async with opened(node) as client:
             seen = await client.info()
     except NodeError as e:
-        if node.trouble != e.what:
-            log.warning("node %s: %s", node.name, e.what)
-        await asyncio.to_thread(book.troubled, node.name, e.what, isinstance(e, NodeLies))
+        trouble = await _told(node, e)
+        if node.trouble != trouble:
+            log.warning("node %s: %s", node.name, trouble)
+        await asyncio.to_thread(book.troubled, node.name, trouble, isinstance(e, NodeLies))
         return False
     if node.trouble:
         log.info("node %s answers again", node.name)
     await asyncio.to_thread(book.answered, node.name, seen)
     return True
+
+
+async def _told(node: Node, error: NodeError) -> str:
+    """The error in words; of a strange certificate also what would pin it."""
+    shown = await asyncio.to_thread(fingerprint_of, node) if isinstance(error, NodeUntrusted) else ""
+    return f"{error.what}; if {shown} is its SHA-256, add it with --pin" if shown else error.what
 
 
 async def look_at_all(book: Book, nodes: Iterable[Node]) -> None:

@@ -37,9 +37,10 @@ class Node:
     """A line of the registry.
 
     name: unique, host:port unless the user chose another. url: without a path. token: '' = it asks for none. locked: takes
-    no new tasks. ca_file: authority of its TLS certificate, '' = those that the system trusts. max_upload_mb_s: for each
-    task, 0 = as fast as it goes. seconds_a_photo: measured, None = not yet. trouble: what was wrong last, '' = nothing.
-    isolated_until_s: answered with something that is no NodeODM API, so it gets nothing until then.
+    no new tasks. ca_file: authority of its TLS certificate, '' = those that the system trusts. pin: SHA-256 of that certificate
+    in hex, which then needs no authority. max_upload_mb_s: for each task, 0 = as fast as it goes. seconds_a_photo: measured,
+    None = not yet. trouble: what was wrong last, '' = nothing. isolated_until_s: answered with something that is no NodeODM
+    API, so it gets nothing until then.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Node:
     token: str = ""
     locked: bool = False
     ca_file: str = ""
+    pin: str = ""
     max_upload_mb_s: float = 0.0
     seconds_a_photo: float | None = None
     trouble: str = ""
@@ -87,6 +89,14 @@ def node_at(text: str, token: str = "", name: str = "") -> Node:
     given = urllib.parse.parse_qs(parts.query).get("token", [""])[0]
     url = f"{'https' if secure else 'http'}://{shown}:{port}"
     return Node(_checked(name or f"{shown}:{port}"), url, token or given)
+
+
+def checked_pin(text: str) -> str:
+    """SHA-256 of a certificate as hex digits only; people also write it with colons. UsageError when it is none."""
+    digits = text.replace(":", "").strip().lower()
+    if digits and not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise UsageError("No SHA-256 of a certificate", text[:100], "it has 64 hex digits")
+    return digits
 
 
 def _checked(name: str) -> str:

@@ -23,11 +23,3 @@ class Door(Protocol):
         Nodes keep it as long as the task runs. '' = they cannot reach us, and process split tasks alone.
         """
         ...
-
-
-class NoDoor:
-    """The Door of a server that only this computer can reach."""
-
-    def url_for(self, owner: str, job: str) -> str:
-        """Nowhere."""
-        return ""
