@@ -1,11 +1,11 @@
-"""Runs of the demo that are disturbed at random, and what failures and distribution cost.
+"""Runs of the demo that are disturbed at random: whatever dies, the map must be the undisturbed one, byte by byte.
 
-    python bench/cluster_chaos.py [--runs 50] [--seed 1] [--parts chaos recovery overhead]
+    python bench/cluster_chaos.py [--runs 50] [--minutes 60] [--fresh]
 
-chaos: each run has three random faults: a worker loses its power, an agent or the driver or the coordinator is killed, a cable is
-pulled for some seconds (where network namespaces are allowed). The products must be those of an undisturbed run, byte by byte.
-recovery: seconds from a fault until work goes on. overhead: CPU of brighton_beach on two workers against one process.
-Parts that are not run keep their last rows in the results.
+Each run has three faults at random moments: a worker loses its power, an agent or the driver or the coordinator is killed, a
+cable is pulled for some seconds (where network namespaces are allowed). The seed decides them. Each finished run is written to
+results/cluster_chaos_runs.jsonl at once; a further invocation goes on with the next seed until so many `--runs` are there, so
+they may be made over days, of several commits, and a kill loses none. To be short, workers count as lost after 6 s instead of 15.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ import json
 import math
 import os
 import random
-import resource
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the processes of a passel, as the tests start them
 
-from machines import Drive, Job, Machines, Network, Worker, network, until  # noqa: E402
+from machines import Job, Machines, Network, Worker, network, until  # noqa: E402
 from passel.demo.flight import DemoSettings  # noqa: E402
 from passel.demo.write import write_demo  # noqa: E402
-from passel.pipeline.events import StepStarted  # noqa: E402
 from results import Check, SurveyResult  # noqa: E402
 from runs import digests, passel  # noqa: E402
-from step_functions import step  # noqa: E402
 
 NAME = "cluster_chaos"
 FAULTS_A_RUN = 3
-WORDS = ["--split", "9"]
-PATIENCE_S = 3600.0
-LEASE_S = 15.0
+WORDS = ["--split", "9", "--feature-quality", "low"]
+PATIENCE_S = 900.0
+LEASE_S = 6.0
+WORDS_KEPT = ROOT / "build" / NAME
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Passel:
         assert self.net is not None
         host = self.dice.choice(self.net.names[1:])
         self.net.cut(host)
-        time.sleep(self.dice.choice((2.0, 5.0, LEASE_S + 5.0)))
+        time.sleep(self.dice.choice((1.0, 4.0, LEASE_S + 2.0)))
         self.net.cut(host, down=False)
 
     @property
@@ -118,194 +119,124 @@ def attacked(photos: Path, root: Path, seed: int) -> Iterator[Passel]:
             machines.close()
 
 
-def chaos(photos: Path, expected: dict[str, str], artifacts: int, root: Path, seed: int) -> str:
-    """One run; '' when it was completed with the right products, else what was wrong."""
+@dataclass(frozen=True)
+class ChaosRun:
+    """A run that has ended. story: which faults it had, and at how many artifacts. wrong: '' when the map was as it should be."""
+
+    seed: int
+    story: tuple[str, ...]
+    wrong: str
+    seconds: float
+    commit: str
+
+    @staticmethod
+    def of_line(line: str) -> ChaosRun:
+        d = json.loads(line)
+        return ChaosRun(d["seed"], tuple(d["story"]), d["wrong"], d["seconds"], d["commit"])
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The survey, and what a run on one machine made of it. artifacts: how many it took."""
+
+    photos: Path
+    sha256s: dict[str, str]
+    artifacts: int
+
+    @staticmethod
+    def make(folder: Path) -> Undisturbed:
+        write_demo(folder / "demo", DemoSettings.tiny())
+        photos, serial = folder / "demo" / "images", folder / "serial"
+        done = passel(["run", str(photos), "--output", str(serial), *WORDS], serial=True)
+        if done.returncode:
+            raise SystemExit(f"the undisturbed run failed: {done.stderr}")
+        return Undisturbed(
+            photos, digests(serial), sum(1 for _ in (serial / ".passel/store").glob("??/*/manifest.json"))
+        )
+
+
+def chaos(survey: Undisturbed, root: Path, seed: int, commit: str) -> ChaosRun:
+    """One run. When something was wrong, what everybody said is kept."""
+    started_s = time.monotonic()
     root.mkdir()
-    with attacked(photos, root, seed) as found:
-        moments = sorted(found.dice.sample(range(1, artifacts - 1), FAULTS_A_RUN))
-        for moment in moments:
+    with attacked(survey.photos, root, seed) as found:
+        wrong = _disturb(found, survey)
+    if wrong:
+        WORDS_KEPT.mkdir(parents=True, exist_ok=True)
+        (WORDS_KEPT / f"seed{seed}.log").write_text(found.machines.story(), "utf-8")
+    shutil.rmtree(root)
+    return ChaosRun(seed, tuple(found.story), wrong, round(time.monotonic() - started_s, 1), commit)
+
+
+def _disturb(found: Passel, survey: Undisturbed) -> str:
+    """The faults, then the end; what was wrong with it."""
+    try:
+        for moment in sorted(found.dice.sample(range(1, survey.artifacts - 1), FAULTS_A_RUN)):
             until(lambda at=moment: found.job.made() >= at or not found.job.running, PATIENCE_S)
             fault = found.dice.choice(found.faults)
             found.story.append(f"{fault.__name__} at {found.job.made()}")
             fault()
-        try:
-            end = json.loads(found.job.done(PATIENCE_S))
-        except (AssertionError, ValueError) as error:
-            return f"seed {seed} ({', '.join(found.story)}): {str(error)[:200]}"
-        print(f"  seed {seed}: {', '.join(found.story)}: exit code {end['code']}", flush=True)
-        if end["code"] != 0:
-            return f"seed {seed} ({', '.join(found.story)}): {end['message']}"
-        wrong = [name for name, sha256 in digests(found.job.output).items() if expected[name] != sha256]
-        return f"seed {seed} ({', '.join(found.story)}): differs: {wrong}" if wrong else ""
+        end = json.loads(found.job.done(PATIENCE_S))
+    except (AssertionError, ValueError) as error:
+        return str(error)[:200]
+    if end["code"] != 0:
+        return f"exit code {end['code']}: {end['message']}"
+    differing = [name for name, sha256 in digests(found.job.output).items() if survey.sha256s[name] != sha256]
+    return f"differs: {', '.join(differing)}" if differing else ""
 
 
-def chaos_rows(wanted: int, minutes: float, first_seed: int, folder: Path) -> list[Check]:
-    """At most `wanted` runs; none is begun after so many minutes."""
-    started_s = time.monotonic()
-    write_demo(folder / "demo", DemoSettings.tiny())
-    photos, serial = folder / "demo" / "images", folder / "serial"
-    done = passel(["run", str(photos), "--output", str(serial), *WORDS], serial=True)
-    if done.returncode:
-        raise SystemExit(f"the undisturbed run failed: {done.stderr}")
-    expected, artifacts = digests(serial), sum(1 for _ in (serial / ".passel" / "store").glob("??/*/manifest.json"))
-    wrong: list[str] = []
-    runs = 0
-    while runs < wanted and time.monotonic() - started_s < 60.0 * minutes:
-        seed = first_seed + runs
-        runs += 1
-        fault = chaos(photos, expected, artifacts, folder / f"run{seed}", seed)
-        wrong += [fault] if fault else []
-        if not fault:
-            shutil.rmtree(folder / f"run{seed}")
-    note = "; ".join(wrong) or f"{FAULTS_A_RUN} faults each, seeds {first_seed} to {first_seed + runs - 1}"
+def rows(runs: list[ChaosRun]) -> list[Check]:
+    """What the runs so far show."""
+    commits = Counter(run.commit for run in runs)
+    made_of = ", ".join(f"{count} of {commit}" for commit, count in commits.items())
+    faults = Counter(event.split()[0] for run in runs for event in run.story)
+    told = ", ".join(f"{count} x {name}" for name, count in sorted(faults.items()))
+    bad = [run for run in runs if run.wrong]
+    note = "; ".join(f"seed {run.seed} ({', '.join(run.story)}): {run.wrong}" for run in bad) or f"faults: {told}"
     return [
-        Check("chaos", "runs", runs, "", "≥", 50, "as many as time allowed" if runs < 50 else ""),
-        Check("chaos", "complete, products identical", (runs - len(wrong)) / runs, "of all", "=", 1.0, note),
+        Check("chaos", "runs", len(runs), "", "≥", 50, made_of),
+        Check("chaos", "complete, products identical", 1.0 - len(bad) / len(runs), "of all", "=", 1.0, note),
+        Check("chaos", "a run, median", statistics.median(run.seconds for run in runs), "s"),
     ]
-
-
-def recovery_rows(folder: Path, rounds: int = 5) -> list[Check]:
-    lost = [_seconds_after_loss(folder / f"loss{i}") for i in range(rounds)]
-    restarted = [_seconds_after_restart(folder / f"restart{i}") for i in range(rounds)]
-    note = f"the longest of {rounds}; load average of the machine {os.getloadavg()[0]:.1f}"
-    return [
-        Check("recovery", "after the loss of a worker", max(lost), "s", "≤", 5.0, note),
-        Check("recovery", "median", statistics.median(lost), "s"),
-        Check("recovery", "after a restart of the coordinator", max(restarted), "s", "≤", 15.0, note),
-        Check("recovery", "median", statistics.median(restarted), "s"),
-    ]
-
-
-def _seconds_after_loss(root: Path) -> float:
-    """From the kill of a worker until its step begins on the other one."""
-    root.mkdir()
-    machines = Machines(root)
-    try:
-        machines.start_coordinator()
-        workers = {n: machines.worker(n, workers=1) for n in ("one", "two")}
-        long = step("add", "long", seconds=20.0, marker=str(root / "long"))
-        drive = Drive(machines, [long])
-        until(lambda: _starts(drive))
-        time.sleep(1.0)  # the other one is there, too
-        workers[_starts(drive)[0].worker].kill()
-        killed_s = time.monotonic()
-        until(lambda: len((root / "long").read_text().split()) > 1)
-        found_s = time.monotonic() - killed_s
-        drive.abandon()
-        return found_s
-    finally:
-        machines.close()
-
-
-def _seconds_after_restart(root: Path) -> float:
-    """From the kill of the coordinator, started again at once, until the next step begins."""
-    root.mkdir()
-    machines = Machines(root)
-    try:
-        machines.start_coordinator()
-        machines.worker("one", workers=1)
-        steps = [step("add", f"a{i}", value=i, seconds=0.2, marker=str(root / "runs")) for i in range(200)]
-        drive = Drive(machines, steps)
-        until(lambda: len(_starts(drive)) > 5)
-        machines.kill_coordinator()
-        killed_s = time.monotonic()
-        time.sleep(0.5)  # what ran then has ended
-        before = len((root / "runs").read_text().split())
-        machines.start_coordinator()
-        until(lambda: len((root / "runs").read_text().split()) > before)
-        found_s = time.monotonic() - killed_s
-        drive.abandon()
-        return found_s
-    finally:
-        machines.close()
-
-
-def _starts(drive: Drive) -> list[StepStarted]:
-    return [e for e in drive.events if isinstance(e, StepStarted)]
-
-
-def overhead_rows(folder: Path) -> list[Check]:
-    from surveys import dataset_folder  # with all of the engine
-
-    dataset = dataset_folder("brighton_beach")
-    if dataset is None:
-        return [Check("brighton_beach", "CPU of 2 workers over serial", math.nan, note="dataset not present")]
-    photos = dataset / "images"
-
-    def serial() -> None:
-        done = passel(["run", str(photos), "--output", str(folder / "serial_map")], serial=True)
-        assert done.returncode == 0, done.stderr
-
-    def passel_of_two() -> None:
-        machines = Machines(folder)
-        try:
-            machines.start_coordinator()
-            for name in ("one", "two"):
-                machines.worker(name, workers=1)
-            end = json.loads(Job(machines, photos, folder / "cluster_map").done(PATIENCE_S))
-            assert end["code"] == 0, end
-            for worker in machines.workers:
-                assert worker.stop() == 0
-        finally:
-            machines.close()
-
-    one_s, two_s = (_cpu_of(work) for work in (serial, passel_of_two))
-    same = digests(folder / "serial_map") == digests(folder / "cluster_map")
-    note = f"serial {one_s:.1f} s, 2 workers with coordinator and driver {two_s:.1f} s of CPU"
-    steps_one_s, steps_two_s = (_cpu_of_steps(folder / name) for name in ("serial_map", "cluster_map"))
-    steps = f"serial {steps_one_s:.1f} s, 2 workers {steps_two_s:.1f} s: the same work, on a machine that is shared"
-    return [
-        Check("brighton_beach", "CPU of 2 workers over serial", two_s / one_s - 1.0, "", "≤", 0.05, note),
-        Check("brighton_beach", "of this in the steps themselves", (steps_two_s - steps_one_s) / one_s, "", note=steps),
-        Check("brighton_beach", "products identical", float(same), "", "=", 1.0),
-    ]
-
-
-def _cpu_of(work: Callable[[], None]) -> float:
-    """CPU seconds of all processes that the work starts and waits for, and of theirs."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    work()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def _cpu_of_steps(output: Path) -> float:
-    """CPU seconds that the steps of a map have noted for themselves."""
-    manifests = (output / ".passel" / "store").glob("??/*/manifest.json")
-    return sum(json.loads(m.read_text("utf-8"))["cost"]["cpu_seconds"] for m in manifests)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no chaos run after so long")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--parts", nargs="+", choices=("chaos", "recovery", "overhead"), default=["chaos", "recovery", "overhead"]
-    )
+    parser.add_argument("--runs", type=int, default=50, help="how many are to be reached in all")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so long")
+    parser.add_argument("--fresh", action="store_true", help="forget the runs so far")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     given = parser.parse_args()
-    from run import about
+    signal.signal(signal.SIGTERM, _end)
+    os.environ["LEASE_S"] = str(LEASE_S)
+    from run import about  # with all of the engine
 
-    labels = {"chaos": "chaos", "recovery": "recovery", "overhead": "brighton_beach"}
-    path = given.results / f"{NAME}.json"
-    kept = (
-        [c for c in SurveyResult.load(path).checks if c.run not in {labels[p] for p in given.parts}]
-        if path.exists()
-        else []
-    )
-    rows: list[Check] = []
-    for part in given.parts:
-        with tempfile.TemporaryDirectory(prefix="passel-chaos-") as name:
-            folder = Path(name)
-            if part == "chaos":
-                rows += chaos_rows(given.runs, given.minutes, given.seed, folder)
-            else:
-                rows += recovery_rows(folder) if part == "recovery" else overhead_rows(folder)
-    SurveyResult(NAME, about(), "", (*kept, *rows), ()).save(given.results)
-    for row in rows:
-        print(f"{row.run}: {row.what} {row.reached:.4g} {row.unit} {row.verdict} {row.note}")
-    return 0
+    log = given.results / f"{NAME}_runs.jsonl"
+    if given.fresh:
+        log.unlink(missing_ok=True)
+    runs = [ChaosRun.of_line(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    commit = dict(about())["commit"]
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="passel-chaos-") as name:
+        survey = Undisturbed.make(Path(name)) if len(runs) < given.runs else None
+        while survey and len(runs) < given.runs and time.monotonic() - started_s < 60.0 * given.minutes:
+            seed = max((run.seed for run in runs), default=0) + 1
+            runs.append(chaos(survey, Path(name) / f"run{seed}", seed, commit))
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(runs[-1])) + "\n")
+            SurveyResult(NAME, about(), "", tuple(rows(runs)), ()).save(given.results)
+            last = runs[-1]
+            print(
+                f"seed {seed}: {', '.join(last.story)}: {last.wrong or 'as it should be'}, {last.seconds} s", flush=True
+            )
+    for row in rows(runs) if runs else ():
+        print(f"{row.what}: {row.reached:.4g} {row.unit} {row.verdict} {row.note}")
+    return int(any(run.wrong for run in runs))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """So that the processes and networks of a run go with it."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
