@@ -17,7 +17,8 @@ import passel
 from passel import cli
 from passel.cluster.admin_client import AdminClient
 from passel.commands.serve import invitation, options_of
-from passel.serve import Ready
+from passel.errors import PasselError
+from passel.serve_options import Ready
 from runs import command
 from serving import all_gone, ask, free_port, running, said, serve_words, until
 
@@ -177,7 +178,7 @@ def test_a_disk_that_cannot_hold_the_data(tmp_path: Path, options: str, message:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["serve", "--port", "99999"], 2, "argument --port: '99999' is no whole number, 0 to 65535"),
+        (["serve", "--port", "99999"], 2, "argument --port/-p: '99999' is no whole number, 0 to 65535"),
         (["serve", "--listen", "pc.local"], 2, "--listen 'pc.local' is no address"),
         (["serve", "--data", "/dev/null"], 1, "the data folder is a file"),
         (["serve", "--data", "/tmp/" + "x" * 120], 1, "path is too long for a socket"),
@@ -207,18 +208,18 @@ def test_a_wrong_command_line_ends_with_one_line(
 
 def ready(*words: str, **more: object) -> Ready:
     options = options_of(words)
-    given = {"addresses": ("10.0.0.1", "fd00::1"), "join_token": "", "api_token": "", "kit": True, **more}
+    given = {"hosts": ("10.0.0.1", "fd00::1"), "join_token": "", "api_token": "", "kit": True, **more}
     return Ready(options=options, port=3000, workers_port=3001, **given)
 
 
 def test_the_invitation_says_what_to_type() -> None:
-    alone = invitation(ready(addresses=("127.0.0.1",)), terminal=True)
+    alone = invitation(ready(hosts=("127.0.0.1",)), terminal=True)
     assert "http://127.0.0.1:3000/" in alone
     assert "passel serve --listen 0.0.0.0" in alone
     assert "join" not in alone
     first = invitation(ready("--listen", "0.0.0.0", join_token="join_x", api_token="api_y", kit=False), terminal=True)
     assert "curl -fsS http://10.0.0.1:3000/join | sh -s -- join_x   (in a minute: its kit is being made)\n" in first
-    assert "passel join https://10.0.0.1:3001 --token join_x\n" in first
+    assert "passel join https://10.0.0.1:3001 --token join_x\n           within 7 days; another token:" in first
     assert "or http://[fd00::1]:3000/\n" in first
     assert "with the API token api_y\n" in first
     assert "█" in first  # the QR code
@@ -226,6 +227,52 @@ def test_the_invitation_says_what_to_type() -> None:
     assert "█" not in later
     assert "sh -s -- TOKEN\n" in later
     assert "passel token create --join" in later
+
+
+def test_nodeodms_own_words_are_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                **{"port": 4000, "maxImages": 900, "parallelQueueProcessing": 3, "s3Bucket": "", "powercycle": False},
+                **{
+                    "token": "",
+                    "cleanupTasksAfter": 60,
+                    "odm_path": "/code",
+                    "logger": {"level": "info"},
+                    "test": False,
+                },
+            }
+        )
+    )
+    flags = "--cleanup_uploads_after 30 --max_concurrency=4 --webhook http://10.0.0.9/done --max_runtime -1 -p 3999"
+    options = options_of(("--config", str(config), *flags.split(), "--log_level", "debug"))
+    assert (options.port, options.server.parallel_jobs, options.server.limits.max_images) == (3999, 3, 900)
+    server = options.server
+    assert (server.cleanup_tasks_after_s, server.cleanup_uploads_after_s, server.max_runtime_s) == (3600, 1800, 0)
+    assert (server.max_concurrency, server.webhook, server.test) == (4, "http://10.0.0.9/done", None)
+    assert capsys.readouterr().err.count("has no effect here") == 3
+    assert options_of(("-q", "5")).server.parallel_jobs == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--s3_bucket maps", "passel serve has no --s3-bucket → results go to the bucket of the fleet file"),
+        ("-d", "passel serve has no --d → the system starts it"),
+        ("--config /nowhere.json", "the configuration cannot be read: No such file"),
+        ("--config", "--config needs a value"),
+        ("--bucket /photos", "is no bucket, like s3://"),
+        ("--bucket file:///etc", "is no bucket, like s3://"),
+        ("--webhook ftp://x", "Invalid URL"),
+        ("--host-name a/b", "is no name of a host"),
+        ("--tls-cert x.pem", "belong together"),
+    ],
+)
+def test_what_is_not_understood_says_what_takes_its_place(words: str, message: str) -> None:
+    with pytest.raises(PasselError) as refused:
+        options_of(tuple(words.split()))
+    assert message in str(refused.value)
 
 
 def test_an_address_of_another_machine(tmp_path: Path) -> None:

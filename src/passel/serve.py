@@ -12,14 +12,11 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from passel.cluster.admin import AdminApi, JobLine, Overview, Pace, overview_of
@@ -29,33 +26,24 @@ from passel.cluster.authority import Authority, own_names
 from passel.cluster.bundle import is_whole
 from passel.cluster.coordinator import Coordinator, Listen
 from passel.cluster.data_folder import DataFolder
-from passel.cluster.discovery import announced
 from passel.cluster.identity import Identity, key_digest
-from passel.cluster.kit_server import KitApp
-from passel.cluster.listening import (
-    is_loopback,
-    page_url,
-    public_socket,
-    reachable_addresses,
-    serve_on_socket,
-    trouble_at,
-)
+from passel.cluster.listening import public_socket, serve_on_socket, trouble_at
 from passel.cluster.local_worker import LocalWorker
 from passel.cluster.roster import Roster
 from passel.cluster.tokens import OWN_NAME, AccessBook, Throttle, Tokens
 from passel.errors import PasselError
 from passel.gateway.gateway import Gateway, GatewaySettings
 from passel.gateway.nodes_file import read_nodes_file
-from passel.gateway.policy import Engine, Policy, read_policy
+from passel.gateway.policy import Policy, read_policy
 from passel.serve_api import AllMachines, ApiTokens, driver_command
 from passel.serve_fleet import FleetCoordinator, results_bucket
 from passel.serve_gateway import FleetNodes, GatewayJobs, PublicDoor
+from passel.serve_options import JOIN_TOKEN_DAYS, Ready, ServeOptions
+from passel.serve_public import PublicTls, announced_here, kit_made, public_port
 from passel.serve_ui import UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
 from passel.server.jobs import ENDED, State
 from passel.server.ports import Task
-from passel.server.settings import Limits, ServerSettings, TestMode
-from passel.server.sockets import uvicorn_config
 from passel.web.app import add_ui
 from passel.web.ports import Services
 
@@ -65,54 +53,9 @@ _LOOK_EVERY_S = 5.0
 _log = logging.getLogger("passel.serve")
 
 
-@dataclass(frozen=True)
-class ServeOptions:
-    """What `passel serve` was asked for. listen: the address to listen on. worker: start a worker on this machine.
-
-    max_concurrency: cores that the local worker may use. parallel_jobs: jobs that run at once here. token: an API token of the
-    user's own choice, '' = none. max_images: photos a task, None = any number. test: canned tasks. name: of this passel, for
-    people. fleet: the fleet file, None = no machines in the cloud. engine: who makes maps when there are NodeODM nodes.
-    policy: what each token may do there. nodes: a nodes.json of ClusterODM. public_url: of the public port, '' = by its address.
-    """
-
-    data: Path
-    listen: str
-    port: int
-    workers_port: int
-    worker: bool
-    max_concurrency: int
-    parallel_jobs: int
-    token: str
-    cleanup_tasks_after_min: int
-    max_images: int | None
-    test: TestMode | None
-    name: str
-    fleet: Path | None = None
-    engine: Engine = Engine.AUTO
-    policy: Path | None = None
-    nodes: Path | None = None
-    public_url: str = ""
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What the user must know once it listens. addresses: of this machine, the likeliest first.
-
-    join_token, api_token: made just now, '' when there are usable ones already. kit: whether the field kit is ready.
-    """
-
-    options: ServeOptions
-    port: int
-    workers_port: int
-    addresses: tuple[str, ...]
-    join_token: str
-    api_token: str
-    kit: bool
-
-
 def serve(options: ServeOptions, on_ready: Callable[[Ready], None]) -> None:
     """Runs until SIGINT, SIGTERM or SIGHUP. Raises PasselError when it cannot begin."""
-    folder = DataFolder(options.data)
+    folder = DataFolder(options.server.data)
     folder.prepare()
     with folder.locked():
         uvloop.run(_Serving(options, folder).run(on_ready))
@@ -128,6 +71,7 @@ class _Serving:
         self._tokens = Tokens(self._book, self._authority.fingerprint)
         self._roster = Roster(self._book, self._tokens)
         self._tls = self._authority.server_context(own_names())
+        self._public_tls = PublicTls(options.tls) if options.tls is not None else None
         throttle = Throttle()
         door = Door(self._authority, self._roster, throttle)
         admin = AdminApi(self, self._tokens, throttle)
@@ -144,33 +88,30 @@ class _Serving:
         self._signals = 0
 
     async def run(self, on_ready: Callable[[Ready], None]) -> None:
-        """Listens, works, stops."""
+        """Listens, works, stops: what was begun last is ended first."""
         options = self._options
         async with AsyncExitStack() as stack:
             self._listen_to_signals()
             public = stack.enter_context(public_socket(options.listen, options.port))
             port: int = public.getsockname()[1]
-            workers_port = await self._start_coordinator()
-            stack.push_async_callback(self._coordinator.close)
-            await stack.enter_async_context(
-                serve_on_socket(AdminApi(self, None, Throttle()).routes(), self._folder.admin_socket)
-            )
-            if not is_loopback(options.listen):
-                self._page = options.public_url or page_url(reachable_addresses(options.listen)[0], port)
+            workers_port = await self._start_coordinator(stack)
+            if not options.is_local:
+                self._page = options.public_url or options.page(port)
+                self._join_lines = join_lines(options.page(port), options.hosts[0], workers_port)
             if self._gateway is not None:
                 await self._gateway.start()
                 stack.push_async_callback(self._gateway.close)
-            await stack.enter_async_context(self._public(public, workers_port))
-            if options.worker and options.test is None:
+            doors = public_port(self._server, public, self._folder.wheels, workers_port, self._public_tls)
+            await stack.enter_async_context(doors)
+            if options.worker and not options.is_test:
                 worker = self._local_worker(workers_port)
                 worker.start()
                 stack.push_async_callback(worker.stop, PATIENCE_S)
-            if not is_loopback(options.listen):
-                await stack.enter_async_context(self._announced(workers_port))
-                await stack.enter_async_context(self._kit_made())
+            if not options.is_local:
+                fingerprint = self._authority.fingerprint
+                await stack.enter_async_context(announced_here(options, workers_port, fingerprint))
+                await stack.enter_async_context(kit_made(self._folder.wheels))
             stack.push_async_callback(self._surveyor.close)
-            if not is_loopback(options.listen):
-                self._join_lines = join_lines(reachable_addresses(options.listen)[0], port, workers_port)
             if options.fleet is not None:
                 stack.push_async_callback(self._start_fleet(options.fleet))
             watching = asyncio.create_task(self._look_around())
@@ -209,25 +150,17 @@ class _Serving:
 
     def _make_server(self) -> PasselServer:
         options = self._options
-        settings = ServerSettings(
-            options.data,
-            parallel_jobs=options.parallel_jobs,
-            cleanup_tasks_after_s=60.0 * options.cleanup_tasks_after_min,
-            limits=Limits(max_images=options.max_images),
-            test=options.test,
-        )
         if options.token:
             self._tokens.adopt("api", options.token, OWN_NAME)
-        asks = bool(options.token) or not is_loopback(options.listen)
-        checker = ApiTokens(self._tokens) if asks else None
-        bucket = results_bucket(options.fleet) if options.fleet is not None and options.test is None else None
+        checker = ApiTokens(self._tokens) if options.token or not options.is_local else None
+        bucket = results_bucket(options.fleet) if options.fleet is not None and not options.is_test else None
         machines = AllMachines(self._coordinator, self._gateway)
-        return create_app(settings, self._driver_command, checker, machines, results=bucket)
+        return create_app(options.server, self._driver_command, checker, machines, results=bucket)
 
     def _make_gateway(self) -> Gateway | None:
         """NodeODM nodes that work for us; `passel node add` may bring some at any time."""
         options = self._options
-        if options.test is not None:
+        if options.is_test:
             return None
         policy = read_policy(options.policy) if options.policy else Policy()
         jobs = GatewayJobs(lambda: self._server.service)
@@ -245,7 +178,7 @@ class _Serving:
             lambda: sum(w.slots.cpus for w in self._coordinator.status().workers if w.state != "lost"),
             lambda: [service.folder(j.uuid).output for j in service.all_tasks() if j.state is State.COMPLETED][-20:],
         )
-        testing = self._options.test is not None
+        testing = self._options.is_test
         passel = None if testing else UiPassel(self, self._tokens, lambda: self._join_lines, lambda: self._local_name)
         add_ui(self._server, Services(passel, None if testing else surveyor))
         return surveyor
@@ -255,14 +188,19 @@ class _Serving:
         forwarder = self._gateway.command(task, lifeline_fd) if self._gateway is not None else None
         return forwarder or driver_command(self._folder.driver_socket, task, lifeline_fd)
 
-    async def _start_coordinator(self) -> int:
+    async def _start_coordinator(self, stack: AsyncExitStack) -> int:
+        """The workers' port, and the unix sockets for drivers and for `passel status`."""
         options = self._options
         host = "" if options.listen == "::" else options.listen  # asyncio's "::" leaves IPv4 out, "" does not
         try:
             listen = Listen(host, options.workers_port, self._tls, self._folder.driver_socket)
-            return await self._coordinator.start(listen)
+            port = await self._coordinator.start(listen)
         except OSError as e:
             raise trouble_at(e, options.listen, options.workers_port, "--workers-port") from e
+        stack.push_async_callback(self._coordinator.close)
+        routes = AdminApi(self, None, Throttle()).routes()
+        await stack.enter_async_context(serve_on_socket(routes, self._folder.admin_socket))
+        return port
 
     def _local_worker(self, workers_port: int) -> LocalWorker:
         folder = self._folder.local_worker
@@ -273,7 +211,7 @@ class _Serving:
         host = self._options.listen if self._options.listen not in ("0.0.0.0", "::") else "127.0.0.1"
         url = f"https://{f'[{host}]' if ':' in host else host}:{workers_port}"
         (folder / "cache").mkdir(parents=True, exist_ok=True)
-        cores = self._options.max_concurrency
+        cores = self._options.cores
         return LocalWorker(AgentOptions(url, identity.folder, folder / "cache", workers=cores, local=True))
 
     def _start_fleet(self, file: Path) -> Callable[[], Awaitable[None]]:
@@ -291,69 +229,16 @@ class _Serving:
 
         return stop
 
-    @asynccontextmanager
-    async def _public(self, public: socket.socket, workers_port: int) -> AsyncIterator[None]:
-        """The public port, until the block ends; then jobs' drivers are stopped."""
-        config = uvicorn_config(self._server, self._options.listen, self._options.port)
-        config.app = KitApp(self._folder.wheels, workers_port, self._server.asgi)
-        server = _Uvicorn(config)
-        serving = asyncio.create_task(server.serve(sockets=[public]))
-        try:
-            while not server.started:
-                if serving.done():
-                    serving.result()
-                    raise PasselError("the server could not start", str(self._folder.root), "see the messages above")
-                await asyncio.sleep(0.02)
-            yield
-        finally:
-            server.should_exit = True
-            await serving
-
-    @asynccontextmanager
-    async def _announced(self, workers_port: int) -> AsyncIterator[None]:
-        """mDNS; a passel whose network does not allow it can be joined by its address."""
-        addresses = reachable_addresses(self._options.listen)
-        async with AsyncExitStack() as stack:
-            news = announced(self._options.name, workers_port, self._authority.fingerprint, addresses)
-            try:
-                await stack.enter_async_context(news)
-            except OSError as e:
-                _log.warning("this passel cannot be announced on the network (%s): join it by its address", e)
-            yield
-
-    @asynccontextmanager
-    async def _kit_made(self) -> AsyncIterator[None]:
-        """Makes the field kit beside the work, if there is none of this version."""
-        if is_whole(self._folder.wheels):
-            yield
-            return
-        command = [sys.executable, "-P", "-m", "passel", "bundle", "--output", str(self._folder.wheels)]
-        making = await asyncio.create_subprocess_exec(
-            "nice", "-n", "10", *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
-        )
-        watching = asyncio.create_task(self._tell_of_kit(making))
-        try:
-            yield
-        finally:
-            watching.cancel()
-            if making.returncode is None:
-                making.terminate()
-            await making.wait()
-
-    async def _tell_of_kit(self, making: asyncio.subprocess.Process) -> None:
-        code = await making.wait()
-        if code == 0:
-            _log.info("the kit for bare computers is ready")
-        else:
-            _log.warning("the kit for bare computers was not made (%d): mend it and give `passel bundle`", code)
-
     def _ready(self, port: int, workers_port: int) -> Ready:
         options = self._options
-        beyond = not is_loopback(options.listen)
-        join_token = self._tokens.create("join") if beyond and not self._tokens.usable("join") else ""
-        api_token = self._tokens.create("api", OWN_NAME) if beyond and not self._tokens.usable("api") else ""
-        addresses = reachable_addresses(options.listen)
-        return Ready(options, port, workers_port, addresses, join_token, api_token, is_whole(self._folder.wheels))
+        fresh = {"join": "", "api": ""}
+        if not options.is_local:
+            if not self._tokens.usable("join"):
+                fresh["join"] = self._tokens.create("join", expires_in_s=86_400.0 * JOIN_TOKEN_DAYS)
+            if not self._tokens.usable("api"):
+                fresh["api"] = self._tokens.create("api", OWN_NAME)
+        kit = is_whole(self._folder.wheels)
+        return Ready(options, port, workers_port, options.hosts, fresh["join"], fresh["api"], kit)
 
     async def _look_around(self) -> None:
         """Now and then: count steps, follow this machine's addresses, stop what cancelled jobs left running."""
@@ -368,6 +253,8 @@ class _Serving:
                 if job.job not in running:
                     self._coordinator.end_job(job.job)
             names = self._renew(names)
+            if self._public_tls is not None:
+                self._public_tls.follow()
 
     def _renew(self, known: tuple[str, ...]) -> tuple[str, ...]:
         """A certificate for the addresses that this machine has now."""
@@ -390,11 +277,3 @@ class _Serving:
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, heard)
-
-
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to us: the public port is only one of the parts that must be stopped."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -28,12 +28,11 @@ _MOST_WORDS = 200
 _PLAN = "odm_report/submodels.geojson"
 
 
-def join_lines(address: str, port: int, workers_port: int) -> tuple[str, ...]:
-    """What to type on another machine: with nothing installed, and with Passel installed."""
-    host = f"[{address}]" if ":" in address else address
+def join_lines(page: str, host: str, workers_port: int) -> tuple[str, ...]:
+    """What to type on another machine: with nothing installed, and with Passel installed. page: URL of the public port."""
     return (
-        f"curl -fsS http://{host}:{port}/join | sh -s -- TOKEN",
-        f"passel join https://{host}:{workers_port} --token TOKEN",
+        f"curl -fsS {page}join | sh -s -- TOKEN",
+        f"passel join https://{f'[{host}]' if ':' in host else host}:{workers_port} --token TOKEN",
     )
 
 

@@ -87,7 +87,7 @@ def create_app(
     if command is None:
         raise ValueError("a driver command is needed to run jobs")
     store = JobStore(settings.data / DATABASE)
-    webhooks = Webhooks(store, Gate(settings.allow_private_urls))
+    webhooks = Webhooks(store, Gate(settings.allow_private_urls), settings.webhook)
     runner = Runner(settings, store, command)
     keeper = None if results is None else Keeper(settings, store, runner.runtimes, results)
 

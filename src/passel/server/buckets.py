@@ -16,6 +16,19 @@ import fsspec
 from passel.server.jobs import JobError
 
 MOST_FILES = 100_000
+_NO_BUCKETS = frozenset({"http", "https", "file", "local", "memory"})
+
+
+def bucket_prefix(text: str) -> str:
+    """A prefix that an operator opens, checked: of a bucket, not of this machine's disk, and with its library installed."""
+    scheme, mark, rest = text.partition("://")
+    if not mark or not rest or scheme in _NO_BUCKETS:
+        raise JobError(f"{text!r} is no bucket, like s3://surveys/field-7/")
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ValueError, ImportError) as e:
+        raise JobError(f"{scheme}:// cannot be read here: {e}") from None
+    return text
 
 
 def is_in_buckets(url: str, buckets: Iterable[str]) -> bool:

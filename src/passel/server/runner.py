@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shutil
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -204,15 +205,22 @@ class Runner:
             console.say(_greeting(self.settings, job) + told)
         runtime.live = Live()
         task = Task(uuid, folder.photos, folder.output, folder.options)
+        late_s = asyncio.get_running_loop().time() + self._may_run_s(job)
         end = RunEnd(1)
         for _ in range(MOST_STARTS):
             driver = runtime.driver = Driver(partial(self._command, task), folder.driver_log)
             try:
-                said = None if runtime.stop.is_set() else await driver.run(partial(self._hear, uuid, runtime))
+                async with _stopped_at(late_s, driver):
+                    said = None if runtime.stop.is_set() else await driver.run(partial(self._hear, uuid, runtime))
             finally:
                 runtime.driver = None
             if runtime.stop.is_set():
                 return
+            if asyncio.get_running_loop().time() >= late_s and (said is None or said.end.code != 0):
+                end = RunEnd(
+                    1, f"It ran longer than the {self.settings.max_runtime_s / 60:g} minutes that a task may run here"
+                )
+                break
             if said is not None and said.end.code != STOPPED:
                 end = said.end
                 runtime.live = replace(runtime.live, holes=said.holes)
@@ -223,6 +231,11 @@ class Runner:
             await self._fail(uuid, runtime, end.text)
         elif await self._move(uuid, runtime, State.RUNNING, lambda j: jobs.driver_ended(j, end, now_ms())):
             await self._pack(uuid, runtime)
+
+    def _may_run_s(self, job: Job) -> float:
+        """How long the job may still run; runs that the server's death cut off count."""
+        most_s = self.settings.max_runtime_s
+        return max(0.0, most_s - job.processing_time_ms(now_ms()) / 1000) if most_s else math.inf
 
     def _hear(self, uuid: str, runtime: Runtime, event: Event) -> None:
         live = runtime.live
@@ -285,6 +298,25 @@ class Runner:
                 calls = [Call(uuid, url, body, now) for url in urls]
             await self._store.end(job, calls)
         self.on_end()
+
+
+@asynccontextmanager
+async def _stopped_at(late_s: float, driver: Driver) -> AsyncIterator[None]:
+    """Stops the driver at that time of the loop's clock, if the block still runs then."""
+
+    async def stop() -> None:
+        await asyncio.sleep(late_s - asyncio.get_running_loop().time())
+        await driver.stop()
+
+    if math.isinf(late_s):
+        yield
+        return
+    stopping = asyncio.create_task(stop())
+    try:
+        yield
+    finally:
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
 
 
 def _greeting(settings: ServerSettings, job: Job) -> list[str]:

@@ -60,8 +60,9 @@ class Limits:
 class ServerSettings:
     """data: folder of the database and all jobs. parallel_jobs: drivers at once. cleanup_tasks_after_s,
     cleanup_uploads_after_s: ended tasks and unfinished uploads older than this are removed; 0 = never. webhook: called for
-    every task, '' = none. max_concurrency: cores a job may ask for, 0 = any. allow_private_urls: zipurl, urls and
-    webhooks may point into the local network. buckets: prefixes like s3://surveys/ from which clients may have photos
+    every task, '' = none; it is the operator's, so it may lead anywhere. max_concurrency: cores a job may ask for, 0 = any.
+    max_runtime_s: a task whose driver runs longer fails, 0 = none does. allow_private_urls: zipurl, urls and webhooks of
+    clients may point into the local network. buckets: prefixes like s3://surveys/ from which clients may have photos
     fetched with the server's credentials. host_names: public names of this server, so that one without tokens can tell
     them from foreign names that point at it. test: None, or canned tasks.
     """
@@ -70,6 +71,7 @@ class ServerSettings:
     parallel_jobs: int = 2
     cleanup_tasks_after_s: float = 2880 * 60.0
     cleanup_uploads_after_s: float = 2880 * 60.0
+    max_runtime_s: float = 0.0
     webhook: str = ""
     max_concurrency: int = 0
     allow_private_urls: bool = False
