@@ -207,10 +207,10 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="forget the runs so far")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     given = parser.parse_args()
+    from run import about  # with all of the engine, parts of which take signals for themselves
+
     signal.signal(signal.SIGTERM, _end)
     os.environ["LEASE_S"] = str(LEASE_S)
-    from run import about  # with all of the engine
-
     log = given.results / f"{NAME}_runs.jsonl"
     if given.fresh:
         log.unlink(missing_ok=True)
