@@ -1,6 +1,7 @@
 // One map: while it is made (stages, tiles, log), and when it is there (map, report, downloads).
 
 import { get, headers, link, poll, post } from "./api.js";
+import { cloudPane } from "./cloud.js";
 import { bar, bytes, day, duration, el, fill, note, say, state } from "./dom.js";
 import { resultMap } from "./result_map.js";
 import { loadPicture } from "./tasks.js";
@@ -116,8 +117,9 @@ class TaskPage {
       fill(this.body, words, logs);
       return;
     }
-    const panes = { Map: box ? resultMap(this.uuid, box, this.still) : note("This job made no map."), Report: this.report(), Files: this.files(), Log: logs };
-    fill(this.body, words, tabs(panes));
+    const cloud = cloudPane(this.uuid, this.still);
+    const panes = { Map: box ? resultMap(this.uuid, box, this.still) : note("This job made no map."), Cloud: cloud.element, Report: this.report(), Files: this.files(), Log: logs };
+    fill(this.body, words, tabs(panes, (name) => name === "Cloud" && cloud.open()));
   }
 
   report() {
@@ -140,16 +142,20 @@ class TaskPage {
   }
 }
 
-function tabs(panes) {
+// onOpen(name): called when a pane is shown.
+function tabs(panes, onOpen) {
   const names = Object.keys(panes);
   const boxes = names.map((name) => el("div", { role: "tabpanel", id: `pane-${name}`, "aria-labelledby": `tab-${name}` }, panes[name]));
   const buttons = names.map((name) => el("button", { role: "tab", id: `tab-${name}`, "aria-controls": `pane-${name}`, onclick: () => choose(name) }, name));
-  const choose = (wanted, focus = false) => names.forEach((name, i) => {
-    boxes[i].hidden = name !== wanted;
-    buttons[i].setAttribute("aria-selected", name === wanted);
-    buttons[i].tabIndex = name === wanted ? 0 : -1;
-    if (focus && name === wanted) buttons[i].focus();
-  });
+  const choose = (wanted, focus = false) => {
+    names.forEach((name, i) => {
+      boxes[i].hidden = name !== wanted;
+      buttons[i].setAttribute("aria-selected", name === wanted);
+      buttons[i].tabIndex = name === wanted ? 0 : -1;
+      if (focus && name === wanted) buttons[i].focus();
+    });
+    onOpen(wanted);
+  };
   const bar = el("div", { class: "tabs", role: "tablist", onkeydown: (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
