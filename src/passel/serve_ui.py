@@ -25,7 +25,7 @@ CPU_S_A_PHOTO = 5.0
 """Until this server has made maps of its own: brighton_beach in bench/results/summary.md."""
 _PROGRESS_LINE = re.compile(r"\w+ \d+/\d+ ")
 _MOST_WORDS = 200
-_PLAN = "odm_report/submodels.geojson"
+_PLAN, _SURVEY = "odm_report/submodels.geojson", ".passel/survey.json"
 
 
 def join_lines(page: str, host: str, workers_port: int) -> tuple[str, ...]:
@@ -178,8 +178,11 @@ class UiSurveyor:
         look.done = True
 
     def _result(self, uuid: str, photos: int) -> tuple[str, float]:
+        from passel.serve_preview import with_footprints  # the engine's survey, which most servers never look at
+
+        output = self._output_of(uuid)
         try:
-            plan = (self._output_of(uuid) / _PLAN).read_text("utf-8")
+            plan = with_footprints((output / _PLAN).read_text("utf-8"), output / _SURVEY)
         except OSError:
             plan = ""  # photos without GPS have no plan on a map
         known = [c for c in map(_cpu_s_a_photo, self._past()) if c > 0]
