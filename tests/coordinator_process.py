@@ -1,6 +1,7 @@
 """A coordinator as a process of its own, for tests that kill it: `python coordinator_process.py DATA HOST PORT`.
 
 DATA/shut-out names workers that are refused; LEASE_S in the environment shortens the time after which a silent worker is lost.
+DATA/bucket holds URL and endpoint of the bucket for artifacts.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from pathlib import Path
 
 from passel.cluster import dispatch
 from passel.cluster.authority import Authority
+from passel.cluster.bucket import ArtifactBucket, BucketPlace
 from passel.cluster.coordinator import Coordinator, Listen
 
 
 async def serve(data: Path, host: str, port: int) -> None:
     tls = Authority.open(data / "ca").server_context(["localhost"])
-    coordinator = Coordinator(lambda name: name not in _words(data / "shut-out"))
+    words = _words(data / "bucket")
+    bucket = ArtifactBucket(BucketPlace(words[0], words[1], "tests")) if words else None
+    coordinator = Coordinator(lambda name: name not in _words(data / "shut-out"), bucket=bucket)
     print(await coordinator.start(Listen(host, port, tls, data / "driver.sock")), flush=True)
     await asyncio.Event().wait()
 

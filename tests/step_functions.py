@@ -117,6 +117,15 @@ def large_file(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]
     return {}
 
 
+def mix_large(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Leaves a large file with the first megabyte of each of its inputs'."""
+    note(params)
+    time.sleep(params.seconds)
+    parts = [(p / "large.bin").read_bytes()[: 10**6] for p in inputs.many("part")]
+    (out / "large.bin").write_bytes(b"".join(parts))
+    return {"parts": len(parts)}
+
+
 def fill_disk_at_once(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     """numpy reserves so large a file before it writes."""
     np.save(out / "big.npy", np.zeros(3_000_000))

@@ -108,7 +108,7 @@ async def _work(options: AgentOptions) -> None:
     try:
         place: Workplace
         if options.local:
-            place = LocalWorkplace(hosts, options.cache)
+            place = LocalWorkplace(hosts, options.cache, link)
         else:
             cache = _open_cache(options)
             place = RemoteWorkplace(hosts, cache, link, _fresh_logs(options.cache))

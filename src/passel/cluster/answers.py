@@ -16,6 +16,10 @@ class NotThereError(PasselError):
     """The coordinator knows of no such thing: the job is gone, or the photo was taken away."""
 
 
+class GoneError(PasselError):
+    """An artifact that was lost where it was kept: it is being made again, and this step is for later."""
+
+
 class DamagedError(PasselError):
     """What the coordinator received is not what the manifest says."""
 
@@ -56,7 +60,9 @@ async def raise_for(response: aiohttp.ClientResponse) -> None:
     problem = await _problem(response)
     if status in (401, 403, 426):
         raise RefusedError(problem.what, problem.where, problem.todo)
-    if status in (404, 410):
+    if status == 410:
+        raise GoneError(problem.what, problem.where, problem.todo)
+    if status == 404:
         raise NotThereError(problem.what, problem.where, problem.todo)
     if status in (400, 422):
         raise DamagedError(problem.what, problem.where, problem.todo)

@@ -13,30 +13,32 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aiohttp import web
 
 import passel
+from passel.cluster.bucket import ArtifactBucket, BucketError, LostError
 from passel.cluster.data_plane import WORKER, DataPlane, Handler, problem
 from passel.cluster.dispatch import Dispatcher
 from passel.cluster.dispatch_state import ReplacedError, StalePollError
 from passel.cluster.driver_link import DriverLink
-from passel.cluster.driver_wire import Capacity, Hello, ReadyStep
+from passel.cluster.driver_wire import Brought, Capacity, Hello, ReadyStep
 from passel.cluster.status import PasselStatus, capacity_of, status_of
 from passel.cluster.wire import (
     LONGEST_WAIT_S,
     MOST_POLL_BYTES,
     POLL_PATH,
     VERSION_HEADER,
+    Failure,
     PollReply,
     PollRequest,
     WireError,
     decode,
     encode,
 )
-from passel.errors import PasselError
+from passel.errors import PasselError, StorageError
 
 _TICK_S = 0.5
 _SWEEP_S = 300.0
@@ -58,13 +60,20 @@ class Coordinator:
     """Start it in a running loop.
 
     is_member: whether a worker of this name may speak to us. open_routes: what needs no certificate (joining).
+    bucket: where workers put large artifacts.
     """
 
-    def __init__(self, is_member: Callable[[str], bool], open_routes: Sequence[web.RouteDef] = ()) -> None:
+    def __init__(
+        self,
+        is_member: Callable[[str], bool],
+        open_routes: Sequence[web.RouteDef] = (),
+        bucket: ArtifactBucket | None = None,
+    ) -> None:
         self._is_member = is_member
         self._open_paths = {route.path for route in open_routes}
         self._dispatcher = Dispatcher(secrets.token_hex(4))
-        self._data = DataPlane()
+        self._data = DataPlane(bucket, self._lost)
+        self._bringing: set[asyncio.Task[None]] = set()
         self._held: dict[str, asyncio.Future[None]] = {}
         self._capacity = Capacity(0, 0, 0)
         self._member_until_s: dict[str, float] = {}
@@ -99,8 +108,8 @@ class Coordinator:
         if self._ticker:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
-        for held in self._held.values():
-            held.cancel()
+        for waiting in (*self._held.values(), *self._bringing):
+            waiting.cancel()
         if self._links:
             await self._links.close()
         if self._runner:
@@ -131,6 +140,10 @@ class Coordinator:
             self._links.dismiss(job)
         self._withdraw(job)
 
+    async def clean_bucket(self, is_wanted: Callable[[str], bool]) -> None:
+        """Removes from the bucket what is there of jobs that have no store any more (is_wanted: whether one has)."""
+        await self._data.away.remove_unwanted(is_wanted)
+
     # ---- drivers (DriverEvents)
 
     def driver_came(self, hello: Hello) -> None:
@@ -145,6 +158,35 @@ class Coordinator:
         if not self._pump_soon:  # steps come in bursts: they are placed together
             self._pump_soon = True
             asyncio.get_running_loop().call_soon(self._pump)
+
+    def files_wanted(self, job: str, digest: str) -> None:
+        task = asyncio.create_task(self._bring(job, digest))
+        self._bringing.add(task)
+        task.add_done_callback(self._bringing.discard)
+
+    async def _bring(self, job: str, digest: str) -> None:
+        """Tries for as long as the driver is there: what it wants to read is the way to the job's end."""
+        pause_s = _TICK_S
+        while self._links and self._links.has(job):
+            try:
+                await self._data.bring(job, digest)
+            except LostError:
+                return  # `_lost` has sent the driver round again
+            except BucketError as error:
+                _log.warning("job %s waits for the bucket: %s", job, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _SWEEP_S)
+            except StorageError as error:
+                self._links.tell(job, Brought(digest, Failure("storage", error.what, error.where, error.todo)))
+                return
+            else:
+                self._links.tell(job, Brought(digest))
+                return
+
+    def _lost(self, job: str) -> None:
+        """What was finished is finished no more: the driver ends, is started again, and has it made again."""
+        if self._links:
+            self._links.dismiss(job)
 
     def driver_left(self, job: str, withdrawn: bool) -> None:
         if withdrawn:
@@ -190,7 +232,7 @@ class Coordinator:
         try:
             self._dispatcher.poll(name, message, time.monotonic())
         except StalePollError:
-            return _answer(PollReply(message.seq))  # nobody reads it: the worker has polled again
+            return self._answer(PollReply(message.seq))  # nobody reads it: the worker has polled again
         except ReplacedError as error:
             return problem(403, error)
         self._pump()
@@ -200,8 +242,12 @@ class Coordinator:
         if worker is None:
             return problem(403, _shut_out(name))
         if worker.request is not message:
-            return _answer(PollReply(message.seq))  # overtaken while it was held: nobody reads this
-        return _answer(self._dispatcher.reply(name, message.seq, time.monotonic()))
+            return self._answer(PollReply(message.seq))  # overtaken while it was held: nobody reads this
+        return self._answer(self._dispatcher.reply(name, message.seq, time.monotonic()))
+
+    def _answer(self, reply: PollReply) -> web.Response:
+        body = encode(replace(reply, bucket=self._data.away.in_use))
+        return web.Response(body=body, content_type="application/json")
 
     async def _hold(self, name: str, message: PollRequest) -> None:
         """Waits until there is something to say, or a later poll overtakes this one."""
@@ -256,10 +302,6 @@ class Coordinator:
             if time.monotonic() - swept_s > _SWEEP_S:
                 swept_s = time.monotonic()
                 await asyncio.to_thread(self._data.sweep)
-
-
-def _answer(reply: PollReply) -> web.Response:
-    return web.Response(body=encode(reply), content_type="application/json")
 
 
 def _peer_name(request: web.Request) -> str:

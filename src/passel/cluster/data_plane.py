@@ -17,9 +17,12 @@ from typing import NoReturn
 
 from aiohttp import web
 
+from passel.cluster.away import Away, NoBucketError
+from passel.cluster.bucket import ArtifactBucket, BucketError, LostError
+from passel.cluster.bucket_wire import BucketCommit
 from passel.cluster.driver_wire import ReadyStep
 from passel.cluster.incoming import Incoming, MismatchError, OvertakenError, Part, Sender, check_name
-from passel.cluster.wire import RETRY_AFTER_S, WireError, WireProblem, encode
+from passel.cluster.wire import RETRY_AFTER_S, WireError, WireProblem, decode, encode
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest, manifest_from_json
 from passel.pipeline.store import Store, is_disk_trouble
@@ -31,6 +34,14 @@ WORKER = web.RequestKey("worker", str)
 """The name of the worker that asks, as its certificate says."""
 _MANIFESTS_KEPT = 2000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_STATUSES: tuple[tuple[type[PasselError], int], ...] = (
+    (OvertakenError, 503),
+    (MismatchError, 422),
+    (WireError, 400),
+    (NoBucketError, 404),
+    (LostError, 410),
+    (BucketError, 503),
+)
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -55,6 +66,7 @@ def problem(status: int, error: PasselError) -> web.Response:
 class _JobFiles:
     """Where a job's things are. paths: of its user's files, by key."""
 
+    name: str
     store: Store
     paths: dict[str, Path] = field(default_factory=dict)
     manifests: OrderedDict[str, Manifest] = field(default_factory=OrderedDict)
@@ -71,10 +83,15 @@ class _JobFiles:
 
 
 class DataPlane:
-    """Serves the files of the jobs that were attached."""
+    """Serves the files of the jobs that were attached.
 
-    def __init__(self) -> None:
+    bucket: where artifacts may be kept instead of here. on_lost(job): one of the job's artifacts has to be made again.
+    """
+
+    def __init__(self, bucket: ArtifactBucket | None = None, on_lost: Callable[[str], None] = lambda job: None) -> None:
         self._jobs: dict[str, _JobFiles] = {}
+        self.away = Away(bucket, self._lost)
+        self._on_lost = on_lost
         self._incoming = Incoming()
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
@@ -85,6 +102,9 @@ class DataPlane:
             web.get("/v1/jobs/{job}/files/{key}", _answered(self._get_file)),
             web.get(artifact, _answered(self._get_manifest), allow_head=False),
             web.post(artifact, _answered(self._commit)),
+            web.post(artifact + "/bucket", _answered(self._plan)),
+            web.post(artifact + "/kept", _answered(self._take)),
+            web.post(artifact + "/here", _answered(self._bring)),
             web.head(artifact + "/{name:.+}", _answered(self._head)),
             web.get(artifact + "/{name:.+}", _answered(self._get_artifact_file), allow_head=False),
             web.put(artifact + "/{name:.+}", _answered(self._put)),
@@ -93,7 +113,7 @@ class DataPlane:
     def attach(self, job: str, store_root: Path) -> None:
         """A job's driver has come; it may come again."""
         if job not in self._jobs or self._jobs[job].store.root != store_root:
-            self._jobs[job] = _JobFiles(Store(store_root))
+            self._jobs[job] = _JobFiles(job, Store(store_root, self._no_bring))
 
     def add_files(self, job: str, step: ReadyStep) -> None:
         """The user's files that this step reads may be fetched."""
@@ -109,7 +129,22 @@ class DataPlane:
         self._incoming.sweep()
 
     def close(self) -> None:
+        self.away.close()
         self._incoming.close()
+
+    async def bring(self, job: str, digest: str) -> None:
+        """Has the artifact's files on this disk. Raises LostError (it is made again), BucketError, StorageError."""
+        if (files := self._jobs.get(job)) is not None:
+            await self.away.bring(job, files.store, digest)
+
+    @staticmethod
+    def _no_bring(digest: str) -> None:
+        """What reads files here has called `Away.bring` before; its manifests count in any case."""
+
+    def _lost(self, job: str, digest: str) -> None:
+        if (files := self._jobs.get(job)) is not None:
+            files.manifests.pop(digest, None)
+        self._on_lost(job)
 
     # ---- out --------------------------------------------------------------------------------------------------------
 
@@ -126,6 +161,12 @@ class DataPlane:
         file = next((f for f in manifest.files if f.name == name), None) if manifest else None
         if file is None:
             raise _RefusalError(404, "There is no such file of an artifact", f"{digest[:12]} {name[:200]}")
+        kept_at = await asyncio.to_thread(job.store.away_at, digest)
+        if kept_at:
+            url = "" if "here" in request.query else await self.away.address(job.name, digest, file, kept_at)
+            if url:
+                return web.Response(status=307, headers={"Location": url, "ETag": f'"{file.sha256}"'})
+            await self.away.bring(job.name, job.store, digest)
         return await _send(request, job.store.path(digest) / name, file.sha256)
 
     async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
@@ -158,8 +199,7 @@ class DataPlane:
     async def _put(self, request: web.Request) -> web.StreamResponse:
         job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
         start, total = _range_of_body(request)
-        if await asyncio.to_thread(job.manifest, sender.digest):
-            raise _RefusalError(409, "The artifact is here already", sender.digest[:12])
+        await self._refuse_known(job, sender.digest)
         try:
             part = await asyncio.to_thread(self._incoming.part, sender, job.store, name)
             await _receive(request, part, start, total)
@@ -176,6 +216,30 @@ class DataPlane:
             raise _RefusalError(409, "The artifact is here already", sender.digest[:12])
         await asyncio.to_thread(self._incoming.commit, sender, job.store, manifest)
         return web.Response(status=204)
+
+    async def _plan(self, request: web.Request) -> web.StreamResponse:
+        job, manifest = self._job(request), _manifest_of(await _body(request, MOST_MANIFEST_BYTES), _digest(request))
+        await self._refuse_known(job, manifest.digest)
+        return web.Response(body=encode(await self.away.plan(job.name, manifest)), content_type="application/json")
+
+    async def _take(self, request: web.Request) -> web.StreamResponse:
+        job, commit = self._job(request), decode(BucketCommit, await _body(request, MOST_MANIFEST_BYTES))
+        manifest = _manifest_of(commit.manifest.encode("utf-8", "surrogatepass"), _digest(request))
+        await self._refuse_known(job, manifest.digest)
+        try:
+            await self.away.take(job.name, job.store, manifest, commit)
+        except LostError as error:
+            raise MismatchError(error.what, error.where, error.todo) from error
+        return web.Response(status=204)
+
+    async def _bring(self, request: web.Request) -> web.StreamResponse:
+        job, digest = self._job(request), _digest(request)
+        await self.away.bring(job.name, job.store, digest)
+        return web.Response(status=204)
+
+    async def _refuse_known(self, job: _JobFiles, digest: str) -> None:
+        if await asyncio.to_thread(job.manifest, digest):
+            raise _RefusalError(409, "The artifact is here already", digest[:12])
 
     def _job(self, request: web.Request) -> _JobFiles:
         job = self._jobs.get(request.match_info["job"])
@@ -195,22 +259,21 @@ def _answered(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except _RefusalError as refusal:
-            return problem(refusal.status, refusal)
-        except OvertakenError as error:
-            return problem(503, error)
-        except MismatchError as error:
-            return problem(422, error)
-        except WireError as error:
-            return problem(400, error)
         except FileNotFoundError as error:
             return problem(404, StorageError("The file is gone", str(error.filename)))
-        except StorageError as error:
-            return problem(507 if is_disk_trouble(error) else 500, error)
         except PermissionError as error:
             return problem(500, StorageError("The file may not be read", str(error.filename)))
+        except PasselError as error:
+            return problem(_status_of(error), error)
 
     return answer
+
+
+def _status_of(error: PasselError) -> int:
+    if isinstance(error, _RefusalError):
+        return error.status
+    found = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    return 507 if found == 500 and is_disk_trouble(error) else found
 
 
 async def _send(request: web.Request, path: Path, sha256: str) -> web.StreamResponse:

@@ -15,6 +15,7 @@ from passel.cluster.driver_wire import (
     Hello,
     ReadyStep,
     ToDriver,
+    WantFiles,
     Withdraw,
     from_line,
     to_line,
@@ -32,6 +33,8 @@ class DriverEvents(Protocol):
     def driver_came(self, hello: Hello) -> None: ...
 
     def step_ready(self, job: str, step: ReadyStep) -> None: ...
+
+    def files_wanted(self, job: str, digest: str) -> None: ...
 
     def driver_left(self, job: str, withdrawn: bool) -> None: ...
 
@@ -71,9 +74,13 @@ class DriverLink:
 
     def tell(self, job: str, record: ToDriver) -> None:
         """Sends a record to a job's driver, if it is there."""
+        if self.has(job):
+            self._writers[job].write(to_line(record))
+
+    def has(self, job: str) -> bool:
+        """Whether the job's driver is there."""
         writer = self._writers.get(job)
-        if writer is not None and not writer.is_closing():
-            writer.write(to_line(record))
+        return writer is not None and not writer.is_closing()
 
     def tell_all(self, record: ToDriver) -> None:
         for job in self._writers:
@@ -99,6 +106,8 @@ class DriverLink:
                 record = from_line(line)
                 if isinstance(record, ReadyStep):
                     self._events.step_ready(job, record)
+                elif isinstance(record, WantFiles):
+                    self._events.files_wanted(job, record.digest)
                 elif isinstance(record, Withdraw):
                     withdrawn = True
         except (WireError, ValueError) as error:  # ValueError: a line without end

@@ -45,6 +45,21 @@ class Withdraw:
 
 
 @dataclass(frozen=True)
+class WantFiles:
+    """The driver will read the files of this artifact, which are in the bucket."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Those files are in the job's store now. failure: the disk refuses them."""
+
+    digest: str
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
 class Started:
     """A step began to run on a worker."""
 
@@ -74,9 +89,11 @@ class Capacity:
     memory_mb: int
 
 
-FromDriver = Hello | ReadyStep | Withdraw
-ToDriver = Started | Ended | Capacity
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Hello, ReadyStep, Withdraw, Started, Ended, Capacity)}
+FromDriver = Hello | ReadyStep | WantFiles | Withdraw
+ToDriver = Started | Ended | Brought | Capacity
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Hello, ReadyStep, WantFiles, Withdraw, Started, Ended, Brought, Capacity)
+}
 
 
 def to_line(record: FromDriver | ToDriver) -> bytes:

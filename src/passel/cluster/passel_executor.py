@@ -8,17 +8,29 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from passel.cluster.driver_wire import Capacity, Ended, Hello, ReadyStep, Started, Withdraw, from_line, to_line
+from passel.cluster.driver_wire import (
+    Brought,
+    Capacity,
+    Ended,
+    Hello,
+    ReadyStep,
+    Started,
+    WantFiles,
+    Withdraw,
+    from_line,
+    to_line,
+)
 from passel.cluster.wire import Failure, InputRef, WireError, pack
-from passel.errors import PasselError
+from passel.errors import PasselError, StorageError
 from passel.pipeline.events import Artifact, Delivery, OnEvent, Outcome, StepFailure, StepStarted
 from passel.pipeline.executor import MOST_ATTEMPTS, Workplace, ending_on_signals, interrupted, raise_if_run_ends
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.schedule import Schedule
 from passel.pipeline.step import ArtifactInput, FileInput, Input, Step
+from passel.pipeline.store import Store
 
 _STEPS_A_THREAD = 3
 """Ready steps handed over at a time, for each thread of the passel: enough to keep all busy, few enough to keep the order."""
@@ -50,7 +62,9 @@ class PasselExecutor:
 
     def __init__(self, workplace: Workplace, link: JobLink, on_capacity: Callable[[Capacity], None]) -> None:
         workplace.prepare()
-        self._workplace, self._on_capacity = workplace, on_capacity
+        self._workplace = replace(workplace, store=Store(workplace.store.root, self._bring))
+        self._on_capacity = on_capacity
+        self._brought: queue.SimpleQueue[Brought | None] = queue.SimpleQueue()
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._window = _FEWEST_STEPS
         self._stopped = self._lost = False
@@ -91,6 +105,7 @@ class PasselExecutor:
         with suppress(CoordinatorLostError):
             self._send(Withdraw("stopped"))
         self._news.put(None)
+        self._brought.put(None)
 
     def close(self) -> None:
         """Says that the job wants nothing more, and hangs up. May be called twice."""
@@ -112,7 +127,7 @@ class PasselExecutor:
         while len(running) < self._window and (step := schedule.next_ready()) is not None:
             found = self._workplace.store.find(step.digest)  # a worker may have brought it before we were started again
             if found is not None:
-                schedule.settle(step, Artifact(found, self._workplace.store.path(step.digest)))
+                schedule.settle(step, self._artifact(found))
                 continue
             try:
                 ready = submitter.ready(step)
@@ -135,9 +150,33 @@ class PasselExecutor:
                 submitted.tries += 1
                 self._send(submitted.ready)
                 return
-            outcome = _outcome(step, ended, manifest, store.path(ended.digest))
+            outcome = self._outcome(step, ended, manifest)
         del running[ended.digest]
         schedule.settle(step, outcome)
+
+    def _outcome(self, step: Step, ended: Ended, manifest: Manifest | None) -> Outcome:
+        if manifest is None:
+            what = f"worker {ended.worker} said that the step was done, but its artifact is not in the store"
+            where = str(self._workplace.store.path(step.digest))
+            return StepFailure(step, what, "died", ended.attempts, where, "check the disk of the coordinator")
+        return self._artifact(manifest, Delivery(ended.worker, ended.attempts, ended.bytes_in, ended.bytes_out))
+
+    def _artifact(self, manifest: Manifest, delivery: Delivery | None = None) -> Artifact:
+        store = self._workplace.store
+        return Artifact(manifest, store.path(manifest.digest), delivery, store.bring_of(manifest.digest))
+
+    def _bring(self, digest: str) -> None:
+        """Waits until the coordinator has fetched these files from the bucket."""
+        if not self._workplace.store.is_away(digest):
+            return
+        self._send(WantFiles(digest))
+        while True:
+            news = self._brought.get()
+            self._raise_if_over()
+            if news is not None and news.digest == digest:
+                break
+        if news.failure is not None:
+            raise StorageError(news.failure.what, news.failure.where, news.failure.todo)
 
     def _failure(self, step: Step, ended: Ended, failure: Failure) -> StepFailure:
         """The worker's words, with the log kept here and named by its place here."""
@@ -159,7 +198,7 @@ class PasselExecutor:
                 "The link to the coordinator broke", todo="the job goes on when it is started again"
             )
 
-    def _send(self, record: Hello | ReadyStep | Withdraw) -> None:
+    def _send(self, record: Hello | ReadyStep | WantFiles | Withdraw) -> None:
         try:
             self._socket.sendall(to_line(record))
         except OSError as error:
@@ -174,12 +213,15 @@ class PasselExecutor:
                     if isinstance(record, Capacity):
                         self._window = max(_FEWEST_STEPS, _STEPS_A_THREAD * record.threads)
                         self._on_capacity(record)
+                    if isinstance(record, Brought):
+                        self._brought.put(record)
                     if isinstance(record, Started | Ended | Capacity):
                         self._news.put(record)
         except (OSError, WireError):
             pass  # the same as an end
         self._lost = True
         self._news.put(None)
+        self._brought.put(None)
 
 
 @dataclass
@@ -235,13 +277,7 @@ class _Submitter:
         return InputRef(role, "file", given.sha256, path.name, size_bytes, path=str(path))
 
     def _artifact(self, role: str, given: ArtifactInput, path: Path) -> InputRef:
-        files = self._workplace.store.manifest(given.digest).files
-        size_bytes = sum(f.size_bytes for f in files)
-        return InputRef(role, "artifact", given.digest, "", size_bytes, files, str(path))
-
-
-def _outcome(step: Step, ended: Ended, manifest: Manifest | None, path: Path) -> Outcome:
-    if manifest is None:
-        what = f"worker {ended.worker} said that the step was done, but its artifact is not in the store"
-        return StepFailure(step, what, "died", ended.attempts, str(path), "check the disk of the coordinator")
-    return Artifact(manifest, path, Delivery(ended.worker, ended.attempts, ended.bytes_in, ended.bytes_out))
+        store = self._workplace.store
+        manifest = store.manifest(given.digest)
+        away = store.is_away(given.digest)
+        return InputRef(role, "artifact", given.digest, "", manifest.size_bytes, manifest.files, str(path), away)

@@ -97,8 +97,8 @@ class Roster:
 
 def missing_bytes(task: Task, worker: Worker) -> int:
     """What of its inputs would have to travel."""
-    if worker.request.local:
-        return 0
+    if worker.request.local:  # the coordinator fetches what is in the bucket
+        return sum(i.size_bytes for i in task.ready.inputs if i.away)
     return sum(i.size_bytes for i in task.ready.inputs if i.key not in worker.cached)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -54,6 +55,30 @@ class Sink:
             self._hash.update(block)
             self._file.write(block)
             self._file.flush()
+
+
+@dataclass
+class Meter:
+    """Bytes moved over all tries."""
+
+    moved_bytes: int = 0
+
+
+async def receive(response: aiohttp.ClientResponse, part: Path, moved: Meter) -> str:
+    """Writes the body of a 200 or 206 into the file; returns the sha256 of all that is in it then. Raises StorageError."""
+    resumes = response.status == 206
+    with storage_errors(part.parent):
+        sink = Sink(part, resumes)
+    try:
+        if resumes:
+            await asyncio.to_thread(sink.hash_what_is_there)
+        async for block in blocks(response.content):
+            moved.moved_bytes += len(block)
+            await sink.take(block)
+        await sink.drain()
+    finally:
+        sink.close()
+    return sink.sha256
 
 
 async def blocks(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -21,8 +21,18 @@ from urllib.parse import quote
 import aiohttp
 
 import passel
-from passel.cluster.answers import AlreadyThere, NotThereError, Trouble, Unready, named_sha256, raise_for
-from passel.cluster.sink import Sink, blocks, complete
+from passel.cluster.answers import (
+    AlreadyThere,
+    DamagedError,
+    NotThereError,
+    Trouble,
+    Unready,
+    named_sha256,
+    raise_for,
+)
+from passel.cluster.bucket_line import BucketLine, BucketTrouble
+from passel.cluster.bucket_wire import WORTH_BYTES, BucketCommit, BucketPlan, here_path, kept_path, plan_path
+from passel.cluster.sink import Meter, complete, receive
 from passel.cluster.together import together
 from passel.cluster.wire import (
     POLL_PATH,
@@ -42,7 +52,11 @@ _WORTH_ASKING_BYTES = 8 * 2**20
 """From this size on an upload asks first how much an earlier one has left."""
 _MANY = 100
 _MOST_TROUBLES = 6
+_MOST_BUCKET_TRIES = 4
+_ELSEWHERE = 307
 _WORTH_TELLING_S = 1.0
+_LONG = aiohttp.ClientTimeout(total=600.0)
+"""For what makes the coordinator read or write whole artifacts."""
 _log = logging.getLogger("passel.worker")
 Result = TypeVar("Result")
 
@@ -82,12 +96,15 @@ class Link:
         self._session: aiohttp.ClientSession | None = None
         self._downloads = asyncio.Semaphore(self._settings.downloads)
         self._uploads = asyncio.Semaphore(self._settings.uploads)
+        self._bucket = BucketLine(self._settings.stall_s, self._settings.connect_s, self._uploads)
+        self._bucket_offered = False
         self._down_since_s: float | None = None
         self._told_down = False
         self._waited_for = ""
 
     async def close(self) -> None:
         """Ends all connections."""
+        await self._bucket.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -103,6 +120,7 @@ class Link:
             self._missed(error)
             raise ConnectionError(str(error)) from error
         self._reached()
+        self._bucket_offered = reply.bucket
         return reply
 
     async def manifest_text(self, job: str, digest: str) -> str:
@@ -116,38 +134,83 @@ class Link:
         return await self._until_done(attempt)
 
     async def fetch(self, path: str, part: Path, known: Callable[[str], bool] | None = None) -> Fetched:
-        """Downloads into `part`, after what is in it already. Raises NotThereError, RefusedError, StorageError.
+        """Downloads into `part`, after what is in it already; from the bucket when the coordinator says so and that works.
 
         known: told the content's sha256 as the coordinator names it; True ends the download at once, with nothing moved.
+        Raises NotThereError, GoneError, RefusedError, StorageError.
         """
-        moved = _Meter()
+        moved, bucket_tries = Meter(), 0
 
         async def attempt() -> str:
+            nonlocal bucket_tries
             async with self._downloads:
-                return await self._fetch_once(path, part, known, moved)
+                try:
+                    by_bucket = self._bucket.is_well and bucket_tries < _MOST_BUCKET_TRIES
+                    found = await self._fetch_once(path if by_bucket else f"{path}?here", part, known, moved)
+                    if not isinstance(found, _Elsewhere):
+                        return found
+                    bucket_tries += 1
+                    return await self._bucket.fetch_once(found.url, part, found.sha256, moved)
+                except BucketTrouble as trouble:
+                    self._bucket.note(trouble)
+                    bucket_tries += not trouble.unwell  # this object is no better at the next try
+                    raise Unready(str(trouble)) from trouble
 
         return Fetched(await self._until_done(attempt), moved.moved_bytes)
+
+    async def bring(self, job: str, digest: str) -> None:
+        """Has the coordinator fetch an artifact from the bucket. Raises NotThereError, GoneError, RefusedError."""
+
+        async def attempt() -> None:
+            async with self._http.post(here_path(job, digest), timeout=_LONG) as response:
+                await raise_for(response)
+
+        await self._until_done(attempt)
 
     async def send_artifact(self, job: str, manifest: Manifest, folder: Path) -> int:
         """Uploads the artifact in `folder` and has it committed; returns the bytes moved.
 
         Raises NotThereError, RefusedError, DamagedError.
         """
-        moved = _Meter()
+        moved = Meter()
         try:
+            if self._bucket_offered and self._bucket.is_well and manifest.size_bytes >= WORTH_BYTES:
+                try:
+                    await self._send_by_bucket(job, manifest, folder, moved)
+                    return moved.moved_bytes
+                except BucketTrouble as trouble:
+                    self._bucket.note(trouble)
             await together(self._send_file(job, manifest.digest, f, folder, moved) for f in manifest.files)
         except AlreadyThere:
             return moved.moved_bytes
-
-        async def commit() -> None:
-            body = manifest_to_json(manifest).encode()
-            path, timeout = artifact_path(job, manifest.digest), aiohttp.ClientTimeout(total=600.0)  # it hashes it all
-            async with self._http.post(path, data=body, timeout=timeout) as response:
-                with suppress(AlreadyThere):
-                    await raise_for(response)
-
-        await self._until_done(commit)
+        with suppress(AlreadyThere):
+            await self._post(artifact_path(job, manifest.digest), manifest_to_json(manifest).encode())
         return moved.moved_bytes
+
+    async def _send_by_bucket(self, job: str, manifest: Manifest, folder: Path, moved: Meter) -> None:
+        """Raises BucketTrouble, AlreadyThere, and what `send_artifact` raises."""
+        text = manifest_to_json(manifest)
+        try:
+            plan = decode(BucketPlan, await self._post(plan_path(job, manifest.digest), text.encode()))
+            if [u.name for u in plan.uploads] != [f.name for f in manifest.files]:
+                raise WireError("The coordinator's plan is not for this artifact")
+            uploads = list(zip(plan.uploads, manifest.files, strict=True))
+            uploaded = await self._bucket.put_all(uploads, folder, moved)
+            await self._post(kept_path(job, manifest.digest), encode(BucketCommit(text, tuple(uploaded))))
+        except NotThereError as error:  # the coordinator has trouble with the bucket
+            raise BucketTrouble(error.what, error.where) from error
+        except DamagedError as error:
+            raise BucketTrouble(error.what, error.where, unwell=False) from error
+
+    async def _post(self, path: str, body: bytes) -> bytes:
+        """Until it is answered. Raises AlreadyThere, NotThereError, DamagedError, RefusedError."""
+
+        async def attempt() -> bytes:
+            async with self._http.post(path, data=body, timeout=_LONG) as response:
+                await raise_for(response)
+                return await response.read()
+
+        return await self._until_done(attempt)
 
     @property
     def _http(self) -> aiohttp.ClientSession:
@@ -189,35 +252,28 @@ class Link:
                 self._reached()
                 return result
 
-    async def _fetch_once(self, path: str, part: Path, known: Callable[[str], bool] | None, moved: _Meter) -> str:
+    async def _fetch_once(
+        self, path: str, part: Path, known: Callable[[str], bool] | None, moved: Meter
+    ) -> str | _Elsewhere:
         have = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
-        async with self._http.get(path, headers=headers) as response:
+        async with self._http.get(path, headers=headers, allow_redirects=False) as response:
             if response.status == 416:  # all of it is there, or too much
                 return await asyncio.to_thread(complete, part, named_sha256(response))
+            if response.status == _ELSEWHERE:
+                return _Elsewhere(response.headers.get("Location", ""), named_sha256(response))
             await raise_for(response)
             sha256 = named_sha256(response)
             if known is not None and sha256 and known(sha256):
                 response.close()
                 return sha256
-            resumes = response.status == 206
-            with storage_errors(part.parent):
-                sink = Sink(part, resumes)
-            try:
-                if resumes:
-                    await asyncio.to_thread(sink.hash_what_is_there)
-                async for block in blocks(response.content):
-                    moved.moved_bytes += len(block)
-                    await sink.take(block)
-                await sink.drain()
-            finally:
-                sink.close()
-        if sha256 and sink.sha256 != sha256:
+            found = await receive(response, part, moved)
+        if sha256 and found != sha256:
             part.unlink(missing_ok=True)  # the file was changed between two tries, or bytes went astray
             raise Unready(f"{path} came damaged")
-        return sink.sha256
+        return found
 
-    async def _send_file(self, job: str, digest: str, file: ArtifactFile, folder: Path, moved: _Meter) -> None:
+    async def _send_file(self, job: str, digest: str, file: ArtifactFile, folder: Path, moved: Meter) -> None:
         path = artifact_path(job, digest, quote(file.name))
         tries = 0
 
@@ -239,7 +295,7 @@ class Link:
             await raise_for(response)
             return int(response.headers.get("Content-Length", 0))
 
-    async def _put(self, path: str, file: Path, size_bytes: int, start: int, moved: _Meter) -> None:
+    async def _put(self, path: str, file: Path, size_bytes: int, start: int, moved: Meter) -> None:
         headers = {"Content-Length": str(size_bytes - start)}
         if start:
             headers["Content-Range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"
@@ -282,11 +338,12 @@ class Link:
         self._down_since_s, self._told_down = None, False
 
 
-@dataclass
-class _Meter:
-    """Bytes moved over all tries."""
+@dataclass(frozen=True)
+class _Elsewhere:
+    """The coordinator's word where the file is to be fetched, and what it is."""
 
-    moved_bytes: int = 0
+    url: str
+    sha256: str
 
 
 def _short(error: Exception) -> str:

@@ -157,7 +157,7 @@ class InputRef:
     """One input of a step, in the step's order. key: a photo's FileInput.sha256, or the digest of an artifact.
 
     name: the file's own name with its suffix ('' for an artifact). files: of an artifact. path: on the coordinator's machine,
-    only for local workers, else ''. size_bytes: in all; 0 when unknown.
+    only for local workers, else ''. size_bytes: in all; 0 when unknown. away: an artifact whose files are in the bucket.
     """
 
     role: str
@@ -167,6 +167,7 @@ class InputRef:
     size_bytes: int = 0
     files: tuple[ArtifactFile, ...] = ()
     path: str = ""
+    away: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,10 @@ class Prefetch:
 
 @dataclass(frozen=True)
 class PollReply:
-    """All that the worker should do. interval_s: the least time until its next poll, if it has no news."""
+    """All that the worker should do. interval_s: the least time until its next poll, if it has no news.
+
+    bucket: large artifacts may go into a bucket (`bucket_wire`).
+    """
 
     seq: int
     run: tuple[Assignment, ...] = ()
@@ -207,6 +211,7 @@ class PollReply:
     drain: bool = False
     want_cache: bool = False
     interval_s: float = 0.0
+    bucket: bool = False
 
 
 @dataclass(frozen=True)

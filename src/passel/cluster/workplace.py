@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from passel.cluster.answers import DamagedError, RefusedError
+from passel.cluster.answers import DamagedError, GoneError, RefusedError
 from passel.cluster.cache import Cache
 from passel.cluster.fetch import Fetcher
 from passel.cluster.hosts import Hosts
 from passel.cluster.machine import free_disk_bytes
 from passel.cluster.packed_step import packed_step
+from passel.cluster.together import together
 from passel.cluster.transfer import Link
 from passel.cluster.wire import Assignment, CacheNews, Failure, Finished, InputRef, Phase
 from passel.errors import PasselError, StorageError
@@ -56,18 +57,22 @@ class Workplace(Protocol):
 
 
 class LocalWorkplace:
-    """On the coordinator's machine: reads photos and writes artifacts where they belong; nothing is copied."""
+    """On the coordinator's machine: reads photos and writes artifacts where they belong; only what is in the bucket has to come."""
 
-    def __init__(self, hosts: Hosts, disk: Path) -> None:
+    def __init__(self, hosts: Hosts, disk: Path, link: Link) -> None:
         self._hosts = hosts
         self._disk = disk
+        self._link = link
 
     async def work(self, assignment: Assignment, on_phase: OnPhase) -> Finished:
         log = Path(assignment.log)
         try:
+            await together(self._link.bring(assignment.job, i.key) for i in assignment.inputs if i.away)
             store = Store(Path(assignment.store))
             paths = tuple((i.role, Path(i.path) if i.path else store.path(i.key)) for i in assignment.inputs)
             request = Request(packed_step(assignment), paths, store.root, log, assignment.attempt)
+        except RefusedError:
+            raise
         except PasselError as error:
             return _finished(assignment, _failure_of(error))
         on_phase("running")
@@ -251,7 +256,9 @@ def _wrong_artifact(assignment: Assignment, manifest: Manifest) -> Failure | Non
 
 
 def _failure_of(error: PasselError) -> Failure:
-    return Failure("storage" if isinstance(error, StorageError) else "error", error.what, error.where, error.todo)
+    """GoneError counts as ours, not the step's: it is tried again when its input has been made again."""
+    kind = "storage" if isinstance(error, StorageError) else "stopped" if isinstance(error, GoneError) else "error"
+    return Failure(kind, error.what, error.where, error.todo)
 
 
 def _failure(failed: Failed, log: Path) -> Failure:

@@ -10,6 +10,7 @@ from passel.errors import PasselError, StepError
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.messages import Kind
 from passel.pipeline.step import Step
+from passel.pipeline.store import Bring
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,22 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished step: its manifest and the folder with its files. delivery: None when it was made on this machine."""
+    """A finished step: its manifest and the folder with its files. delivery: None when it was made on this machine.
+
+    bring: fetches the files, which are kept elsewhere, into the folder.
+    """
 
     manifest: Manifest
-    path: Path
+    folder: Path
     delivery: Delivery | None = None
+    bring: Bring | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder, with its files in it. Fetching them may take a while. Raises PasselError."""
+        if self.bring is not None:
+            self.bring(self.manifest.digest)
+        return self.folder
 
 
 @dataclass(frozen=True)

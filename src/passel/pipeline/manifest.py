@@ -53,6 +53,11 @@ class Manifest:
         return dict(self.facts)[name]
 
     @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(f.size_bytes for f in self.files)
+
+    @property
     def machine(self) -> str:
         return self.cost.machine
 

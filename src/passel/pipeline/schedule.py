@@ -71,7 +71,7 @@ class Schedule:
         for digest, step in self._steps.items():
             manifest = self._store.find(digest)
             if manifest is not None:
-                self.outcomes[digest] = Artifact(manifest, self._store.path(digest))
+                self.outcomes[digest] = Artifact(manifest, self._store.path(digest), bring=self._store.bring_of(digest))
                 self._on_event(StepDone(step, manifest, reused=True))
 
     def _link(self) -> None:

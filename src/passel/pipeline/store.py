@@ -2,6 +2,7 @@
 
 <root>/ab/abcd…/files/…        what the step left in its folder
 <root>/ab/abcd…/manifest.json
+<root>/ab/abcd…/away          instead of files/: what the step left is kept elsewhere, at the URL that this file holds
 <root>/tmp/<digest>-<pid>-<n>/ being written; locked by its writer, so leftovers of dead writers can be told apart
 """
 
@@ -26,7 +27,10 @@ from passel.pipeline.step import Fact, Step
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL_BYTES = 4 * 2**20  # a library that cannot write a block of a raster or database leaves less than one free
+_AWAY = "away"
 _serial = itertools.count()
+Bring = Callable[[str], None]
+"""Fetches the files of the artifact of this digest, which are kept elsewhere, into the store."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,14 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 
 class Store:
-    """Artifacts under one folder. Safe for several processes at once; see `run_lock` for whole runs."""
+    """Artifacts under one folder. Safe for several processes at once; see `run_lock` for whole runs.
 
-    def __init__(self, root: Path) -> None:
+    bring: with it, artifacts whose files are kept elsewhere count as finished; without, they are missing, and made here.
+    """
+
+    def __init__(self, root: Path, bring: Bring | None = None) -> None:
         self.root = root
+        self._bring = bring
         self._tmp = root / "tmp"
 
     def create(self) -> None:
@@ -94,15 +102,35 @@ class Store:
 
     def find(self, digest: str) -> Manifest | None:
         """The manifest if the artifact is complete, else None."""
+        return self._find(digest, self._bring is not None)
+
+    def _find(self, digest: str, also_away: bool) -> Manifest | None:
         try:
             manifest = manifest_from_json((self._home(digest) / "manifest.json").read_text("utf-8"))
             folder = self.path(digest)
-            whole = all(_size(folder / f.name) == f.size_bytes for f in manifest.files)
+            whole = (also_away and self.is_away(digest)) or all(
+                _size(folder / f.name) == f.size_bytes for f in manifest.files
+            )
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
             return None
         except OSError as error:
             raise storage_error(error, self._home(digest)) from error
         return manifest if whole and manifest.digest == digest else None
+
+    def is_away(self, digest: str) -> bool:
+        """Whether the artifact is here but for its files, which are kept elsewhere."""
+        return bool(self.away_at(digest))
+
+    def away_at(self, digest: str) -> str:
+        """The URL at which the artifact's files are kept, '' when they are here or there is no artifact."""
+        try:
+            return (self._home(digest) / _AWAY).read_text("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+
+    def bring_of(self, digest: str) -> Bring | None:
+        """What fetches the artifact's files before somebody reads them; None when they are here."""
+        return self._bring if self.is_away(digest) else None
 
     def verify(self, digest: str) -> list[str]:
         """Reads every file again. Returns the names whose content is not what the manifest says (empty: all well)."""
@@ -161,16 +189,39 @@ class Store:
                 _sync(aside.files / file.name)
             return self._place(aside, manifest)
 
+    def commit_away(self, manifest: Manifest, url: str) -> Manifest:
+        """Makes an artifact whose files are kept at `url`; the first one wins. Raises StorageError when the disk refuses."""
+        with storage_errors(self.root), self.aside(manifest.digest) as aside:
+            aside.files.rmdir()
+            _write_synced(aside.folder / _AWAY, url)
+            return self._place(aside, manifest)
+
+    def drop_away(self, digest: str) -> bool:
+        """Forgets an artifact whose files are lost where they were kept: it will be made again. False when they are here."""
+        gone = self._gone(digest)
+        with storage_errors(self.root), _locked_file(self.root / "commit.lock"):
+            if not self.is_away(digest):
+                return False
+            os.rename(self._home(digest), gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
+
+    def away(self) -> list[Manifest]:
+        """All artifacts whose files are kept elsewhere."""
+        with storage_errors(self.root):
+            digests = [path.parent.name for path in self.root.glob(f"??/*/{_AWAY}")]
+            return [m for d in sorted(digests) if (m := self._find(d, also_away=True)) is not None]
+
     def _place(self, aside: Aside, manifest: Manifest) -> Manifest:
         shutil.rmtree(aside.scratch, ignore_errors=True)
         _write_synced(aside.folder / "manifest.json", manifest_to_json(manifest))
         home = self._home(manifest.digest)
         home.parent.mkdir(exist_ok=True)
         with _locked_file(self.root / "commit.lock"):
-            first = self.find(manifest.digest)
+            first = self._find(manifest.digest, also_away=(aside.folder / _AWAY).exists())
             if first is not None:
                 return first
-            damaged = self._tmp / f"damaged-{home.name}-{os.getpid()}-{next(_serial)}"
+            damaged = self._gone(manifest.digest)
             if home.exists():
                 os.rename(home, damaged)
             os.rename(aside.folder, home)
@@ -195,7 +246,7 @@ class Store:
         removed = 0
         with storage_errors(self.root):
             for home in sorted(self.root.glob("??/*")):
-                manifest = self.find(home.name)
+                manifest = self._find(home.name, also_away=True)
                 if manifest is not None and unwanted(manifest):
                     shutil.rmtree(home)
                     removed += 1
@@ -224,6 +275,10 @@ class Store:
 
     def _home(self, digest: str) -> Path:
         return self.root / digest[:2] / digest
+
+    def _gone(self, digest: str) -> Path:
+        """A place for what is about to be removed; what a crash leaves there is swept."""
+        return self._tmp / f"damaged-{digest}-{os.getpid()}-{next(_serial)}"
 
     def _locked_folder(self, digest: str) -> tuple[Path, int]:
         """A new folder under tmp whose lock file, made first, this process holds."""
