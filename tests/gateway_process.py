@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvicorn
@@ -63,7 +63,9 @@ async def serve(data: Path, port: int, given: dict) -> None:
         return gateway.command(task, lifeline_fd) or canned(task, lifeline_fd)
 
     tokens = Tokens(given["tokens"]) if "tokens" in given else None
-    server = create_app(ServerSettings(data, **{"parallel_jobs": 30, **given.get("server", {})}), command, tokens)
+    usual = ServerSettings(data, **{"parallel_jobs": 30, **given.get("server", {})})
+    limited = replace(usual, limits_of=lambda owner: policy.limits(owner, usual.limits))
+    server = create_app(limited, command, tokens)
     jobs.server.append(server)
     await gateway.start()
     try:

@@ -18,9 +18,10 @@ from passel.gateway.desk import NewNode, NodeDesk, NodeLine
 from passel.gateway.forward import given_up
 from passel.gateway.node import Node, Seen, node_at
 from passel.gateway.nodes_file import read_nodes_file
-from passel.gateway.policy import Engine, read_policy, ruled
+from passel.gateway.policy import Engine, parts_owner, read_policy, ruled
 from passel.gateway.routing import Need, can_fan_out, choose, free_slots
 from passel.server.jobs import GivenOption
+from passel.server.settings import Limits
 
 NOW = 1000.0
 NEED = Need("job", 1, "owner", 100)
@@ -282,3 +283,17 @@ def test_a_node_is_in_the_book_once_and_a_list_leaves_its_settings(tmp_path):
     (known,) = book.nodes()
     assert (known.name, known.token, known.max_upload_mb_s, known.locked) == ("big", "secret", 5.0, True)
     book.close()
+
+
+def test_limits_of_a_token_are_the_servers_and_parts_do_not_count_as_tasks(tmp_path):
+    file = tmp_path / "policy.json"
+    club = {"maxImages": 5, "maxSizeMb": 8, "maxConcurrentTasks": 2}
+    file.write_text(json.dumps({"tokens": {"club": club}}))
+    policy, usual = read_policy(file), Limits(max_images=100)
+    limits = policy.limits("club", usual)
+    assert (limits.max_images, limits.max_task_bytes, limits.max_file_bytes) == (5, 8_000_000, 8_000_000)
+    assert limits.max_tasks_a_owner == 2
+    assert policy.limits("anybody", usual) == usual
+    parts = policy.limits(parts_owner("club"), usual)
+    assert (parts.max_images, parts.max_tasks_a_owner) == (5, usual.max_tasks_a_owner)
+    assert parts_owner(parts_owner("club")) == "parts of club"

@@ -192,22 +192,53 @@ def test_liars_are_isolated_and_named(tmp_path):
 
 
 def test_what_a_token_may_do(tmp_path):
+    """Who makes its maps is its policy's to say, then the task's, then the server's."""
     policy = tmp_path / "policy.json"
-    tokens = {"big": {"engine": "odm"}, "small": {"engine": "odm", "maxImages": 1}, "own": {"engine": "passel"}}
+    tokens = {"big": {"engine": "odm"}, "own": {"engine": "passel"}, "free": {}}
     policy.write_text(json.dumps({"tokens": tokens}))
     node = Fake(tmp_path / "node")
     owners = {f"{name}-token": name for name in tokens}
-    with running(tmp_path / "front", node, policy=str(policy), tokens=owners) as front:
+    asked = [("big", "passel"), ("own", "odm"), ("free", "passel"), ("free", "odm"), ("free", "auto")]
+    with running(tmp_path / "front", node, policy=str(policy), tokens=owners, engine="passel") as front:
         front.online(node)
-        codes, texts = {}, {}
-        for name in tokens:
-            token = f"{name}-token"
-            task = submit(front, photos(name, 2), token)
-            codes[name] = front.wait_for(task, 40, 30, token=token)
-            texts[name] = str(front.info(task, token=token)["status"])
-        assert codes == {"big": 40, "small": 30, "own": 40}
-        assert "2 photos are more than the 1 that this token may send" in texts["small"]
-        assert len(node.journal("completed")) == 1
+        ran = []
+        for name, engine in asked:
+            token, before = f"{name}-token", len(node.journal("completed"))
+            options = json.dumps([{"name": "engine", "value": engine}])
+            task = submit(front, photos(f"{name}-{engine}", 2), token, options=options)
+            assert front.wait_for(task, 40, 30, token=token) == 40
+            ran.append(len(node.journal("completed")) - before)
+        assert ran == [1, 0, 0, 1, 0]
+        row = next(o for o in front.get("/options", token="free-token") if o["name"] == "engine")
+        assert row["domain"] == ["auto", "passel", "odm"]
+
+
+def test_what_a_token_may_not_do_is_refused_while_it_is_sent(tmp_path):
+    policy, keep = tmp_path / "policy.json", tmp_path / "keep"
+    keep.touch()
+    allowed = {"small": {"maxImages": 2, "maxSizeMb": 1, "maxConcurrentTasks": 1}}
+    policy.write_text(json.dumps({"tokens": allowed}))
+    node = Fake(tmp_path / "node", keep=str(keep))
+    owners = {"t": "small", "u": "anybody"}
+    with running(tmp_path / "front", node, policy=str(policy), tokens=owners, engine="odm") as front:
+        front.online(node)
+        assert front.get("/info", token="t")["maxImages"] == 2
+        task = front.init("t")
+        files = list(photos("x", 3).items())
+        assert front.upload(task, *files[:2], ("gcp_list.txt", b"EPSG:4326"), token="t")["success"]
+        assert "Max images count exceeded" in front.upload(task, files[2], token="t")["error"]
+        large = front.init("t")
+        half = ("half.jpg", b"1" * 600_000)
+        assert front.upload(large, half, token="t")["success"]
+        again = front.upload(large, ("other.jpg", b"2" * 600_000), token="t")["error"]
+        assert "1 MB a task are allowed" in again
+        assert "too large" in front.upload(large, ("huge.jpg", b"3" * 1_100_000), token="t")["error"]
+        assert front.commit(task, "t") == {"uuid": task}
+        refused = front.http.post("/task/new/init", params={"token": "t"}, files={"name": (None, "x")}).json()["error"]
+        assert "1 tasks wait or run" in refused
+        assert submit(front, photos("y", 3), "u")
+        keep.unlink()
+        assert front.wait_for(task, 40, 30, token="t") == 40
 
 
 def test_nodes_never_needed(tmp_path: Path):

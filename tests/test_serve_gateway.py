@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from passel import cli
-from passel.cluster.tokens import AccessBook, Tokens
+from passel.cluster.tokens import OWN_NAME, AccessBook, Tokens
 from passel.fleet.ports import WorkerSeen
 from passel.gateway.book import Book
 from passel.gateway.node import Seen
-from passel.serve_gateway import SPLIT_OWNER, FleetNodes, PublicDoor
+from passel.serve_gateway import FleetNodes, PublicDoor
 from serving import running, serve_words, until
 
 
@@ -71,7 +71,7 @@ def test_nodes_never_get_a_token_of_the_operators(tmp_path: Path) -> None:
     book = AccessBook(tmp_path / "access.sqlite")
     tokens = Tokens(book, "f" * 24)
     door = PublicDoor(tokens, lambda: "http://h:3000/")
-    for owner, name in (("anna", "anna"), ("", SPLIT_OWNER)):
+    for owner, name in (("anna", "parts of anna"), ("", "parts of a task"), (OWN_NAME, f"parts of {OWN_NAME}")):
         url, _, token = door.url_for(owner, "job").partition("?token=")
         assert url == "http://h:3000/"
         known = tokens.check("api", token)

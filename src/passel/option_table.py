@@ -122,6 +122,13 @@ SUPPORTED = (
         field="split_overlap_m",
     ),
     Option("split-image-groups", "path", None, "image_groups.txt: own submodels", field="split_image_groups"),
+    Option(
+        "engine",
+        "enum",
+        "auto",
+        "on a server that has NodeODM nodes: who makes the map, Passel itself or OpenDroneMap on a node",
+        ("auto", "passel", "odm"),
+    ),
     Option("sm-no-align", "bool", False, "place submodels by GPS and shared points only", field="sm_no_align"),
     Option(
         "feature-quality",

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -32,6 +33,7 @@ from passel.cluster.local_worker import LocalWorker
 from passel.cluster.roster import Roster
 from passel.cluster.tokens import OWN_NAME, AccessBook, Throttle, Tokens
 from passel.errors import PasselError
+from passel.gateway.desk import NodeDesk
 from passel.gateway.gateway import Gateway, GatewaySettings
 from passel.gateway.nodes_file import read_nodes_file
 from passel.gateway.policy import Policy, read_policy
@@ -40,10 +42,11 @@ from passel.serve_fleet import FleetCoordinator, results_bucket
 from passel.serve_gateway import FleetNodes, GatewayJobs, PublicDoor
 from passel.serve_options import JOIN_TOKEN_DAYS, Ready, ServeOptions
 from passel.serve_public import PublicTls, announced_here, kit_made, public_port
-from passel.serve_ui import UiPassel, UiSurveyor, join_lines
+from passel.serve_ui import UiNodes, UiPassel, UiSurveyor, join_lines
 from passel.server.app import PasselServer, create_app
 from passel.server.jobs import ENDED, State
 from passel.server.ports import Task
+from passel.server.settings import ServerSettings
 from passel.web.app import add_ui
 from passel.web.ports import Services
 
@@ -77,6 +80,7 @@ class _Serving:
         admin = AdminApi(self, self._tokens, throttle)
         self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()])
         self._page = ""
+        self._policy = read_policy(options.policy) if options.policy else Policy()
         self._gateway = self._make_gateway()
         self._server = self._make_server()
         self._join_lines: tuple[str, ...] = ()
@@ -155,19 +159,23 @@ class _Serving:
         checker = ApiTokens(self._tokens) if options.token or not options.is_local else None
         bucket = results_bucket(options.fleet) if options.fleet is not None and not options.is_test else None
         machines = AllMachines(self._coordinator, self._gateway)
-        return create_app(options.server, self._driver_command, checker, machines, results=bucket)
+        return create_app(self._server_settings(), self._driver_command, checker, machines, results=bucket)
+
+    def _server_settings(self) -> ServerSettings:
+        """With the policy's limits: what a token may not do is refused while it is sent."""
+        policy, settings = self._policy, self._options.server
+        return replace(settings, limits_of=lambda owner: policy.limits(owner, settings.limits))
 
     def _make_gateway(self) -> Gateway | None:
         """NodeODM nodes that work for us; `passel node add` may bring some at any time."""
         options = self._options
         if options.is_test:
             return None
-        policy = read_policy(options.policy) if options.policy else Policy()
         jobs = GatewayJobs(lambda: self._server.service)
         door = PublicDoor(self._tokens, lambda: self._page)
-        gateway = Gateway(self._folder.root, GatewaySettings(options.engine, policy), jobs, door)
+        gateway = Gateway(self._folder.root, GatewaySettings(options.engine, self._policy), jobs, door)
         for node in read_nodes_file(options.nodes) if options.nodes else ():
-            gateway.book.add(node)
+            gateway.book.enroll(node)
         return gateway
 
     def _add_ui(self) -> UiSurveyor:
@@ -180,7 +188,8 @@ class _Serving:
         )
         testing = self._options.is_test
         passel = None if testing else UiPassel(self, self._tokens, lambda: self._join_lines, lambda: self._local_name)
-        add_ui(self._server, Services(passel, None if testing else surveyor))
+        nodes = UiNodes(NodeDesk(self._gateway.book)) if self._gateway is not None else None
+        add_ui(self._server, Services(passel, None if testing else surveyor, nodes))
         return surveyor
 
     def _driver_command(self, task: Task, lifeline_fd: int) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from passel.cluster.tokens import Tokens
 from passel.fleet.ports import WorkerSeen
 from passel.gateway.book import Book
 from passel.gateway.node import node_at
+from passel.gateway.policy import parts_owner
 from passel.server.jobs import Job
 from passel.server.service import JobService
 
-SPLIT_OWNER = "split"
 _LIFETIME_S = 7 * 86_400.0
 
 
@@ -37,11 +37,11 @@ class PublicDoor:
     page: Callable[[], str]
 
     def url_for(self, owner: str, job: str) -> str:
-        """With a token of its own for this job, which others may read on the node: never one of the operator's."""
+        """With a token that opens nothing but such parts, for others may read it on the node: never one of the operator's."""
         page = self.page()
         if not page:
             return ""
-        return f"{page}?token={self.tokens.create('api', owner or SPLIT_OWNER, _LIFETIME_S)}"
+        return f"{page}?token={self.tokens.create('api', parts_owner(owner), _LIFETIME_S)}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class FleetNodes:
     def add(self, name: str, host: str, port: int, token: str) -> None:
         """Attach a node; one that is there with this address stays as it is."""
         wanted = node_at(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", token, name)
-        known = self.book.node(name)
+        known, there_before = self.book.node(name), self.book.node(wanted.url)
+        if there_before is not None and there_before.name != name:
+            self.book.delete(there_before.name)  # clouds give the address of a dead machine to the next one
         if known is None or (known.url, known.token) != (wanted.url, wanted.token):
             self.book.add(wanted)
 

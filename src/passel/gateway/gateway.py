@@ -105,6 +105,8 @@ class Gateway:
                 f"{job.images_count} photos are more than the {allowance.max_images} that this token may send"
             )
         options, told = ruled(job.order.options, allowance)
+        if allowance.engine is Engine.ODM and _asked(job) is Engine.PASSEL:
+            told = (*told, "note: --engine passel is not for this token; a node makes the map")
         folder, door = task.photos.parent, ""
         if any(o.name == "split" for o in options):
             door = self._door.url_for(job.owner, job.uuid)
@@ -118,10 +120,10 @@ class Gateway:
         return (sys.executable, "-P", "-m", "passel.gateway.forward_driver", *named)
 
     def _goes_to_nodes(self, job: Job) -> bool:
-        asked = next((str(o.value) for o in job.order.options if o.name == "engine"), "")
-        engine = self._settings.policy.of(job.owner).engine
-        if engine is None or (engine is Engine.AUTO and asked):
-            engine = Engine(asked) if asked in set(Engine) else engine or self._settings.engine
+        """What the token's policy demands, else what the task asks for, else what the server does."""
+        engine, asked = self._settings.policy.of(job.owner).engine, _asked(job)
+        if engine in {None, Engine.AUTO}:
+            engine = (engine or self._settings.engine) if asked is Engine.AUTO else asked
         if engine is not Engine.AUTO:
             return engine is Engine.ODM
         now_s = self.book.now_s()
@@ -132,6 +134,10 @@ class Gateway:
         job = self._jobs.job(attempt.job)
         ours = job is not None and job.order.created_ms == attempt.round and job.state in _WAITS_FOR_ITS_RUN
         return ours and (attempt.is_open or not attempt.outcome.startswith("done"))
+
+
+def _asked(job: Job) -> Engine:
+    return Engine(next((str(o.value) for o in job.order.options if o.name == "engine"), "auto"))
 
 
 def _could_take(node: Node, photos: int, now_s: float) -> bool:

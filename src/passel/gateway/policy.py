@@ -1,7 +1,7 @@
-"""The policy file: what each token may do on nodes, in the words of ClusterODM's cloud providers.
+"""The policy file: what each token may do, in the words of ClusterODM's cloud providers.
 
     {"default": {"engine": "auto"},
-     "tokens": {"club": {"engine": "odm", "maxImages": 500, "maxConcurrentTasks": 2,
+     "tokens": {"club": {"engine": "odm", "maxImages": 500, "maxSizeMb": 8000, "maxConcurrentTasks": 2,
                          "options": {"pc-quality": {"value": "medium"}, "split": {"remove": true},
                                      "feature-quality": {"assure": true, "value": "high"},
                                      "orthophoto-resolution": {"between": {"min": 2, "max": 100}}}}}}
@@ -12,7 +12,7 @@ Names are those of `passel token create --name`. What a token does not say, the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from passel.errors import UsageError
 from passel.option_table import BY_NAME
 from passel.options import parse_value
 from passel.server.jobs import GivenOption, OptionValue
+from passel.server.settings import MB, Limits
+
+_PARTS = "parts of "
 
 
 class Engine(StrEnum):
@@ -46,10 +49,11 @@ class OptionRule:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What a token may do. None = no bound; engine None = as the server does."""
+    """What a token may do. None = no bound; engine None = as the task or the server says."""
 
     engine: Engine | None = None
     max_images: int | None = None
+    max_size_mb: int | None = None
     most_tasks: int | None = None
     options: tuple[tuple[str, OptionRule], ...] = ()
 
@@ -62,8 +66,30 @@ class Policy:
     tokens: tuple[tuple[str, Allowance], ...] = ()
 
     def of(self, owner: str) -> Allowance:
-        """The allowance of a token's name."""
-        return dict(self.tokens).get(owner, self.default)
+        """The allowance of a token's name. Parts of a split task are no tasks of their own: their whole would wait for them."""
+        allowance = dict(self.tokens).get(owner.removeprefix(_PARTS), self.default)
+        return replace(allowance, most_tasks=None) if owner.startswith(_PARTS) else allowance
+
+    def limits(self, owner: str, usual: Limits) -> Limits:
+        """What the server must hold the owner to, so that what is not allowed is refused before it is sent."""
+        allowance = self.of(owner)
+        size = None if allowance.max_size_mb is None else allowance.max_size_mb * MB
+        return replace(
+            usual,
+            max_images=_lower(usual.max_images, allowance.max_images),
+            max_task_bytes=_lower(usual.max_task_bytes, size),
+            max_file_bytes=usual.max_file_bytes if size is None else min(usual.max_file_bytes, size),
+            max_tasks_a_owner=_lower(usual.max_tasks_a_owner, allowance.most_tasks) or usual.max_tasks_a_owner,
+        )
+
+
+def parts_owner(owner: str) -> str:
+    """The name under which nodes send the parts of an owner's split task."""
+    return owner if owner.startswith(_PARTS) else f"{_PARTS}{owner or 'a task'}"
+
+
+def _lower(a: int | None, b: int | None) -> int | None:
+    return min((x for x in (a, b) if x is not None), default=None)
 
 
 def read_policy(file: Path) -> Policy:
@@ -107,7 +133,7 @@ def _bounded(rule: OptionRule, value: OptionValue) -> OptionValue:
 
 
 def _allowance(said: object, file: Path, where: str, default: Allowance) -> Allowance:
-    rows = _record(said, file, where, {"engine", "maxImages", "maxConcurrentTasks", "options"})
+    rows = _record(said, file, where, {"engine", "maxImages", "maxSizeMb", "maxConcurrentTasks", "options"})
     engine = rows.get("engine", default.engine)
     if engine is not None and engine not in set(Engine):
         raise UsageError(f"{where}.engine is not passel, odm or auto", str(file))
@@ -116,6 +142,7 @@ def _allowance(said: object, file: Path, where: str, default: Allowance) -> Allo
     return Allowance(
         None if engine is None else Engine(engine),
         _count(rows, "maxImages", file, where, default.max_images),
+        _count(rows, "maxSizeMb", file, where, default.max_size_mb),
         _count(rows, "maxConcurrentTasks", file, where, default.most_tasks),
         rules or default.options,
     )

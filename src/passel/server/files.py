@@ -84,7 +84,7 @@ def file_routes(desk: Desk) -> APIRouter:
     )
     async def progress(uuid: str, name: str, request: Request) -> Response:
         job = desk.service.uploading(uuid, desk.owner(request))
-        part = PartialFile(desk.service.folder(job.uuid), name, desk.service.settings.limits)
+        part = PartialFile(desk.service.folder(job.uuid), name, desk.service.settings.limits_for(job.owner))
         return _offset(*await asyncio.to_thread(part.offset))
 
     @router.put("/task/new/upload/{uuid}/{name}", summary="A file, or the next piece of one", openapi_extra=piece())
@@ -97,7 +97,8 @@ def file_routes(desk: Desk) -> APIRouter:
 
 async def _take_piece(service: JobService, job: Job, name: str, request: Request) -> Response:
     """Append the body to the file. What arrived before the line broke stays, so the next request goes on there."""
-    part = PartialFile(service.folder(job.uuid), name, service.settings.limits)
+    limits = service.settings.limits_for(job.owner)
+    part = PartialFile(service.folder(job.uuid), name, limits)
     start, total = _content_range(request)
     with service.exclusive(job, part.name), service.receive(job) as receiver:
         try:
@@ -106,7 +107,7 @@ async def _take_piece(service: JobService, job: Job, name: str, request: Request
             offset, complete = await asyncio.to_thread(part.offset)
             return _offset(offset, complete, str(e), status=409)
         try:
-            await _append(fd, start, total, request, service.settings.limits.max_file_bytes)
+            await _append(fd, start, total, request, limits.max_file_bytes)
         finally:
             await asyncio.to_thread(_sync_and_close, fd)
         whole = total if total is not None else await asyncio.to_thread(lambda: part.offset()[0])

@@ -43,8 +43,7 @@ def _node_routes(router: APIRouter, desk: Desk, machine: Callable[[], Machine]) 
     async def info(request: Request) -> Response:
         if request.query_params.get("_debugUnauthorized"):
             return Response(status_code=401)
-        desk.owner(request)
-        return answer(_info(desk.service, machine()))
+        return answer(_info(desk.service, desk.owner(request), machine()))
 
     @router.get("/options", summary="Options of a task", openapi_extra=query("token"))
     async def get_options(request: Request) -> Response:
@@ -66,7 +65,7 @@ def _node_routes(router: APIRouter, desk: Desk, machine: Callable[[], Machine]) 
         return answer({"error": "Not available"})
 
 
-def _info(service: JobService, machine: Machine) -> dict[str, object]:
+def _info(service: JobService, owner: str, machine: Machine) -> dict[str, object]:
     settings = service.settings
     return {
         "version": API_VERSION,
@@ -74,7 +73,7 @@ def _info(service: JobService, machine: Machine) -> dict[str, object]:
         "totalMemory": machine.total_memory_bytes,
         "availableMemory": machine.available_memory_bytes,
         "cpuCores": machine.cpus,
-        "maxImages": settings.limits.max_images,
+        "maxImages": settings.limits_for(owner).max_images,
         "maxParallelTasks": service.lanes(),
         "engineVersion": settings.engine_version[:32],
         "engine": settings.engine,

@@ -22,7 +22,7 @@ from passel.server.orders import name_in_url
 from passel.server.outgoing import Gate
 from passel.server.settings import Limits
 from passel.server.unpacking import Bounds, unpack_flat, unpack_tree
-from passel.server.uploads import Receiver, write_all
+from passel.server.uploads import Receiver, Tally, write_all
 
 SEED = "seed.zip"
 ALIGN_SUFFIXES = (".las", ".laz", ".tif")
@@ -75,7 +75,7 @@ def prepare(order: Order, to: Preparation) -> int:
     count = count_photos(to.folder)
     if count == 0:
         raise JobError("Need at least 1 file.")
-    check_count(count, to.limits)
+    Tally(to.folder.photos, to.limits)
     return count
 
 
@@ -85,12 +85,6 @@ def count_photos(folder: JobFolder) -> int:
         return sum(1 for entry in os.scandir(folder.photos) if entry.is_file())
     except FileNotFoundError:
         return 0
-
-
-def check_count(count: int, limits: Limits) -> None:
-    """JobError when there are more photos than a task may have."""
-    if limits.max_images is not None and count > limits.max_images:
-        raise JobError(f"{count} images uploaded, but this node can only process up to {limits.max_images}.")
 
 
 def write_options(job: Job, folder: JobFolder) -> list[str]:

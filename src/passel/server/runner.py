@@ -175,7 +175,7 @@ class Runner:
             loop.call_soon_threadsafe(console.say, [line])
 
         gate, buckets = Gate(self.settings.allow_private_urls), self.settings.buckets
-        preparation = Preparation(folder, self.settings.limits, gate, buckets, runtime.stop.is_set, say)
+        preparation = Preparation(folder, self.settings.limits_for(job.owner), gate, buckets, runtime.stop.is_set, say)
         count = await asyncio.to_thread(prepare, job.order, preparation)
 
         def queued(j: Job) -> Job:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from passel.server.console import Console
 from passel.server.drivers import Driver, Stages, StepSeen
 from passel.server.folders import JobFolder
-from passel.server.uploads import Receiver
+from passel.server.uploads import Receiver, Tally
 
 STEPS_KEPT = 200
 
@@ -26,11 +26,13 @@ class Live:
 @dataclass
 class Runtime:
     """lock: held for every change of state. stop: told to threads that work for the job. task: what works on it now;
-    appending: names of files that are sent in pieces just now; drives: it is a run, of which only some go at once."""
+    appending: names of files that are sent in pieces just now; tally: what its owner's limits need to know;
+    drives: it is a run, of which only some go at once."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
     receivers: set[Receiver] = field(default_factory=set)
+    tally: Tally | None = None
     appending: set[str] = field(default_factory=set)
     live: Live = field(default_factory=Live)
     driver: Driver | None = None

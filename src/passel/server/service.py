@@ -23,12 +23,12 @@ from passel.server.folders import UUID_FORM, JobFolder
 from passel.server.job_store import JobStore
 from passel.server.jobs import Job, JobError, Order, Sent, State
 from passel.server.keeping import Keeper
-from passel.server.preparing import check_count, count_photos
+from passel.server.preparing import count_photos
 from passel.server.runner import Runner
 from passel.server.runtimes import Live, Runtimes
 from passel.server.scheduling import expired
 from passel.server.settings import ServerSettings
-from passel.server.uploads import Receiver, check_room
+from passel.server.uploads import Receiver, Tally, check_room
 from passel.server.webhooks import Webhooks
 
 log = logging.getLogger("passel.server")
@@ -153,7 +153,7 @@ class JobService:
         return job
 
     def _check_quota(self, owner: str) -> None:
-        limits = self.settings.limits
+        limits = self.settings.limits_for(owner)
         mine = [j.state for j in self._store.all() if j.owner == owner]
         uploading = mine.count(State.UPLOADING)
         if uploading >= limits.max_uploads_a_owner:
@@ -173,7 +173,10 @@ class JobService:
     def receive(self, job: Job) -> Iterator[Receiver]:
         """A receiver for the files of one request; it closes itself when the job is committed or removed meanwhile."""
         runtime = self._runtimes.of(job.uuid)
-        receiver = Receiver(self.folder(job.uuid), self.settings.limits)
+        limits, folder = self.settings.limits_for(job.owner), self.folder(job.uuid)
+        if runtime.tally is None and (limits.max_images, limits.max_task_bytes) != (None, None):
+            runtime.tally = Tally(folder.photos, limits)
+        receiver = Receiver(folder, limits, tally=runtime.tally)
         runtime.receivers.add(receiver)
         try:
             yield receiver
@@ -206,7 +209,8 @@ class JobService:
             count = await asyncio.to_thread(count_photos, self.folder(job.uuid))
             if count == 0 and not job.order.zip_url and not job.order.urls:
                 raise JobError("Need at least 1 file.")
-            check_count(count, self.settings.limits)
+            if count:
+                await asyncio.to_thread(Tally, self.folder(job.uuid).photos, self.settings.limits_for(owner))
             runtime = self._runtimes.of(job.uuid)
             for receiver in list(runtime.receivers):
                 receiver.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class TestMode:
 class Limits:
     """Bounds that keep one client, honest or not, from taking the server down.
 
-    max_images: photos a task, None = any number. max_file_bytes: one upload or download. max_unzipped_bytes,
+    max_images: photos a task, None = any number. max_task_bytes: all of them together, None = any. max_file_bytes: one upload
+    or download. max_unzipped_bytes,
     max_zip_members: of a seed.zip or zipurl. max_field_bytes: one form field or JSON body. disk_floor_bytes: free space
     below which no upload is accepted. max_uploads_a_owner: tasks in upload at once. max_tasks_a_owner: waiting or
     running at once. max_connections: open sockets; more are dropped. idle_s: a body that stops arriving is given up.
@@ -43,6 +45,7 @@ class Limits:
     """
 
     max_images: int | None = None
+    max_task_bytes: int | None = None
     max_file_bytes: int = 200 * GB
     max_unzipped_bytes: int = 500 * GB
     max_zip_members: int = 100_000
@@ -64,7 +67,8 @@ class ServerSettings:
     max_runtime_s: a task whose driver runs longer fails, 0 = none does. allow_private_urls: zipurl, urls and webhooks of
     clients may point into the local network. buckets: prefixes like s3://surveys/ from which clients may have photos
     fetched with the server's credentials. host_names: public names of this server, so that one without tokens can tell
-    them from foreign names that point at it. test: None, or canned tasks.
+    them from foreign names that point at it. limits_of: of an owner (a token's name), None = `limits` for all. test: None, or
+    canned tasks.
     """
 
     data: Path
@@ -79,8 +83,13 @@ class ServerSettings:
     host_names: frozenset[str] = frozenset()
     test: TestMode | None = None
     limits: Limits = field(default_factory=Limits)
+    limits_of: Callable[[str], Limits] | None = None
     engine: str = "passel"
     engine_version: str = __version__
+
+    def limits_for(self, owner: str) -> Limits:
+        """The limits of an owner."""
+        return self.limits if self.limits_of is None else self.limits_of(owner)
 
     @property
     def jobs(self) -> Path:

@@ -44,14 +44,44 @@ def check_room(folder: Path, limits: Limits, size: int = 0) -> None:
         raise JobError(FULL_DISK)
 
 
+class Tally:
+    """What a task has already: counted once and then kept, so that one that grows too large is refused before it is all here.
+    JobError when it is larger than its owner may have.
+    """
+
+    def __init__(self, photos: Path, limits: Limits) -> None:
+        files = [entry for entry in os.scandir(photos) if entry.is_file()]
+        self._limits, self._bytes = limits, sum(entry.stat().st_size for entry in files)
+        self._count = sum(_may_be_photo(entry.name) for entry in files)
+        check_size(self._count, self._bytes, limits)
+
+    def take(self, name: str, size: int) -> None:
+        """One file more. JobError when that is too much for a task of this owner."""
+        count = self._count + _may_be_photo(name)
+        check_size(count, self._bytes + size, self._limits)
+        self._count, self._bytes = count, self._bytes + size
+
+
+def check_size(count: int, size: int, limits: Limits) -> None:
+    """JobError when a task of so many photos and bytes is larger than its owner may have."""
+    if limits.max_images is not None and count > limits.max_images:
+        raise JobError(f"Max images count exceeded: {limits.max_images} photos a task are allowed")
+    if limits.max_task_bytes is not None and size > limits.max_task_bytes:
+        raise JobError(f"The photos are too large: {limits.max_task_bytes / 1e6:.0f} MB a task are allowed")
+
+
+def _may_be_photo(name: str) -> bool:
+    return not name.lower().endswith((".txt", ".zip", ".las", ".laz"))
+
+
 class Receiver:
     """Takes the files of one request. `open` is the form reader's OpenFile; `settle` at the end makes the names durable.
 
     `close` from another thread: nothing becomes a photo any more (the job was committed or removed in between).
     """
 
-    def __init__(self, folder: JobFolder, limits: Limits, field: str = "images") -> None:
-        self._folder, self._limits, self._field = folder, limits, field
+    def __init__(self, folder: JobFolder, limits: Limits, field: str = "images", tally: Tally | None = None) -> None:
+        self._folder, self._limits, self._field, self._tally = folder, limits, field, tally
         self._taken: set[str] = set()
         self._sinks: list[FileSink] = []
         self._closed = False
@@ -78,6 +108,8 @@ class Receiver:
                 if self._closed:
                     raise JobError("Invalid uuid (not found)")
                 if not target.exists():
+                    if self._tally is not None:
+                        self._tally.take(wanted, size)
                     aside.rename(target)
                     self._taken.add(wanted)
                     return Received(wanted, size, sha256, repeated=False)
