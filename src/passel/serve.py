@@ -38,6 +38,7 @@ from passel.gateway.gateway import Gateway, GatewaySettings
 from passel.gateway.nodes_file import read_nodes_file
 from passel.gateway.policy import Policy, read_policy
 from passel.serve_api import AllMachines, ApiTokens, driver_command
+from passel.serve_bucket import artifact_bucket, bucket_kept_clean
 from passel.serve_fleet import FleetCoordinator, results_bucket
 from passel.serve_gateway import FleetNodes, GatewayJobs, PublicDoor
 from passel.serve_options import JOIN_TOKEN_DAYS, Ready, ServeOptions
@@ -78,7 +79,8 @@ class _Serving:
         throttle = Throttle()
         door = Door(self._authority, self._roster, throttle)
         admin = AdminApi(self, self._tokens, throttle)
-        self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()])
+        bucket = artifact_bucket(options, self._authority.fingerprint)
+        self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()], bucket)
         self._page = ""
         self._policy = read_policy(options.policy) if options.policy else Policy()
         self._gateway = self._make_gateway()
@@ -118,6 +120,8 @@ class _Serving:
             stack.push_async_callback(self._surveyor.close)
             if options.fleet is not None:
                 stack.push_async_callback(self._start_fleet(options.fleet))
+            cleaning = bucket_kept_clean(self._coordinator, lambda job: self._server.service.folder(job).output)
+            await stack.enter_async_context(cleaning)
             watching = asyncio.create_task(self._look_around())
             stack.callback(watching.cancel)
             on_ready(self._ready(port, workers_port))

@@ -29,7 +29,8 @@ class ServeOptions:
     token: an API token of the user's own choice, '' = none. name: of this passel, for people. fleet: the fleet file, None = no
     machines in the cloud. engine: who makes maps when there are NodeODM nodes. policy: what each token may do there. nodes: a
     nodes.json of ClusterODM. public_url: of the public port as nodes reach it, '' = by its address. tls: None = plain HTTP.
-    host_name: the public name of this server for people and other machines, '' = its address.
+    host_name: the public name of this server for people and other machines, '' = its address. artifact_store: the URL of the
+    bucket for artifacts, '' = none. artifact_endpoint: of its service, '' = as the environment says, or Amazon's.
     """
 
     server: ServerSettings
@@ -47,6 +48,8 @@ class ServeOptions:
     public_url: str = ""
     tls: TlsFiles | None = None
     host_name: str = ""
+    artifact_store: str = ""
+    artifact_endpoint: str = ""
 
     @property
     def is_test(self) -> bool:

@@ -64,6 +64,8 @@ def options_of(words: tuple[str, ...]) -> ServeOptions:
         public_url=given.public_address.rstrip("/") + "/" if given.public_address else "",
         tls=_tls(given.tls_cert, given.tls_key),
         host_name=next(iter(host_names), ""),
+        artifact_store=given.artifact_store,
+        artifact_endpoint=given.artifact_store_endpoint,
     )
 
 
@@ -178,6 +180,9 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     add("--cleanup-tasks-after", type=whole(0), default=2880, metavar="MIN", help=minutes)
     minutes = "and uploads that were not completed (default 2880)"
     add("--cleanup-uploads-after", type=whole(0), default=2880, metavar="MIN", help=minutes)
+    store = "keep what workers make in this bucket, as s3://BUCKET/PREFIX, with the credentials of the environment"
+    add("--artifact-store", default="", metavar="URL", help=store)
+    add("--artifact-store-endpoint", default="", metavar="URL", help="of a service like S3 (default: Amazon's)")
 
 
 def _add_clients(parser: argparse.ArgumentParser) -> None:
