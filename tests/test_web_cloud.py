@@ -40,7 +40,7 @@ def places_m(file: CloudFile, key: tuple[int, ...], packed: bytes) -> np.ndarray
     cloud, count = file.cloud, len(packed) // 9
     side_m = 2 * cloud.halfsize_m / 2 ** key[0]
     low = np.array(cloud.centre_m) - cloud.halfsize_m + np.array(key[1:4]) * side_m
-    return low + np.frombuffer(packed, "<u2", 3 * count).reshape(-1, 3) * side_m / 65536
+    return np.asarray(low + np.frombuffer(packed, "<u2", 3 * count).reshape(-1, 3) * side_m / 65536)
 
 
 def test_every_point_comes_once_with_its_colour(path: Path, file: CloudFile) -> None:

@@ -24,7 +24,7 @@ def photo(name: str = "a.jpg", **changes: Any) -> Photo:
     return replace(Photo(name, name, "0", 1, "c", place, "", 0.0, -90.0, 0.0, 100.0, 1.0), **changes)
 
 
-def corners_of(**changes: Any) -> np.ndarray:  # type: ignore[type-arg]
+def corners_of(**changes: Any) -> np.ndarray:
     """Of one photo, metres east and north of it."""
     survey = Survey((photo(**changes),), (CAMERA,), FRAME, (5.0, 10.0), ())
     index, corners = footprints_in_world(survey)
@@ -51,7 +51,8 @@ def test_oblique_photos_look_ahead_and_stop_before_the_horizon() -> None:
 
 @pytest.mark.parametrize("unknown", ["yaw_deg", "relative_altitude_m", "position"])
 def test_a_photo_that_tells_too_little_has_none(unknown: str) -> None:
-    survey = Survey((photo(**dict.fromkeys([unknown])), photo("b.jpg")), (CAMERA,), FRAME, (5.0, 10.0), ())
+    untold: dict[str, Any] = {unknown: None}
+    survey = Survey((photo(**untold), photo("b.jpg")), (CAMERA,), FRAME, (5.0, 10.0), ())
     assert footprints_in_world(survey)[0].tolist() == [1]
 
 

@@ -11,7 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from passel.cluster.admin import Overview
@@ -19,7 +19,8 @@ from passel.cluster.admin import Passel as Admin
 from passel.cluster.status import WorkerStatus
 from passel.cluster.tokens import KINDS, Tokens
 from passel.errors import UsageError
-from passel.web.ports import PasselView, Survey, TokenView, WorkerView
+from passel.gateway import desk
+from passel.web.ports import BestNode, NewNode, NodeInfo, NodeTask, NodeView, PasselView, Survey, TokenView, WorkerView
 
 CPU_S_A_PHOTO = 5.0
 """Until this server has made maps of its own: brighton_beach in bench/results/summary.md."""
@@ -97,6 +98,48 @@ def _worker(worker: WorkerStatus, local: str) -> WorkerView:
         worker.steps_done,
         worker.name == local,
     )
+
+
+@dataclass(frozen=True)
+class UiNodes:
+    """The UI's `Nodes`: the desk at which `passel node` sits, too."""
+
+    desk: desk.NodeDesk
+
+    def lines(self) -> Sequence[NodeView]:
+        """All nodes, by name."""
+        return [_node(line) for line in self.desk.lines()]
+
+    def info(self, node: str) -> NodeInfo:
+        """All that is known of a node."""
+        found = self.desk.info(node)
+        return NodeInfo(_node(found.line), tuple(NodeTask(t.job, t.photos, t.began_s, t.outcome) for t in found.tasks))
+
+    def best(self, photos: int) -> BestNode:
+        """The node that a task of so many photos would get now."""
+        found = self.desk.best(photos)
+        return BestNode(found.name, found.why)
+
+    async def add(self, new: NewNode) -> None:
+        """Add a node and ask it how it is."""
+        wanted = desk.NewNode(new.url, new.token, new.name, pin=new.pin, max_upload_mb_s=new.max_upload_mb_s)
+        await self.desk.add(wanted)
+
+    def delete(self, node: str) -> None:
+        """Take a node out."""
+        self.desk.delete(node)
+
+    def lock(self, node: str, on: bool) -> None:
+        """No new tasks for the node, or again some."""
+        self.desk.lock(node, on)
+
+    async def update(self) -> None:
+        """Ask all nodes now how they are."""
+        await self.desk.update()
+
+
+def _node(line: desk.NodeLine) -> NodeView:
+    return NodeView(**{f.name: getattr(line, f.name) for f in fields(NodeView)})
 
 
 @dataclass

@@ -28,7 +28,7 @@ def passel_routes(desk: Desk, services: Services) -> APIRouter:
 
     @router.get("/passel")
     async def view(request: Request) -> Response:
-        _operator(desk, request)
+        check_operator(desk, request)
         if passel is None:
             return answer({"name": "", "workers": [], "join_lines": [], "alone": True})
         seen = asdict(passel.view())
@@ -37,7 +37,7 @@ def passel_routes(desk: Desk, services: Services) -> APIRouter:
 
     @router.get("/tokens")
     async def tokens(request: Request) -> Response:
-        _operator(desk, request)
+        check_operator(desk, request)
         return answer({"tokens": [asdict(t) for t in passel.tokens()] if passel else []})
 
     if passel is not None:
@@ -47,7 +47,7 @@ def passel_routes(desk: Desk, services: Services) -> APIRouter:
 
 def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
     async def act(request: Request, action: Callable[[dict[str, str]], str]) -> Response:
-        _operator(desk, request)
+        check_operator(desk, request)
         try:
             return answer({"success": True, "token": action(await desk.form(request))})
         except PasselError as e:
@@ -84,7 +84,7 @@ def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
     order("/tokens/revoke", revoke)
 
 
-def _operator(desk: Desk, request: Request) -> None:
+def check_operator(desk: Desk, request: Request) -> None:
     """Raises UsageError unless the operator asks: the one owner without a name."""
     owner = desk.owner(request)
     if owner:

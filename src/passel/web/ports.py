@@ -82,6 +82,100 @@ class Passel(Protocol):
 
 
 @dataclass(frozen=True)
+class NodeView:
+    """A NodeODM node, without its token.
+
+    state: 'online', 'locked', 'offline' or 'isolated' (it answered with what is no NodeODM API, and is left alone for a
+    while). trouble: why it gets no tasks, '' = nothing is wrong. our_tasks: of ours that it has; queue: tasks that it has in
+    all; max_parallel: that it runs at once. max_images: photos a task, None = any. seconds_a_photo: measured, None = not yet.
+    """
+
+    name: str
+    url: str
+    state: str
+    trouble: str
+    locked: bool
+    has_token: bool
+    our_tasks: int
+    queue: int
+    max_parallel: int
+    max_images: int | None
+    seconds_a_photo: float | None
+    max_upload_mb_s: float
+    engine: str
+    engine_version: str
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """A task that a node got. began_s: seconds since 1970. outcome: how it ended, or how far it is."""
+
+    job: str
+    photos: int
+    began_s: float
+    outcome: str
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """All that is known of a node. tasks: the latest ones, newest first."""
+
+    node: NodeView
+    tasks: tuple[NodeTask, ...]
+
+
+@dataclass(frozen=True)
+class BestNode:
+    """name: of the node that a task would get now, '' = none, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class NewNode:
+    """A node to be added. pin: SHA-256 of its TLS certificate in hex, '' = an authority vouches. max_upload_mb_s: 0 = no limit."""
+
+    url: str
+    token: str = ""
+    name: str = ""
+    pin: str = ""
+    max_upload_mb_s: float = 0.0
+
+
+class Nodes(Protocol):
+    """NodeODM nodes behind this server. Everything may raise PasselError with words for the user."""
+
+    def lines(self) -> Sequence[NodeView]:
+        """All nodes, by name."""
+        ...
+
+    def info(self, node: str) -> NodeInfo:
+        """All that is known of a node."""
+        ...
+
+    def best(self, photos: int) -> BestNode:
+        """The node that a task of so many photos would get now."""
+        ...
+
+    async def add(self, new: NewNode) -> None:
+        """Add a node and ask it how it is; it is added whether it answers or not."""
+        ...
+
+    def delete(self, node: str) -> None:
+        """Take a node out."""
+        ...
+
+    def lock(self, node: str, on: bool) -> None:
+        """No new tasks for the node, or again some."""
+        ...
+
+    async def update(self) -> None:
+        """Ask all nodes now how they are."""
+        ...
+
+
+@dataclass(frozen=True)
 class Survey:
     """What is known of photos before they are mapped.
 
@@ -105,7 +199,10 @@ class Surveyor(Protocol):
 
 @dataclass(frozen=True)
 class Services:
-    """passel: None where there are no machines to show (test mode). surveyor: None = no look before the start."""
+    """passel: None where there are no machines to show (test mode). surveyor: None = no look before the start. nodes: None = no
+    gateway here.
+    """
 
     passel: Passel | None = None
     surveyor: Surveyor | None = None
+    nodes: Nodes | None = None

@@ -10,6 +10,9 @@ export const token = {
 
 export class WrongToken extends Error {}
 
+// Nobody answers, or something before the server (a proxy, a server that starts) says that it is not there now.
+export class Away extends Error {}
+
 export function headers(more = {}) {
   return token.get() ? { Authorization: `Bearer ${token.get()}`, ...more } : more;
 }
@@ -29,16 +32,16 @@ export function link(path) {
   return token.get() ? `${path}${path.includes("?") ? "&" : "?"}token=${encodeURIComponent(token.get())}` : path;
 }
 
-// A fetch that says on the page when the server is away. Errors of HTTP are not thrown here.
+// A fetch that says on the page when the server is away, and throws Away then. Other errors of HTTP are not thrown here.
 export async function reach(path, options) {
-  try {
-    const answer = await fetch(path, options);
-    offline.hidden = true;
-    return answer;
-  } catch (error) {
-    if (error.name !== "AbortError") offline.hidden = false;
-    throw error;
-  }
+  const answer = await fetch(path, options).catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return null;
+  });
+  const away = answer === null || [502, 503, 504].includes(answer.status);
+  offline.hidden = !away;
+  if (away) throw new Away("The server does not answer.");
+  return answer;
 }
 
 async function read(answer) {
@@ -58,7 +61,7 @@ export async function poll(look, every_ms, still) {
       if ((await look()) === "enough") return;
     } catch (error) {
       if (still.aborted) return;
-      if (!(error instanceof TypeError)) throw error; // TypeError: the network
+      if (!(error instanceof Away)) throw error;
     }
     await new Promise((wake) => {
       const timer = setTimeout(wake, document.hidden ? 4 * every_ms : every_ms);

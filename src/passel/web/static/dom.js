@@ -52,8 +52,8 @@ const STATES = {
   committing: "Receiving", queued: "Waiting", running: "Running", zipping: "Packing", completed: "Done", failed: "Failed", canceled: "Canceled",
 };
 
-export function state(value) {
-  return el("span", { class: `state ${value}` }, STATES[value] ?? value);
+export function state(value, words = STATES[value] ?? value) {
+  return el("span", { class: `state ${value}` }, words);
 }
 
 export function note(words, bad = false) {

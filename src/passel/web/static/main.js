@@ -1,9 +1,10 @@
 // The frame of all pages: which page the address means, the log-in when a token is needed, errors that nobody expected.
 
-import { WrongToken, get, token } from "./api.js";
+import { Away, WrongToken, get, token } from "./api.js";
 import { el, fill, note } from "./dom.js";
 import { machinesPage } from "./machines.js";
 import { newPage } from "./new.js";
+import { nodesPage } from "./nodes.js";
 import { settingsPage } from "./settings.js";
 import { taskPage } from "./task.js";
 import { tasksPage } from "./tasks.js";
@@ -13,6 +14,7 @@ const PAGES = [
   [/^#\/new(?:\/([0-9a-f-]{36}))?$/, "new", newPage],
   [/^#\/task\/([0-9a-f-]{36})$/, "tasks", taskPage],
   [/^#\/machines$/, "machines", machinesPage],
+  [/^#\/nodes$/, "nodes", nodesPage],
   [/^#\/settings$/, "settings", settingsPage],
 ];
 const main = document.getElementById("main");
@@ -40,8 +42,16 @@ async function open() {
   } catch (error) {
     if (still.aborted) return;
     if (error instanceof WrongToken) logIn(error.message);
+    else if (error instanceof Away) openLater(still);
     else fill(main, note(error.message || "Something went wrong on this page; load it again.", true));
   }
+}
+
+// The page as soon as the server is there again.
+function openLater(still) {
+  fill(main, note("Waiting for the server…"));
+  const timer = setTimeout(open, 2000);
+  still.addEventListener("abort", () => clearTimeout(timer), { once: true });
 }
 
 function logIn(words) {

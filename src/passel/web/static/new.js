@@ -87,7 +87,12 @@ class NewMap {
     this.uuid = answer.uuid;
   }
 
+  // A few times a second at most: thousands of photos report their progress.
   show() {
+    this.later ??= setTimeout(() => { this.later = null; if (!this.still.aborted) this.showNow(); }, 100);
+  }
+
+  showNow() {
     const { upload } = this;
     const failed = upload.count("failed");
     const part = upload.total ? (100 * upload.sent) / upload.total : 0;

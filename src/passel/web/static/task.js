@@ -1,6 +1,6 @@
 // One map: while it is made (stages, tiles, log), and when it is there (map, report, downloads).
 
-import { get, headers, link, poll, post } from "./api.js";
+import { Away, WrongToken, get, headers, link, poll, post } from "./api.js";
 import { cloudPane } from "./cloud.js";
 import { bar, bytes, day, duration, el, fill, note, say, state } from "./dom.js";
 import { resultMap } from "./result_map.js";
@@ -44,9 +44,9 @@ class TaskPage {
     const kind = busy ? "busy" : task.state;
     if (kind !== this.shown) {
       if (this.shown === "busy") say(`${task.name}: ${task.state}`);
-      this.shown = kind;
       if (busy) this.layOutBusy();
       else await this.layOutEnd(task);
+      this.shown = kind;
     }
     if (busy) this.showBusy(task);
     else this.showLog(task);
@@ -60,9 +60,9 @@ class TaskPage {
     const left = task.state === "running" && task.rest_s !== null ? ` · ${duration(task.rest_s)} left` : "";
     const took = task.state === "completed" ? ` · made in ${duration(task.processingTime / 1000)}` : "";
     const act = (words, action, ask, kind = "") => el("button", { class: kind, onclick: () => this.act(action, ask) }, words);
-    const buttons = BUSY.includes(task.state) ? [act("Cancel", "cancel", "Stop making this map? What is finished is kept.")] : [act("Run again", "restart"), act("Delete", "remove", `Delete ${task.name} and all its files?`, "danger")];
+    const buttons = BUSY.includes(task.state) ? [act("Cancel", "cancel", "Stop making this map? What is finished is kept.")] : [this.again = act("Run again", "restart"), act("Delete", "remove", `Delete ${task.name} and all its files?`, "danger")];
     fill(this.head, el("div", { class: "head" },
-      el("div", { class: "stack", style: "gap:6px" }, el("h1", {}, task.name), el("div", { class: "row small soft" }, state(task.state), `${task.imagesCount} photos · ${day(task.dateCreated)}${left}${took}`)),
+      el("div", { class: "stack", style: "gap:6px" }, el("h1", {}, task.name), el("div", { class: "row small soft" }, state(task.state), `${task.imagesCount} photo${task.imagesCount === 1 ? "" : "s"} · ${day(task.dateCreated)}${left}${took}`)),
       el("div", { class: "row" }, buttons)));
   }
 
@@ -111,15 +111,43 @@ class TaskPage {
     const words = [];
     if (task.state === "failed") words.push(note(task.error || "It failed; the log says more.", true));
     if (task.holes.length) words.push(note(["The map has holes: ", el("ul", {}, task.holes.map((h) => el("li", {}, h)))]));
-    const box = task.state === "completed" ? await get(`/ui/api/tasks/${this.uuid}/map`, this.still).catch(() => null) : null;
     const logs = el("section", { class: "card" }, el("h2", {}, "Log"), this.log);
     if (task.state !== "completed") {
+      if (task.state === "canceled") words.push(note("This map was stopped. “Run again” goes on: what was finished is not made again."));
       fill(this.body, words, logs);
+      return;
+    }
+    const box = await this.map();
+    const away = box === null && await this.isInBucket();
+    if (away) {
+      this.again.hidden = true; // its photos are not here any more
+      words.push(note("This server has sent the results to its bucket and cleaned up here. They can be downloaded; the map cannot be shown on this page any more."));
+      fill(this.body, words, this.files(), logs);
       return;
     }
     const cloud = cloudPane(this.uuid, this.still);
     const panes = { Map: box ? resultMap(this.uuid, box, this.still) : note("This job made no map."), Cloud: cloud.element, Report: this.report(), Files: this.files(), Log: logs };
     fill(this.body, words, tabs(panes, (name) => name === "Cloud" && cloud.open()));
+  }
+
+  async map() {
+    try {
+      return await get(`/ui/api/tasks/${this.uuid}/map`, this.still);
+    } catch (error) {
+      if (error instanceof Away || error instanceof WrongToken || this.still.aborted) throw error;
+      return null; // it ended before there was one
+    }
+  }
+
+  // Where a file lies and its size, null = nowhere. A download from the bucket is a redirection, which is not followed here.
+  async find(name) {
+    const answer = await fetch(`/task/${this.uuid}/download/${name}`, { method: "HEAD", headers: headers(), signal: this.still, redirect: "manual" }).catch(() => null);
+    if (answer?.type === "opaqueredirect") return { bucket: true, size: 0 };
+    return answer?.ok && answer.headers.get("content-disposition") ? { bucket: false, size: Number(answer.headers.get("content-length")) } : null;
+  }
+
+  async isInBucket() {
+    return (await this.find("all.zip"))?.bucket ?? false;
   }
 
   report() {
@@ -129,14 +157,12 @@ class TaskPage {
   files() {
     const list = el("ul", { class: "downloads" });
     for (const [name, title, kind] of DOWNLOADS) {
-      const path = `/task/${this.uuid}/download/${name}`;
-      fetch(path, { method: "HEAD", headers: headers(), signal: this.still }).then((answer) => {
-        if (!answer.ok || !answer.headers.get("content-disposition")) return;
-        const size = Number(answer.headers.get("content-length"));
-        const item = el("li", { "data-place": DOWNLOADS.findIndex((d) => d[0] === name) }, el("a", { href: link(path), download: name }, el("span", {}, el("strong", {}, title), " ", el("span", { class: "soft small" }, kind)), el("span", { class: "soft small" }, size ? bytes(size) : "")));
+      this.find(name).then((found) => {
+        if (!found) return;
+        const item = el("li", { "data-place": DOWNLOADS.findIndex((d) => d[0] === name) }, el("a", { href: link(`/task/${this.uuid}/download/${name}`), download: name }, el("span", {}, el("strong", {}, title), " ", el("span", { class: "soft small" }, kind)), el("span", { class: "soft small" }, found.size ? bytes(found.size) : found.bucket ? "from the bucket" : "")));
         const after = [...list.children].find((other) => Number(other.dataset.place) > Number(item.dataset.place));
         list.insertBefore(item, after ?? null);
-      }).catch(() => {});
+      });
     }
     return el("section", { class: "card" }, el("h2", {}, "Files"), list, el("p", { class: "small soft", style: "margin:12px 0 0" }, "The rasters open in QGIS; the point cloud in CloudCompare or QGIS. An interrupted download can be resumed."));
   }

@@ -46,8 +46,22 @@ function card(task, known, still) {
 
 function thumbnail(task, still) {
   const box = el("div", { class: "thumb", "data-of": task.thumbnail + task.state }, task.thumbnail ? "" : el("span", { class: "small" }, "no picture yet"));
-  if (task.thumbnail) loadPicture(box, `/ui/api/tasks/${task.uuid}/pictures/${task.thumbnail}`, "", still);
+  if (task.thumbnail) whenSeen(box, () => loadPicture(box, `/ui/api/tasks/${task.uuid}/pictures/${task.thumbnail}`, "", still));
   return box;
+}
+
+// Of hundreds of maps, only the pictures that are looked at are fetched.
+const sights = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    sights.unobserve(target);
+    target.onSeen();
+  }
+}, { rootMargin: "300px" });
+
+function whenSeen(box, act) {
+  box.onSeen = act;
+  sights.observe(box);
 }
 
 // Pictures are fetched with the token in a header; a link in the page would show it in the address.

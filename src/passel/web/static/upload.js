@@ -61,7 +61,7 @@ export class Upload {
         entry.state = "done";
         return;
       } catch (error) {
-        entry.error = error.message;
+        entry.error = error.message || "the line broke";
         if (error.final || attempt >= 60) {
           entry.state = "failed";
           return;
