@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -28,10 +28,13 @@ class SilentClientError(JobError):
     """The body stopped arriving; the connection is of no use any more."""
 
 
+Piece = bytes | memoryview
+
+
 class Sink(Protocol):
     """Takes a file of a form. Its methods block and are called in a thread, one after another."""
 
-    def write(self, chunks: list[bytes]) -> None:
+    def write(self, chunks: Sequence[Piece]) -> None:
         """More bytes of the file."""
         ...
 
@@ -65,7 +68,7 @@ async def read_form(
     multipart body without boundary (ClusterODM's commit), count as empty. JobError for what is malformed or too large.
     """
     kind, parameters = parse_options_header(headers.get("content-type", ""))
-    body = _watched(body, limits.idle_s)
+    body = watched(body, limits.idle_s)
     if kind == b"multipart/form-data" and parameters.get(b"boundary"):
         return await _Form(parameters[b"boundary"], open_file, limits).read(body)
     if kind not in {b"application/json", b"application/x-www-form-urlencoded"}:
@@ -76,16 +79,50 @@ async def read_form(
     return _from_json(text) if kind == b"application/json" else _from_urlencoded(text, limits.max_fields)
 
 
-async def _watched(body: AsyncIterator[bytes], idle_s: float) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(idle_s):
-                chunk = await anext(body)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise SilentClientError(f"Nothing arrived for {idle_s:g} s; the upload was given up") from None
-        yield chunk
+async def watched(body: AsyncIterator[bytes], idle_s: float) -> AsyncIterator[bytes]:
+    """The body, piece by piece. SilentClientError when nothing of it arrives for so long."""
+    watch = _IdleWatch(idle_s)
+    try:
+        while True:
+            with watch:
+                chunk = await anext(body, None)
+            if chunk is None:
+                return
+            yield chunk
+    finally:
+        watch.close()
+
+
+class _IdleWatch:
+    """Ends a wait that lasts too long. As `asyncio.timeout`, but one timer serves all waits of a body."""
+
+    def __init__(self, idle_s: float) -> None:
+        self._idle_s, self._loop = idle_s, asyncio.get_running_loop()
+        self._since_s, self._is_waiting, self._is_over = 0.0, False, False
+        self._task = asyncio.current_task()
+        self._timer = self._loop.call_later(idle_s, self._look)
+
+    def __enter__(self) -> None:
+        self._since_s, self._is_waiting = self._loop.time(), True
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._is_waiting = False
+        if self._is_over and isinstance(error, asyncio.CancelledError):
+            if self._task is not None and self._task.uncancel() > 0:
+                return  # somebody else wants it to end, too
+            raise SilentClientError(f"Nothing arrived for {self._idle_s:g} s; the upload was given up") from None
+
+    def close(self) -> None:
+        """No more waits."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        late_s = self._since_s + self._idle_s if self._is_waiting else self._loop.time() + self._idle_s
+        if self._is_waiting and self._loop.time() >= late_s and self._task is not None:
+            self._is_over = True
+            self._task.cancel()
+        else:
+            self._timer = self._loop.call_at(late_s, self._look)
 
 
 async def _text(body: AsyncIterator[bytes], limit: int) -> str:
@@ -121,7 +158,7 @@ class _Part:
 
     name: str = ""
     sink: Sink | None = None
-    chunks: list[bytes] = field(default_factory=list)
+    chunks: list[Piece] = field(default_factory=list)
     held_bytes: int = 0
 
 
@@ -196,7 +233,7 @@ class _Form:
         self._todo.append(partial(self._open, self._headers))
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        piece = data[start:end]
+        piece = memoryview(data)[start:end]
 
         async def take() -> None:
             part = self._part

@@ -1,7 +1,7 @@
 """Files on their way to a job: streamed to disk beside the photos, hashed, flushed to the disk, and only then renamed to
 be photos. What lies among the photos is complete; everything else may be thrown away at any time.
 
-A repeated upload is recognised by name, size and digest and adds nothing; another file of the same name is kept beside the
+A repeated upload is recognised by name, size and bytes and adds nothing; another file of the same name is kept beside the
 first as `x_.jpg`. The classes here block and run in threads.
 """
 
@@ -13,16 +13,19 @@ import os
 import shutil
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from passel.server.folders import JobFolder, next_name, safe_name, sync_folder
 from passel.server.jobs import JobError
+from passel.server.multipart import Piece
 from passel.server.settings import Limits
 
 FULL_DISK = "The server's disk is full; nothing more is accepted until there is room"
 _CHECK_DISK_EVERY_BYTES = 64 << 20
 _WRITE_BACK_BYTES = 4 << 20
+_COMPARED_BYTES = 1 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux has it, Python does not show it
 _placing = threading.Lock()  # one server owns the folder, so this makes 'look and rename' one act
@@ -34,7 +37,6 @@ class Received:
 
     name: str
     size: int
-    sha256: str
     repeated: bool
 
 
@@ -97,7 +99,7 @@ class Receiver:
         self._sinks.append(sink)
         return sink
 
-    def place(self, aside: Path, name: str, size: int, sha256: str) -> Received:
+    def place(self, aside: Path, name: str, size: int) -> Received:
         """Rename a complete file to be a photo, under a free name, unless the very same is there."""
         for count in range(1000):
             wanted = next_name(name, count)
@@ -112,16 +114,16 @@ class Receiver:
                         self._tally.take(wanted, size)
                     aside.rename(target)
                     self._taken.add(wanted)
-                    return Received(wanted, size, sha256, repeated=False)
-            if target.stat().st_size == size and digest_of(target) == sha256:
+                    return Received(wanted, size, repeated=False)
+            if is_same(target, aside):
                 aside.unlink()
                 self._taken.add(wanted)
-                return Received(wanted, size, sha256, repeated=True)
+                return Received(wanted, size, repeated=True)
         raise JobError(f"Too many files are called {name}")
 
     def adopt(self, path: Path, name: str) -> Received:
         """Make a complete file that lies on the same disk a photo."""
-        return self.place(path, name, path.stat().st_size, digest_of(path))
+        return self.place(path, name, path.stat().st_size)
 
     def settle(self) -> list[Received]:
         """What was received, now durable."""
@@ -145,13 +147,12 @@ class FileSink:
     def __init__(self, aside: Path, name: str, receiver: Receiver, limits: Limits) -> None:
         self._aside, self._name, self._receiver, self._limits = aside, name, receiver, limits
         self._fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._digest = hashlib.sha256()
         self._size = 0
         self._unchecked = 0
         self._begun = 0
         self.received: Received | None = None
 
-    def write(self, chunks: list[bytes]) -> None:
+    def write(self, chunks: Sequence[Piece]) -> None:
         """More bytes. JobError: file too large, disk full."""
         size = sum(map(len, chunks))
         self._size += size
@@ -162,8 +163,6 @@ class FileSink:
             check_room(self._aside.parent, self._limits)
             self._unchecked = 0
         write_all(self._fd, chunks)
-        for chunk in chunks:
-            self._digest.update(chunk)
         if self._size - self._begun >= _WRITE_BACK_BYTES:
             begin_write_back(self._fd, self._begun, self._size - self._begun)
             self._begun = self._size
@@ -172,7 +171,7 @@ class FileSink:
         """The file is complete: flush it to the disk and make it a photo."""
         os.fsync(self._fd)
         self._close()
-        self.received = self._receiver.place(self._aside, self._name, self._size, self._digest.hexdigest())
+        self.received = self._receiver.place(self._aside, self._name, self._size)
 
     def discard(self) -> None:
         """Throw it away unless it became a photo."""
@@ -229,7 +228,7 @@ class PartialFile:
         return received
 
 
-def write_all(fd: int, chunks: list[bytes]) -> None:
+def write_all(fd: int, chunks: Sequence[Piece]) -> None:
     """Write all chunks; a write may take only a part of them. JobError on a full disk."""
     views = [memoryview(c) for c in chunks]
     try:
@@ -249,7 +248,12 @@ def begin_write_back(fd: int, start: int, size: int) -> None:
         _sync_file_range(fd, ctypes.c_int64(start), ctypes.c_int64(size), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
-def digest_of(path: Path) -> str:
-    """The sha256 of a file's bytes."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with open(one, "rb") as a, open(other, "rb") as b:
+        while chunk := a.read(_COMPARED_BYTES):
+            if chunk != b.read(_COMPARED_BYTES):
+                return False
+    return True
