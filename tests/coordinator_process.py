@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import uvloop
+
 from passel.cluster import dispatch
 from passel.cluster.authority import Authority
 from passel.cluster.bucket import ArtifactBucket, BucketPlace
@@ -32,4 +34,4 @@ def _words(path: Path) -> list[str]:
 
 if __name__ == "__main__":
     dispatch.LEASE_S = float(os.environ.get("LEASE_S", dispatch.LEASE_S))
-    asyncio.run(serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    uvloop.run(serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

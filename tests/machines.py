@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from passel.cluster.agent_process import AgentOptions
+from passel.cluster.agent_options import AgentOptions
 from passel.cluster.authority import Authority
 from passel.cluster.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
 from passel.pipeline.events import Artifact, Event, Outcome

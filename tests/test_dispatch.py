@@ -277,6 +277,24 @@ def test_a_step_goes_where_its_inputs_are(world: World) -> None:
     assert digests(a) == ["n0"]
 
 
+def test_a_step_with_large_inputs_waits_for_the_worker_that_has_them_but_not_for_ever(world: World) -> None:
+    a, b = small(cpus=1, cached=("tiles",)), small("b")
+    world.submit(ready("made"))
+    world.work(a)  # a second, so others of its stage will take a second
+    world.submit(ready("next"))
+    world.poll(a)
+    a.run(next(iter(a.held)))
+    world.submit(ready("merge", tiles=1_000_000_000))  # 20 s of a link
+    world.poll(a)
+    world.poll(b)
+    assert digests(a) == ["next"]
+    assert not b.held, "a will have begun it before its inputs were at b"
+    world.later(8.0, a, b)
+    assert not b.held
+    world.later(4.0, a, b)
+    assert digests(b) == ["merge"], "who knows when a will be free"
+
+
 def test_the_last_slow_step_of_a_stage_is_tried_twice_and_the_first_result_counts(world: World) -> None:
     a, b = small("a", 4, 4000), small("b", 4, 4000)
     world.submit(*(ready(f"x{i}", i) for i in range(4)))

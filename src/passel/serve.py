@@ -22,7 +22,7 @@ import uvloop
 
 from passel.cluster.admin import AdminApi, JobLine, Overview, Pace, overview_of
 from passel.cluster.admit import Door
-from passel.cluster.agent_process import AgentOptions
+from passel.cluster.agent_options import AgentOptions
 from passel.cluster.authority import Authority, own_names
 from passel.cluster.bundle import is_whole
 from passel.cluster.coordinator import Coordinator, Listen

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from passel.cluster.agent_options import WAIT_S
 from passel.cluster.hosts import Hosts, is_nearly_out, to_be_killed
 from passel.cluster.machine import free_memory_mb, machine_info
 from passel.cluster.transfer import Link
@@ -43,7 +44,7 @@ class AgentSettings:
 
     slots: Slots
     local: bool = False
-    wait_s: float = 5.0
+    wait_s: float = WAIT_S
     longest_pause_s: float = 2.0
     memory_check_s: float = 0.5
     free_memory_mb: Callable[[], int] = free_memory_mb

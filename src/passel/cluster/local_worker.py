@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from passel.cluster.agent_process import GIVE_UP, AgentOptions
+from passel.cluster.agent_options import GIVE_UP, AgentOptions
 
 _AGAIN_AFTER_S = 1.0
 _log = logging.getLogger("passel.serve")

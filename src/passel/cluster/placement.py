@@ -12,6 +12,8 @@ BYTES_A_SECOND = 50e6
 """Of a link that nobody has measured: half a gigabit."""
 SECONDS_A_PLACE = 0.05
 """What a place in the line is worth: a step further back goes first when that saves more time of the link."""
+WORTH_WAITING_S = 2.0
+"""A step whose inputs take longer to come is left to a worker that would have begun it in half of that time."""
 MOST_CANDIDATES = 16
 MOST_PASSED = 8
 LEAST_SHARE = 0.01
@@ -128,6 +130,7 @@ def _of_job(worker: Worker, job: JobState, roster: Roster, room: Room, now_s: fl
         return None
     best: tuple[float, Task, Fit] | None = None
     seen = 0
+    few = len(job.waiting) <= MOST_CANDIDATES  # of many steps, each worker finds one that suits it
     passed: list[Task] = []
     for _, task in job.waiting:
         fit = roster.fit(worker, task, room) if task.is_special else fits[task.need]
@@ -136,8 +139,11 @@ def _of_job(worker: Worker, job: JobState, roster: Roster, room: Room, now_s: fl
         if not fit.now:
             passed.append(task)
             continue
+        fetch_s = missing_bytes(task, worker) / BYTES_A_SECOND
+        if few and fetch_s > WORTH_WAITING_S and _sooner_elsewhere(task, job, worker, roster, fetch_s, now_s):
+            continue
         away = task.hinted_to not in ("", worker.name)  # another is fetching its inputs already
-        cost_s = seen * SECONDS_A_PLACE + missing_bytes(task, worker) / BYTES_A_SECOND * (2 if away else 1)
+        cost_s = seen * SECONDS_A_PLACE + fetch_s * (2 if away else 1)
         if best is None or cost_s < best[0]:
             best = (cost_s, task, fit)
         seen += 1
@@ -149,6 +155,32 @@ def _of_job(worker: Worker, job: JobState, roster: Roster, room: Room, now_s: fl
         if task.place < best[1].place:
             job.passed.setdefault(task.ready.digest, now_s)
     return best[1], best[2]
+
+
+def _sooner_elsewhere(task: Task, job: JobState, worker: Worker, roster: Roster, fetch_s: float, now_s: float) -> bool:
+    """Whether another worker would have its inputs in half of the time, the wait for it included. Not for ever: a step that has
+    waited for longer than its inputs take to come goes wherever there is room."""
+    if now_s - task.waiting_since_s > fetch_s:
+        return False
+    for other in roster.workers:
+        their_s = missing_bytes(task, other) / BYTES_A_SECOND
+        if other is worker or 2 * their_s > fetch_s:
+            continue
+        fit = roster.fit(other, task, Room.of(other))
+        if fit and 2 * (their_s + (0.0 if fit.now else _free_in_s(other, job, now_s))) < fetch_s:
+            return True
+    return False
+
+
+def _free_in_s(worker: Worker, job: JobState, now_s: float) -> float:
+    """When the first of its steps will end: as the others of their stage took, or else after as long again; at best a guess."""
+    rests = []
+    for run in worker.busy():
+        ran_s = now_s - (now_s if run.running_s is None else run.running_s)
+        task = job.tasks.get(run.key[1])
+        mean_s = job.seconds.get(task.ready.stage, (0, 0.0))[1] if task else 0.0
+        rests.append(mean_s - ran_s if mean_s > ran_s else max(1.0, ran_s))
+    return min(rests, default=0.0)
 
 
 def keep_free(jobs: Iterable[JobState], roster: Roster, now_s: float) -> None:

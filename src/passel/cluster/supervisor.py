@@ -11,7 +11,7 @@ import threading
 import time
 from types import FrameType
 
-from passel.cluster.agent_process import GIVE_UP, AgentOptions, die_with, tell_on_stderr
+from passel.cluster.agent_options import GIVE_UP, AgentOptions, die_with, tell_on_stderr
 from passel.errors import Interrupted
 
 _ENDS = (0, GIVE_UP, Interrupted.exit_code)

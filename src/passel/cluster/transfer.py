@@ -21,6 +21,7 @@ from urllib.parse import quote
 import aiohttp
 
 import passel
+from passel.cluster.agent_options import STALL_S
 from passel.cluster.answers import (
     AlreadyThere,
     DamagedError,
@@ -71,7 +72,7 @@ class LinkSettings:
     longest_pause_s: between two tries. downloads, uploads: files at a time.
     """
 
-    stall_s: float = 10.0
+    stall_s: float = STALL_S
     connect_s: float = 3.0
     longest_pause_s: float = 2.0
     downloads: int = 4

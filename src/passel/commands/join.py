@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import passel
-from passel.cluster.agent_process import AgentOptions, tell_on_stderr
+from passel.cluster.agent_options import AgentOptions, tell_on_stderr
 from passel.cluster.discovery import Announced, DiscoveryError, find_coordinators
 from passel.cluster.identity import Identity
 from passel.cluster.join import Coordinator, Unreachable, join, kept_identity, kept_url, meet, remember_url, workers_url
