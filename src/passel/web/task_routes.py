@@ -94,7 +94,7 @@ def _row(desk: Desk, job: Job) -> dict[str, object]:
         "dateCreated": job.order.created_ms,
         "processingTime": job.processing_time_ms(now_ms()),
         "rest_s": live.stages.rest_s,
-        "error": job.error,
+        "failure": job.error,  # not "error", which says that this answer is none
         "thumbnail": _thumbnail(desk.service.folder(job.uuid).output),
     }
 

@@ -3,7 +3,7 @@
 import { get, poll, post } from "./api.js";
 import { duration, el, fill, note, say, state } from "./dom.js";
 
-const WORDS = { online: "takes tasks", locked: "locked", offline: "offline", isolated: "bad" };
+const WORDS = { online: "Takes tasks", locked: "Locked", offline: "Offline", isolated: "Bad" };
 
 export async function nodesPage(main, still) {
   document.title = "Nodes · Passel";
@@ -56,7 +56,7 @@ class NodesPage {
         node.trouble ? el("div", { class: "small why" }, node.trouble) : null),
       el("td", { class: "small" }, node.engine ? `${node.engine} ${node.engine_version}` : "–"), el("td", { class: "small" }, load),
       el("td", { class: "small number" }, node.seconds_a_photo === null ? "–" : duration(node.seconds_a_photo)),
-      el("td", {}, el("div", { class: "row" }, node.locked ? act("Unlock", "unlock") : act("Lock", "lock"),
+      el("td", {}, el("div", { class: "row acts" }, node.locked ? act("Unlock", "unlock") : act("Lock", "lock"),
         el("button", { "data-key": `edit ${node.name}`, "aria-label": `Change ${node.name}`, onclick: () => this.form.edit(node) }, "Change"),
         act("Delete", "delete", `Take ${node.name} out? What it works on goes to other nodes.`, "danger"))));
   }

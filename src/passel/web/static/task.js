@@ -20,7 +20,13 @@ const DOWNLOADS = [
 
 export async function taskPage(main, still, uuid) {
   const page = new TaskPage(main, still, uuid);
-  await poll(() => page.look(), 1500, still);
+  try {
+    await poll(() => page.look(), 1500, still);
+  } catch (error) {
+    if (!error.message?.includes("not found")) throw error;
+    document.title = "No such map · Passel";
+    fill(main, el("div", { class: "card empty" }, el("h1", {}, "No such map"), el("p", { class: "soft" }, "It was deleted or cleaned up, or it is another token's."), el("a", { class: "button", href: "#/" }, "All maps")));
+  }
 }
 
 class TaskPage {
@@ -81,7 +87,7 @@ class TaskPage {
     fill(this.body, el("div", { class: "columns" },
       el("div", { class: "stack" }, el("section", { class: "card", "aria-label": "Progress" }, this.stages), this.board.element,
         el("section", { class: "card" }, el("h2", {}, "Log"), this.log)),
-      el("div", { class: "stack" }, el("section", { class: "card stack" }, el("h2", {}, "First look"), this.picture, el("p", { class: "small soft", style: "margin:0" }, "A coarse picture appears as soon as the cameras are found.")))));
+      el("div", { class: "stack" }, el("section", { class: "card stack" }, el("h2", {}, "First look"), this.picture, this.pictureWords = el("p", { class: "small soft", style: "margin:0" }, "A coarse picture appears as soon as the cameras are found.")))));
     this.pictureOf = "";
   }
 
@@ -94,6 +100,7 @@ class TaskPage {
     const best = ["first", "plan"].find((p) => task.pictures.includes(p)) ?? "";
     if (best && best !== this.pictureOf) {
       this.pictureOf = best;
+      this.pictureWords.textContent = best === "plan" ? "Where the photos were taken. A coarse picture follows when the cameras are found." : "From the cameras and a coarse surface; the map itself is much finer.";
       loadPicture(this.picture, `/ui/api/tasks/${this.uuid}/pictures/${best}`, best === "plan" ? "Photos and submodels" : "Coarse orthophoto", this.still);
     }
     this.showLog(task);
@@ -109,7 +116,7 @@ class TaskPage {
 
   async layOutEnd(task) {
     const words = [];
-    if (task.state === "failed") words.push(note(task.error || "It failed; the log says more.", true));
+    if (task.state === "failed") words.push(note([el("strong", {}, "This map could not be made. "), task.failure || "The log says more."], true));
     if (task.holes.length) words.push(note(["The map has holes: ", el("ul", {}, task.holes.map((h) => el("li", {}, h)))]));
     const logs = el("section", { class: "card" }, el("h2", {}, "Log"), this.log);
     if (task.state !== "completed") {

@@ -39,7 +39,7 @@ function card(task, known, still) {
       el("h2", {}, task.name),
       el("div", { class: "row small soft" }, state(task.state), `${photos}${left}`),
       busy ? bar(task.progress, `Progress of ${task.name}`) : null,
-      el("div", { class: "small soft" }, task.error ? task.error.slice(0, 140) : day(task.dateCreated)))));
+      el("div", { class: "small soft" }, task.failure ? task.failure.slice(0, 140) : day(task.dateCreated)))));
   item.picture = picture;
   return item;
 }
