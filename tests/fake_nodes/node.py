@@ -2,8 +2,9 @@
 forget them, and it keeps a photo that it is sent twice as a second one. FOLDER/journal.jsonl tells for ever what it ran.
 
 Settings: seconds (a task takes), slots, max_images, memory, token, fail (error of every task), keep (a file: while it is
-there, tasks do not end), lie (html, json, endless, huge, drip) and lie_at (info, task, zip), drop (the n-th upload is
-answered by hanging up after it was stored), doubt (0 = normal; commit is done but not answered).
+there, tasks do not end), lie (html, json, lines, huge, drip) and lie_at (info, task, zip), drop (the n-th upload is
+answered by hanging up after it was stored), doubt (0 = normal; commit is done but not answered), busy (so many uploads are
+answered with 429 first), full (its disk: init, upload or task says so), poisoned (it dies when a task begins).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import asyncio
 import hashlib
 import io
 import json
+import os
 import shutil
+import signal
 import sys
 import time
 import zipfile
@@ -20,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+
+FULL = "ENOSPC: no space left on device, write"
 
 
 class Task:
@@ -74,6 +79,9 @@ class FakeNode:
             return web.Response(text="<html>It works!</html>", content_type="text/html")
         if lie == "json":
             return web.json_response({"version": 3, "taskQueueCount": "many", "status": [1]})
+        if lie == "lines":
+            output = ["a line of output"] * 200_000
+            return web.json_response({"status": {"code": 20}, "imagesCount": 3, "output": output})
         response = web.StreamResponse()
         await response.prepare(request)
         while True:
@@ -92,6 +100,8 @@ class FakeNode:
         uuid = request.headers["set-uuid"]
         if uuid in self.tasks:
             return web.json_response({"error": f"Invalid set-uuid: {uuid}"})
+        if self.settings.get("full") == "init":
+            return web.json_response({"error": FULL})
         self.uploads[uuid] = {k: str(v) for k, v in fields.items()}
         (self.folder / f"task-{uuid}").mkdir(exist_ok=True)
         return web.json_response({"uuid": uuid})
@@ -100,6 +110,12 @@ class FakeNode:
         uuid = request.match_info["uuid"]
         if uuid not in self.uploads:
             return web.json_response({"error": "Invalid uuid (not found)"})
+        if self.settings.get("busy", 0) > 0:
+            self.settings["busy"] -= 1
+            self.journal(event="busy", at_s=time.time())
+            return web.Response(status=429, headers={"Retry-After": "1"}, text="slow down")
+        if self.settings.get("full") == "upload":
+            return web.json_response({"error": FULL})
         async for part in await request.multipart():
             name = part.filename
             while (path := self.folder / f"task-{uuid}" / name).exists():
@@ -127,12 +143,14 @@ class FakeNode:
         async with self.slots:
             task.code = 20
             self.journal(event="began", uuid=task.uuid, digests=task.digests)
+            if self.settings.get("poisoned"):
+                os.kill(os.getpid(), signal.SIGKILL)
             task.output += ["line two", "line three"]
             await asyncio.sleep(self.settings.get("seconds", 0))
             while self.settings.get("keep") and Path(self.settings["keep"]).exists():
                 await asyncio.sleep(0.05)
             task.output.append("the end")
-            task.error = self.settings.get("fail", "")
+            task.error = FULL if self.settings.get("full") == "task" else self.settings.get("fail", "")
             task.archive = b"" if task.error else self.results(task)
             self.journal(event="failed" if task.error else "completed", uuid=task.uuid, digests=task.digests)
             task.code = 30 if task.error else 40
@@ -160,7 +178,12 @@ class FakeNode:
         task = self.find(request)
         if task is None:
             return web.json_response({"error": f"{request.match_info['uuid']} not found"})
-        said = {"uuid": task.uuid, "dateCreated": task.created_ms, "processingTime": 1000, "options": []}
+        said = {
+            "uuid": task.uuid,
+            "dateCreated": task.created_ms,
+            "processingTime": 1000 * self.settings.get("told_seconds", 1),
+            "options": [],
+        }
         said |= {"status": {"code": task.code, **({"errorMessage": task.error} if task.error else {})}}
         photos = sum(1 for n in task.digests if not n.endswith((".txt", ".zip")))
         said |= {"imagesCount": photos, "progress": 100 if task.code == 40 else 40}

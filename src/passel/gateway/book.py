@@ -20,7 +20,7 @@ from passel.gateway.node import Node, Seen
 from passel.gateway.routing import Choice, Need, choose
 
 ISOLATION_S = 600.0
-"""A node that answers nonsense is left alone for so long; `passel node update` asks it at once."""
+"""A node that answers nonsense, or whose disk is full, is left alone for so long; `passel node update` asks it at once."""
 _SCHEMA = """
 create table if not exists node (name text primary key, body text not null);
 create table if not exists attempt (id integer primary key autoincrement, job text not null, round integer not null,
@@ -108,7 +108,7 @@ class Book:
         self.change(name, lambda n: replace(n, seen=seen, trouble="", isolated_until_s=0.0))
 
     def troubled(self, name: str, words: str, lies: bool) -> None:
-        """The node does not answer, or (lies) with something that is no NodeODM API."""
+        """The node does not answer, or (lies) cannot be worked with for a while: it talks nonsense, or takes nothing."""
         until_s = self._clock() + ISOLATION_S
         self.change(name, lambda n: replace(n, trouble=words, isolated_until_s=until_s if lies else n.isolated_until_s))
 
@@ -163,8 +163,12 @@ class Book:
         """The node is about to hear of it."""
         return self._set(attempt, "stage = 'sending'")
 
+    def commits(self, attempt: Attempt) -> Attempt:
+        """The node is about to have the whole task: whatever becomes of it now may be the task's doing."""
+        return self._set(attempt, "committed_s = ?", self._clock())
+
     def committed(self, attempt: Attempt) -> Attempt:
-        """The node has the whole task."""
+        """The node has the whole task, and its photos were counted."""
         return self._set(attempt, "stage = 'committed', committed_s = ?", self._clock())
 
     def told_lines(self, attempt: Attempt, lines: int) -> Attempt:
@@ -187,8 +191,8 @@ class Book:
                 self._write_node(replace(node, seconds_a_photo=speed))
 
     def reopen(self, attempt: Attempt) -> Attempt:
-        """Its node is back, with the task."""
-        return self._set(attempt, "stage = 'committed', ended_s = null, outcome = '', blamed = 0")
+        """Its node is back, with the task; whether that is whole is to be seen."""
+        return self._set(attempt, "stage = 'sending', ended_s = null, outcome = '', blamed = 0")
 
     def cleaned(self, attempt: Attempt, remark: str = "") -> None:
         """Nothing of it is left on the node."""

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import math
+import re
 import ssl
 import time
 import urllib.parse
@@ -30,6 +31,9 @@ CONNECT_S = 10.0
 SLOWEST_BYTES_S = 30_000.0
 """A photo that goes slower than this is sent again."""
 CHUNK_BYTES = 1 << 18
+LONGEST_PAUSE_S = 60.0
+"""A node that asks for a longer pause is asked again all the same."""
+_FULL = re.compile(r"ENOSPC|no space left|disk( is|'s)?( too)? full|disk quota", re.IGNORECASE)
 LONGEST_LINE = 4000
 MOST_LINES = 100_000
 COMPLETED, FAILED, CANCELED = 40, 30, 50
@@ -43,6 +47,14 @@ class NodeSilent(NodeError):  # noqa: N818
     """It does not answer; it may be back soon."""
 
 
+class NodeBusy(NodeSilent):
+    """It asks us to come back later: after `wait_s`, when it says so."""
+
+    def __init__(self, what: str, where: str, wait_s: float) -> None:
+        super().__init__(what, where)
+        self.wait_s = wait_s
+
+
 class NodeUntrusted(NodeSilent):
     """Its TLS certificate is not the one that it should have."""
 
@@ -53,6 +65,10 @@ class NodeLies(NodeError):  # noqa: N818
 
 class NodeRefuses(NodeError):  # noqa: N818
     """It says no, in its own words."""
+
+
+class NodeUnfit(NodeRefuses):
+    """It takes nothing at present, from nobody or not from us: its disk is full, our token is wrong. No fault of the task."""
 
 
 class TaskUnknown(NodeRefuses):
@@ -241,9 +257,10 @@ class NodeClient:
                 raise NodeLies(f"Its answer to {path} never ends", self.node.name) from None
             raise
         if response.status in {401, 403}:
-            raise NodeRefuses(
-                "It refuses our token", self.node.name, "give the right one: passel node add URL --token T"
-            )
+            raise NodeUnfit("It refuses our token", self.node.name, "give the right one: passel node add URL --token T")
+        if response.status in {429, 503}:
+            wait_s = _seconds(response.headers.get("Retry-After", ""))
+            raise NodeBusy(f"It asks for a pause, with status {response.status}", self.node.name, wait_s)
         if response.status != 200:
             raise NodeSilent(f"It answers {path} with status {response.status}", self.node.name)
         return _parsed(body, self.node, path)
@@ -313,6 +330,16 @@ def fingerprint_of(node: Node) -> str:
         return ""
 
 
+def is_full(words: str) -> bool:
+    """Whether a node's words say that its disk is full."""
+    return _FULL.search(words) is not None
+
+
+def _seconds(text: str) -> float:
+    """Retry-After in seconds; a date is not read."""
+    return min(LONGEST_PAUSE_S, float(text)) if text.isdecimal() else 0.0
+
+
 async def _bounded(response: aiohttp.ClientResponse, most_bytes: int, node: Node) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
@@ -330,7 +357,8 @@ def _parsed(body: bytes, node: Node, path: str) -> object:
         raise NodeLies(f"Its answer to {path} is no JSON but {begin!r}", node.name) from None
     if isinstance(said, dict) and said.get("error"):
         words = str(said["error"])[:1000]
-        kind = TaskUnknown if "not found" in words else NodeRefuses
+        unfit = is_full(words) or words.startswith("Invalid authentication token")
+        kind = TaskUnknown if "not found" in words else NodeUnfit if unfit else NodeRefuses
         raise kind(f"It says: {words}", node.name)
     return said
 

@@ -22,8 +22,10 @@ from passel.gateway.client import (
     NodeLies,
     NodeRefuses,
     NodeSilent,
+    NodeUnfit,
     RemoteTask,
     TaskUnknown,
+    is_full,
     opened,
 )
 from passel.gateway.fetching import fetch
@@ -34,7 +36,7 @@ from passel.gateway.sending import send, shipment_of
 from passel.server.folders import JobFolder
 from passel.server.jobs import RunEnd
 
-LOST, FORGOT, NO_MEMORY = "lost: ", "forgot the task", "not enough memory"
+LOST, FORGOT, NO_MEMORY, TAKEN_OUT = "lost: ", "forgot the task", "not enough memory", "its node was taken out"
 _UPLOAD_SHARE = 5.0
 """Percent of the progress that stands for sending the photos."""
 _NONSENSE_ALLOWED = 2
@@ -132,7 +134,7 @@ class Forwarder:
         """Until the attempt is over. None: another node is needed."""
         node = self._book.node(attempt.node)
         if node is None:
-            self._book.end(attempt, "its node was taken out")
+            self._book.end(attempt, TAKEN_OUT)
             return None
         try:
             async with opened(node) as client:
@@ -178,6 +180,10 @@ class Forwarder:
                 attempt = self._pass_on(attempt, task)
                 if task.code in {COMPLETED, FAILED, CANCELED}:
                     return await self._ended(client, attempt, task)
+            if self._book.node(attempt.node) is None:
+                self._voice.say(f"Node {attempt.node} was taken out; another one gets the task")
+                self._book.end(attempt, TAKEN_OUT)
+                return None
             await asyncio.sleep(patience.poll_s)
 
     def _pass_on(self, attempt: Attempt, task: RemoteTask) -> Attempt:
@@ -198,6 +204,8 @@ class Forwarder:
             self._voice.say(f"Node {name}: {task.error}; a larger one may do")
             self._book.end(attempt, f"{NO_MEMORY}: {task.error}", blamed=True)
             return None
+        if is_full(task.error):
+            raise NodeUnfit(task.error, name)
         words = "The task was canceled on its node" if task.code == CANCELED else task.error or "Processing failed"
         self._book.end(attempt, f"failed: {words}", blamed=True)
         return RunEnd(1, words, where=f"node {name}")
@@ -230,11 +238,14 @@ class Forwarder:
         had_it = attempt.committed_s is not None
         if isinstance(error, TaskUnknown):
             outcome, blamed = FORGOT, had_it
+        elif isinstance(error, NodeUnfit):
+            outcome, blamed = f"takes nothing: {error.what}", False
+            self._book.troubled(node.name, error.what, lies=True)
         elif isinstance(error, NodeRefuses):
             outcome, blamed = f"refused: {error.what}", True
         else:
             outcome, blamed = f"{LOST}{error.what}", had_it
-            self._book.troubled(node.name, error.what, isinstance(error, NodeLies))
+            self._book.troubled(node.name, error.what, lies=isinstance(error, NodeLies))
         self._book.end(attempt, outcome, blamed)
         self._voice.say(f"Node {node.name}: {outcome}")
 

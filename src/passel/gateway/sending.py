@@ -23,6 +23,7 @@ from passel.gateway.client import (
     COMPLETED,
     FAILED,
     Commission,
+    NodeBusy,
     NodeClient,
     NodeLies,
     NodeRefuses,
@@ -100,6 +101,7 @@ async def _sent_once(
                 group.create_task(one(path))
     except ExceptionGroup as e:
         raise e.exceptions[0] from None
+    attempt = book.commits(attempt)
     await _persistently(lambda: _committed(client, uuid))
     return attempt
 
@@ -140,10 +142,11 @@ async def _persistently(ask: Callable[[], Awaitable[T]]) -> T:
     for attempt in range(TRIES):
         try:
             return await ask()
-        except NodeSilent:
+        except NodeSilent as e:
             if attempt == TRIES - 1:
                 raise
-        await asyncio.sleep(min(8.0, 0.5 * 2**attempt))
+            asked_s = e.wait_s if isinstance(e, NodeBusy) else 0.0
+        await asyncio.sleep(max(asked_s, min(8.0, 0.5 * 2**attempt)))
     raise AssertionError("unreachable")
 
 
