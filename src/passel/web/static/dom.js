@@ -50,6 +50,7 @@ export function bar(percent, label) {
 
 const STATES = {
   committing: "Receiving", queued: "Waiting", running: "Running", zipping: "Packing", completed: "Done", failed: "Failed", canceled: "Canceled",
+  working: "Working", idle: "Idle", draining: "Draining", full: "Disk full", lost: "Lost",
 };
 
 export function state(value, words = STATES[value] ?? value) {
@@ -58,4 +59,14 @@ export function state(value, words = STATES[value] ?? value) {
 
 export function note(words, bad = false) {
   return el("div", { class: bad ? "note bad" : "note", role: bad ? "alert" : "status" }, words);
+}
+
+// heads: names of columns; one that ends in "#" holds numbers, "" holds buttons. rows: the cells of each row as lists of children.
+// On a narrow screen each row becomes a card, and cells carry the name of their column.
+export function table(label, heads, rows) {
+  const name = (head) => head.replace("#", "");
+  const kind = (head) => (head.endsWith("#") ? "small number" : "");
+  const head = el("tr", { role: "row" }, heads.map((h) => el("th", { scope: "col", role: "columnheader", class: kind(h) }, name(h) || el("span", { class: "visually-hidden" }, "Actions"))));
+  const body = rows.map((cells) => el("tr", { role: "row" }, cells.map((cell, i) => el("td", { role: "cell", class: kind(heads[i]), "data-head": name(heads[i]) || null }, cell))));
+  return el("section", { class: "card scroll", "aria-label": label, tabindex: 0 }, el("table", { role: "table" }, el("thead", { role: "rowgroup" }, head), el("tbody", { role: "rowgroup" }, body)));
 }

@@ -1,7 +1,7 @@
 // The machines that do the work, and how another one joins.
 
 import { get, poll, post } from "./api.js";
-import { duration, el, fill, note, state } from "./dom.js";
+import { duration, el, fill, note, state, table } from "./dom.js";
 
 export async function machinesPage(main, still) {
   document.title = "Machines · Passel";
@@ -12,7 +12,7 @@ export async function machinesPage(main, still) {
   await poll(async () => {
     const seen = await get("/ui/api/passel", still);
     const key = JSON.stringify({ ...seen, uptime_s: 0 });
-    if (key !== before) fill(body, summary(seen), table(seen.workers, trouble), join(seen));
+    if (key !== before) fill(body, summary(seen), workers(seen.workers, trouble), join(seen));
     before = key;
     return "";
   }, 2000, still);
@@ -27,8 +27,8 @@ function summary(seen) {
     fact(seen.rest_s === null ? "–" : duration(seen.rest_s), "until all is done"), fact(duration(seen.uptime_s), "up"), fact(seen.version, "version"));
 }
 
-function table(workers, trouble) {
-  if (!workers.length) return el("div", { class: "card empty" }, el("h2", {}, "No machine is connected"), el("p", { class: "soft" }, "Jobs wait until one joins."));
+function workers(seen, trouble) {
+  if (!seen.length) return el("div", { class: "card empty" }, el("h2", {}, "No machine is connected"), el("p", { class: "soft" }, "Jobs wait until one joins."));
   const act = async (path, fields) => {
     try {
       await post(path, fields);
@@ -37,17 +37,21 @@ function table(workers, trouble) {
       fill(trouble, note(error.message, true));
     }
   };
-  const rows = workers.map((w) => {
+  const rows = seen.map((w) => {
     const draining = w.state === "draining" || w.state === "drained";
     const drain = el("button", { onclick: () => act("/ui/api/workers/drain", { worker: w.name, drained: String(!draining) }) }, draining ? "Use again" : "Drain");
     const out = w.local ? null : el("button", { class: "danger", onclick: () => window.confirm(`Shut ${w.name} out? It needs a new token to come back.`) && act("/ui/api/workers/revoke", { worker: w.name }) }, "Shut out");
-    return el("tr", {}, el("td", {}, el("strong", {}, w.name), el("div", { class: "small soft" }, `${w.hostname}${w.local ? ", this machine" : ""}`)), el("td", {}, state(w.state)),
-      el("td", { class: "small" }, w.running.length ? w.running.join(", ") : el("span", { class: "soft" }, "nothing")),
-      el("td", { class: "number small" }, `${w.cpus} cores${w.gpu ? `, ${w.gpu}` : ""}`), el("td", { class: "number small" }, `${(w.free_memory_mb / 1000).toFixed(1)} of ${(w.memory_mb / 1000).toFixed(0)} GB free`),
-      el("td", { class: "number small" }, String(w.steps_done)), el("td", {}, el("div", { class: "row" }, drain, out)));
+    return [
+      [el("strong", {}, w.name), el("div", { class: "small soft" }, `${w.hostname}${w.local ? ", this machine" : ""}`)],
+      state(w.state),
+      w.running.length ? el("span", { class: "small" }, w.running.join(", ")) : el("span", { class: "small soft" }, "nothing"),
+      `${w.cpus} cores${w.gpu ? `, ${w.gpu}` : ""}`,
+      `${(w.free_memory_mb / 1000).toFixed(1)} of ${(w.memory_mb / 1000).toFixed(0)} GB free`,
+      String(w.steps_done),
+      el("div", { class: "row acts" }, drain, out),
+    ];
   });
-  const head = ["Machine", "State", "Runs", "Processor", "Memory", "Steps done", ""].map((h, i) => el("th", { scope: "col", class: i > 2 && i < 6 ? "number" : "" }, h || el("span", { class: "visually-hidden" }, "Actions")));
-  return el("section", { class: "card scroll" }, el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows)));
+  return table("Machines", ["Machine", "State", "Runs", "Processor#", "Memory#", "Steps done#", ""], rows);
 }
 
 function join(seen) {

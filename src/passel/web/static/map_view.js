@@ -16,7 +16,7 @@ export class MapView {
     this.north = 0;
     this.metresPerPx = 1;
     this.layers = []; // [{name, url(level, column, row), opacity}]
-    this.swipe = null; // null, or the part of the width (0 … 1) left of which the first layer is on top
+    this.swipe = null; // null, or the part of the width (0 … 1) left of which the first layer is, and right of it the second
     this.drawings = []; // functions (context, view)
     this.tiles = new Map();
     this.waiting = [];
@@ -110,6 +110,7 @@ export class MapView {
     if (this.box) {
       this.layers.forEach((layer, index) => this.drawLayer(layer, index));
       this.load();
+      this.canvas.dataset.state = this.loading || this.waiting.length ? "loading" : "whole";
     }
     for (const drawing of this.drawings) {
       c.save();
@@ -123,9 +124,10 @@ export class MapView {
     const c = this.context;
     c.save();
     c.globalAlpha = layer.opacity ?? 1;
-    if (this.swipe !== null && index === this.layers.length - 1) {
+    if (this.swipe !== null && this.layers.length > 1) {
       c.beginPath();
-      c.rect(this.width * this.swipe, 0, this.width, this.height);
+      if (index === 0) c.rect(0, 0, this.width * this.swipe, this.height);
+      else c.rect(this.width * this.swipe, 0, this.width, this.height);
       c.clip();
     }
     const wanted = Math.floor(Math.log2(this.metresPerPx / this.box.resolution_m / (window.devicePixelRatio || 1) + 1e-9) + 0.6);

@@ -1,7 +1,7 @@
 // NodeODM nodes behind this server: how they are, and adding, locking, deleting them; what `passel node` does.
 
 import { get, poll, post } from "./api.js";
-import { duration, el, fill, note, say, state } from "./dom.js";
+import { duration, el, fill, note, say, state, table } from "./dom.js";
 
 const WORDS = { online: "Takes tasks", locked: "Locked", offline: "Offline", isolated: "Bad" };
 
@@ -36,29 +36,30 @@ class NodesPage {
     this.ask.hidden = none || !nodes.length;
     if (none) fill(this.list, note("This server runs in test mode: it has no nodes."));
     else if (!nodes.length) fill(this.list, el("div", { class: "card empty" }, el("h2", {}, "No nodes"), el("p", { class: "soft" }, "Passel makes all maps itself. Add machines with NodeODM if you have some: tasks go to whichever is free.")));
-    else this.refill(el("section", { class: "card scroll", "aria-label": "Nodes" }, el("table", {}, head(), el("tbody", {}, nodes.map((n) => this.row(n))))));
+    else this.refill(table("Nodes", ["Node", "State", "Engine", "Tasks", "A photo takes#", ""], nodes.map((n) => this.row(n))));
   }
 
   // The keyboard's place stays, although the table is a new one.
-  refill(table) {
+  refill(shown) {
     const held = document.activeElement?.dataset?.key;
-    fill(this.list, table);
-    if (held) [...table.querySelectorAll("[data-key]")].find((b) => b.dataset.key === held)?.focus();
+    fill(this.list, shown);
+    if (held) [...shown.querySelectorAll("[data-key]")].find((b) => b.dataset.key === held)?.focus();
   }
 
   row(node) {
     const load = node.max_parallel ? `${node.our_tasks} of ours, ${node.queue} of ${node.max_parallel} in all` : `${node.our_tasks} of ours`;
     const limits = [node.max_images && `at most ${node.max_images} photos`, node.max_upload_mb_s && `sent ${node.max_upload_mb_s} MB/s at most`, node.has_token && "with token"].filter(Boolean).join(", ");
     const act = (word, order, ask, kind = "") => el("button", { class: kind, "data-key": `${order} ${node.name}`, "aria-label": `${word} ${node.name}`, onclick: () => (!ask || window.confirm(ask)) && this.order(order, { node: node.name }, `${word}: ${node.name}`) }, word);
-    return el("tr", {},
-      el("td", {}, el("strong", {}, node.name), el("div", { class: "small soft" }, node.url, limits ? `, ${limits}` : "")),
-      el("td", {}, state(node.state, WORDS[node.state]), node.locked && node.state !== "locked" ? el("div", { class: "small soft" }, "locked") : null,
-        node.trouble ? el("div", { class: "small why" }, node.trouble) : null),
-      el("td", { class: "small" }, node.engine ? `${node.engine} ${node.engine_version}` : "–"), el("td", { class: "small" }, load),
-      el("td", { class: "small number" }, node.seconds_a_photo === null ? "–" : duration(node.seconds_a_photo)),
-      el("td", {}, el("div", { class: "row acts" }, node.locked ? act("Unlock", "unlock") : act("Lock", "lock"),
+    return [
+      [el("strong", {}, node.name), el("div", { class: "small soft" }, node.url, limits ? `, ${limits}` : "")],
+      [state(node.state, WORDS[node.state]), node.locked && node.state !== "locked" ? el("div", { class: "small soft" }, "locked") : null, node.trouble ? el("div", { class: "small why" }, node.trouble) : null],
+      node.engine ? `${node.engine} ${node.engine_version}` : "–",
+      load,
+      node.seconds_a_photo === null ? "–" : duration(node.seconds_a_photo),
+      el("div", { class: "row acts" }, node.locked ? act("Unlock", "unlock") : act("Lock", "lock"),
         el("button", { "data-key": `edit ${node.name}`, "aria-label": `Change ${node.name}`, onclick: () => this.form.edit(node) }, "Change"),
-        act("Delete", "delete", `Take ${node.name} out? What it works on goes to other nodes.`, "danger"))));
+        act("Delete", "delete", `Take ${node.name} out? What it works on goes to other nodes.`, "danger")),
+    ];
   }
 
   async order(name, fields, done) {
@@ -72,11 +73,6 @@ class NodesPage {
       fill(this.trouble, note(error.message, true));
     }
   }
-}
-
-function head() {
-  const names = ["Node", "State", "Engine", "Tasks", "A photo takes", ""];
-  return el("thead", {}, el("tr", {}, names.map((h) => el("th", { scope: "col", class: h === "A photo takes" ? "number" : "" }, h || el("span", { class: "visually-hidden" }, "Actions")))));
 }
 
 class NodeForm {

@@ -1,7 +1,7 @@
 // Tokens: who may use this server, which machines may join; and this browser's own.
 
 import { WrongToken, get, post, token } from "./api.js";
-import { day, el, fill, note } from "./dom.js";
+import { day, el, fill, note, table } from "./dom.js";
 import { copyLine } from "./machines.js";
 
 export async function settingsPage(main, still) {
@@ -27,11 +27,12 @@ async function show(list, still) {
       await post("/ui/api/tokens/revoke", { id: t.id }).catch((error) => window.alert(error.message));
       await show(list, still);
     } }, "Revoke");
-    return el("tr", {}, el("td", {}, el("strong", {}, t.name || t.id), el("div", { class: "small soft" }, t.id)), el("td", {}, t.kind === "join" ? "machines" : "people and programs"),
-      el("td", { class: "small" }, day(1000 * t.created_s)), el("td", { class: "small" }, state), el("td", {}, t.trouble || (t.expires_s && t.expires_s < now) ? null : revoke));
+    return [
+      [el("strong", {}, t.name || t.id), el("div", { class: "small soft" }, t.id)], t.kind === "join" ? "machines" : "people and programs",
+      el("span", { class: "small" }, day(1000 * t.created_s)), el("span", { class: "small" }, state), t.trouble || (t.expires_s && t.expires_s < now) ? null : revoke,
+    ];
   });
-  const head = ["Token", "For", "Made", "Valid", ""].map((h) => el("th", { scope: "col" }, h || el("span", { class: "visually-hidden" }, "Actions")));
-  fill(list, rows.length ? el("section", { class: "card scroll" }, el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows))) : note("There are no tokens: this server takes requests from this machine only."));
+  fill(list, rows.length ? table("Tokens", ["Token", "For", "Made", "Valid", ""], rows) : note("There are no tokens: this server takes requests from this machine only."));
 }
 
 function create(made, again) {
