@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,10 +18,12 @@ import pytest
 from fake_clouds.digitalocean import FakeDigitalOcean
 from fake_clouds.headquarters import BEAT, Headquarters
 from fake_clouds.hetzner import FakeHetzner
+from fake_clouds.metadata import FakeMetadata
 from fake_clouds.scaleway import FakeScaleway
 from fake_clouds.server import FakeCloud
 from passel.fleet.boot import Newcomer, boot_script
-from passel.fleet.config import Boot, FleetConfig, HetznerAccount, Kind, Limits, Size
+from passel.fleet.config import AwsAccount, Boot, FleetConfig, HetznerAccount, Kind, Limits, Size
+from passel.fleet.fleet_file import _JOIN
 from passel.fleet.ledger import Ledger, Machine, State
 from passel.fleet.secret import Secret
 
@@ -256,3 +259,49 @@ def test_a_node_gets_its_token_by_a_file(cloud: FakeCloud, hq: Headquarters) -> 
     assert json.loads((home / "node.json").read_text())["token"] == "the-node's token"
     assert not any("the-node's token" in word for word in words)
     assert (home / "node.json").stat().st_mode & 0o077 == 0
+
+
+WORKER = """#!/bin/sh
+trap 'echo "$PASSEL_MACHINE" >>"$PASSEL_MACHINE_HOME/finished"; exit 0' TERM
+echo "$$" >>"$PASSEL_MACHINE_HOME/joined"
+while :; do sleep 0.2; done
+"""
+
+
+def test_a_spot_machine_hears_that_it_is_taken_back_and_leaves_in_order(cloud: FakeCloud, hq: Headquarters) -> None:
+    """Its worker is asked to finish, once, and not started again; another machine's worker on this computer is left alone."""
+    metadata = FakeMetadata()
+    (cloud.stand_ins / "passel").write_text(WORKER)
+    (cloud.stand_ins / "passel").chmod(0o755)
+    watching = f"export PASSEL_METADATA_URL={metadata.url}"
+    joining = Boot(url=hq.url, join_command='passel join --name "$PASSEL_MACHINE"', setup_command=watching)
+    usual = dataclasses.replace(config(hq.url), boot=joining)
+    account = AwsAccount(Secret(""), Secret(""), "sg-1", "ami-1", spot=True)
+    neighbour_script = boot_script(Newcomer("passel-f-2", "f", "t"), usual)
+    neighbour = cloud.add("passel-f-2", "cpx41", "fsn1", [], neighbour_script).home
+    home = boot(cloud, dataclasses.replace(usual, provider="aws", account=account))
+    appears(home / "joined")
+    appears(neighbour / "joined")
+    while not metadata.asked:
+        time.sleep(0.05)
+    assert not (home / "leaving").exists()
+    metadata.notice = '{"action": "terminate", "time": "2026-11-22T17:00:00Z"}'
+    assert "shutdown -h now" in appears(home / "switched-off")
+    assert (home / "finished").read_text() == "passel-f-1\n"
+    assert len((home / "joined").read_text().split()) == 1
+    assert not (neighbour / "finished").exists()
+    metadata.close()
+
+
+@pytest.mark.parametrize("provider", ["aws", "digitalocean", "hetzner", "scaleway"])
+@pytest.mark.parametrize("kind", list(Kind))
+def test_boot_scripts_are_small_enough_for_every_cloud(provider: str, kind: Kind) -> None:
+    """EC2 takes 16 KB of user-data, the least of the four. The values that a person chooses are long here."""
+    account = AwsAccount(Secret(""), Secret(""), "sg-1", "ami-1", spot=True) if provider == "aws" else None
+    setup = config("https://a-rather-long-name.of-a-coordinator.example.org:3000", kind, runtime_s=86_400.0)
+    long = dataclasses.replace(setup.boot, setup_command="# a person's own words\n" * 100, join_command=_JOIN)
+    setup = dataclasses.replace(setup, provider=provider, boot=long, account=account or setup.account)
+    script = boot_script(Newcomer("passel-0123abcd-6a0123456789ab-0123abcd", "0123abcd", "x" * 200), setup)
+    assert len(script.encode()) < 16_384 / 2
+    checked = subprocess.run(["/bin/sh", "-n"], input=script.encode(), check=False, capture_output=True)
+    assert (checked.returncode, checked.stderr) == (0, b"")

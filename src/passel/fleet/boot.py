@@ -2,7 +2,7 @@
 
 It holds one secret only: a token that lets this one machine join once (or, on nodes, the node's own token). It makes swap,
 starts the worker or the node, and carries a dead man's switch: when the coordinator cannot be reached for long, or the
-machine is older than it may be, it switches itself off.
+machine is older than it may be, it switches itself off. A spot machine watches for its cloud's notice and leaves in order.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def boot_script(newcomer: Newcomer, config: FleetConfig) -> str:
         _dead_man(config),
         "" if own else _swap(config.boot.add_swap),
         config.boot.setup_command,
+        _SPOT_WATCH if config.spot and config.kind is Kind.WORKER else "",
         _node(newcomer, config) if config.kind is Kind.NODE else _worker(newcomer, config),
     ]
     return "\n".join(part.strip("\n") for part in parts if part) + "\n"
@@ -71,6 +72,30 @@ power_off() {
     echo "passel: ending: $1" >&2
     kill -KILL 0
 }
+"""
+
+
+# EC2 tells a spot machine two minutes before it takes it back (IMDSv2; 404 until then). The worker's one process, `passel join`,
+# is asked to finish and leave, and is not started again; other workers of this computer are none of ours.
+_SPOT_WATCH = """
+notice() {
+    base="${PASSEL_METADATA_URL:-http://169.254.169.254}/latest"
+    session=$(curl -fsS -m 2 -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 300" "$base/api/token" 2>/dev/null) &&
+        curl -fsS -m 2 -H "X-aws-ec2-metadata-token: $session" "$base/meta-data/spot/instance-action" 2>/dev/null
+}
+workers() {
+    for place in /proc/[0-9]*; do
+        tr '\\0' '\\n' <"$place/environ" 2>/dev/null | grep -qxF "PASSEL_MACHINE=$PASSEL_MACHINE" || continue
+        tr '\\0' ' ' <"$place/cmdline" 2>/dev/null | grep -q 'passel join ' && echo "${place#/proc/}"
+    done
+}
+spot_watch() {
+    until words=$(notice); do sleep 5; done
+    echo "passel: the cloud takes this machine back: $words" >&2
+    : >"$PASSEL_MACHINE_HOME/leaving"
+    for worker in $(workers); do kill -TERM "$worker"; done
+}
+spot_watch &
 """
 
 
@@ -120,10 +145,11 @@ join() {{
     export PASSEL_JOIN_TOKEN="$(cat "$PASSEL_TOKEN_FILE")"
 {config.boot.join_command}
 }}
-while :; do
+until [ -e "$PASSEL_MACHINE_HOME/leaving" ]; do
     (join)
     sleep 5
 done
+power_off "its work is handed back"
 """
 
 
