@@ -86,7 +86,7 @@ def test_a_wrong_token_raises_what_webodm_looks_for(tmp_path, photos):
 def test_flags_of_the_test_mode(tmp_path, photos):
     flags = {"fail_tasks": True, "drop_uploads": True, "seconds": 0.2, "skip_dems": True}
     with running(tmp_path, test=flags) as world:
-        task = node(world).create_task(photos, retry_timeout=0)
+        task = node(world).create_task(photos, retry_timeout=0, max_retries=60)  # half of the uploads fail
         with pytest.raises(TaskFailedError):
             task.wait_for_completion(interval=0.1)
         assert task.info().last_error == "Cannot process dataset"
