@@ -240,3 +240,14 @@ def test_local_and_ssh_need_no_sizes(tmp_path: Path) -> None:
     assert "-m passel join" in local.boot.join_command
     hosts = read_fleet_file(written(tmp_path, {"provider": "ssh", "hosts": ["a", "pilot@b"]} | ADDITION))
     assert hosts.regions == ("a", "pilot@b")
+
+
+def test_a_budget_on_ec2_wants_to_know_what_machines_cost(tmp_path: Path) -> None:
+    on_demand = SAMPLES["aws"] | ADDITION | {"spot": False, "budget": 40}
+    with pytest.raises(UsageError, match="EC2 does not tell") as told:
+        read_fleet_file(written(tmp_path, on_demand))
+    assert "priceHour beside each slug" in told.value.todo
+    priced = on_demand | {"imageSizeMapping": [{"maxImages": 40, "slug": "c5.2xlarge", "priceHour": 0.34}]}
+    assert read_fleet_file(written(tmp_path, priced)).budget is not None
+    assert read_fleet_file(written(tmp_path, on_demand | {"spot": True})).budget is not None
+    assert read_fleet_file(written(tmp_path, on_demand | {"budget": -1})).budget is None

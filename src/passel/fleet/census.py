@@ -6,6 +6,7 @@ believed to be gone before several full listings in a row say so, and what comes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,12 @@ class Change:
 def machine_name(fleet: str, serial: str) -> str:
     """A machine's name: a valid host name, different for every machine there ever was."""
     return f"passel-{fleet}-{serial}"
+
+
+def fleet_of(name: str) -> str:
+    """The fleet of a machine's name, '' when it is none of ours."""
+    found = re.fullmatch(r"passel-([0-9a-f]+)-.+", name)
+    return found[1] if found else ""
 
 
 def take_census(book: Sequence[Machine], listing: Listing, fleet: str, grace_s: float, now_s: float) -> list[Change]:

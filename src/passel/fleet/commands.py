@@ -10,13 +10,14 @@ from pathlib import Path
 
 from passel.errors import PasselError, UsageError
 from passel.fleet.boot import Newcomer, boot_script
+from passel.fleet.census import fleet_of, machine_name
 from passel.fleet.config import FleetConfig, Kind, Size
 from passel.fleet.fleet_file import read_fleet_file
 from passel.fleet.ledger import Ledger, Machine, State
 from passel.fleet.loop import Fleet, Surroundings
 from passel.fleet.machine import Provider, ProviderError
 from passel.fleet.ports import Demand, JobDemand, WorkerSeen
-from passel.fleet.prices import PriceBook
+from passel.fleet.prices import PriceBook, published
 from passel.fleet.providers.choose import open_provider
 from passel.fleet.purse import Purse
 from passel.fleet.sizing import machines_for, size_for
@@ -39,6 +40,8 @@ def fleet_command(words: Sequence[str], data: Path, say: Say, sleep: Callable[[f
     if given.command == "drain":
         return drain_machines(given.names, folder, say)
     if given.command == "destroy-all":
+        if given.fleet:
+            return destroy_by_tag(given.file, given.fleet, given.yes, say, sleep)
         return destroy_all(given.file, folder, given.yes, say, sleep)
     if given.command == "open":
         return open_again(folder, say)
@@ -133,7 +136,7 @@ def destroy_all(file: Path, data: Path, yes: bool, say: Say, sleep: Callable[[fl
         alive = [m for m in ledger.machines() if m.alive]
         if not alive:
             say("The account lists no machine of this fleet. The fleet is closed until: passel fleet open")
-            return 0
+            return _tell_others(provider, config, ledger.fleet, say)
         if waited_s > _PATIENCE_S:
             raise PasselError(
                 f"{len(alive)} machines are still there: {', '.join(m.name for m in alive)}",
@@ -142,6 +145,51 @@ def destroy_all(file: Path, data: Path, yes: bool, say: Say, sleep: Callable[[fl
             )
         sleep(_PAUSE_S)
         waited_s += _PAUSE_S
+
+
+def destroy_by_tag(file: Path, fleet: str, yes: bool, say: Say, sleep: Callable[[float], None]) -> int:
+    """Destroys a fleet's machines when its book is lost: all that bear its tag and its name, until the account lists none.
+    Its coordinator must not run any more: it would make others.
+    """
+    config = read_fleet_file(file)
+    provider = open_provider(config, Path("unused"))
+    waited_s = 0.0
+    while True:
+        listing = provider.list(fleet, config.regions)
+        ours = [m for m in listing.machines if m.name.startswith(machine_name(fleet, ""))]
+        if not yes:
+            say(f"This ends {len(ours)} machines and what they work on: {', '.join(m.name for m in ours) or '-'}.")
+            say("Add --yes to do it.")
+            return 2
+        if not ours and not listing.silent_regions:
+            say(f"The account lists no machine of the fleet {fleet} in {', '.join(config.regions)}.")
+            return _tell_others(provider, config, fleet, say)
+        if waited_s > _PATIENCE_S:
+            left = ", ".join(
+                [*(m.name for m in ours), *(f"whatever is in {r}" for r in sorted(listing.silent_regions))]
+            )
+            raise PasselError(f"These are still there: {left}", config.provider, "look into the provider's console")
+        for machine in ours:
+            try:
+                provider.destroy(machine.id, machine.region)
+            except ProviderError as error:
+                say(f"{machine.name} could not be destroyed, trying again: {error}")
+        sleep(_PAUSE_S)
+        waited_s += _PAUSE_S
+
+
+def _tell_others(provider: Provider, config: FleetConfig, fleet: str, say: Say) -> int:
+    """What the account lists of other fleets, perhaps of this one before its data folder was lost. 0 when there is nothing."""
+    others: dict[str, int] = {}
+    for machine in provider.list("", config.regions).machines:
+        owner = fleet_of(machine.name)
+        if owner != fleet:
+            others[owner] = others.get(owner, 0) + 1
+    for owner, count in sorted(others.items()):
+        say(f"{count} machines of another fleet run in this account: {owner or 'with names that are not ours'}")
+    if any(others):
+        say("If such a fleet is yours and its data folder is lost: passel fleet destroy-all FILE --fleet ID")
+    return 0
 
 
 def open_again(data: Path, say: Say) -> int:
@@ -172,13 +220,20 @@ def spend(file: Path, data: Path, say: Say) -> int:
 
 
 def _say_price(config: FleetConfig, provider: Provider, size: Size, count: int, offline: bool, say: Say) -> None:
-    unasked = offline and size.price_hour is None
-    price = None if unasked else PriceBook(config, provider, time.time).price(size, config.regions[0])
+    region = config.regions[0]
+    if offline and size.price_hour is None:
+        price = published(config, size.slug, region)
+    else:
+        price = PriceBook(config, provider, time.time).price(size, region)
     if price is None:
-        say("  price: not known" + ("; with a budget nothing would be made: give priceHour" if config.budget else ""))
-        return
-    together = price.per_hour * count
-    say(f"  price: {price.per_hour:g} {price.currency} an hour each, {together:g} together ({price.source})")
+        say("  price: not known")
+    else:
+        each, together = f"{price.per_hour:g} {price.currency} an hour each", f"{price.per_hour * count:g} together"
+        say(f"  price: {'' if price.certain else 'about '}{each}, {together} ({price.source})")
+    if config.budget and not offline and (price is None or not price.certain):
+        say(
+            f"  with a budget NOTHING WOULD BE MADE: write what an hour of {size.slug} costs you as priceHour beside its slug"
+        )
 
 
 class _Nobody:
@@ -259,6 +314,9 @@ def _parser() -> argparse.ArgumentParser:
     command("list", "Machines of the book and, with the fleet file, of the account.", False)
     command("drain", "Let machines finish what they do, then destroy them.", None).add_argument("names", nargs="+")
     destroying = command("destroy-all", "Destroy every machine of the fleet and close it.", True)
+    destroying.add_argument(
+        "--fleet", default="", metavar="ID", help="another fleet, by its tag alone: its data folder is lost"
+    )
     destroying.add_argument("--yes", action="store_true", help="do it")
     command("open", "Allow machines again after destroy-all.", None)
     command("spend", "What the fleet has cost.", True)

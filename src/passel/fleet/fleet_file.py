@@ -37,15 +37,23 @@ def read_fleet_file(path: Path) -> FleetConfig:
     account, regions = read_account(provider, keys)
     results = _results(keys, account)
     currency = keys.text("currency", "EUR" if provider in {"hetzner", "scaleway"} else "USD")
+    sizes, budget = _sizes(keys, provider), _budget(keys, currency)
+    on_demand = isinstance(account, AwsAccount) and not account.spot
+    if budget is not None and on_demand and any(s.price_hour is None for s in sizes):
+        raise UsageError(
+            "A budget needs prices, and EC2 does not tell those of machines on demand",
+            keys.where("imageSizeMapping"),
+            "write what an hour costs as priceHour beside each slug",
+        )
     return FleetConfig(
         provider=provider,
         kind=kind,
         account=account,
         regions=regions,
-        sizes=_sizes(keys, provider),
+        sizes=sizes,
         limits=_limits(keys, provider, kind),
         boot=_boot(keys, kind, provider),
-        budget=_budget(keys, currency),
+        budget=budget,
         results=results,
         currency=currency,
         remarks=tuple(_remarks(keys, path, toml, results)),

@@ -80,6 +80,8 @@ class Price:
     currency: str
     source: str
     """Where the number is from, for people."""
+    certain: bool = True
+    """False for a published price that may have changed since: good for a guess, not for a budget."""
 
 
 class Provider(Protocol):
