@@ -19,8 +19,8 @@ class NewMap {
     this.uuid = uuid ?? null;
     this.upload = null;
     this.name = el("input", { value: "", placeholder: "Where and when", maxlength: 200, autocomplete: "off" });
-    this.picked = el("input", { type: "file", multiple: true, accept: ".jpg,.jpeg,.png,.tif,.tiff,.txt,.zip", class: "visually-hidden", id: "files", onchange: () => this.add([...this.picked.files]) });
-    this.folder = el("input", { type: "file", webkitdirectory: true, class: "visually-hidden", id: "folder", onchange: () => this.add([...this.folder.files]) });
+    this.picked = el("input", { type: "file", multiple: true, accept: ".jpg,.jpeg,.png,.tif,.tiff,.txt,.zip", hidden: true, "aria-label": "Photos", id: "files", onchange: () => this.add([...this.picked.files]) });
+    this.folder = el("input", { type: "file", webkitdirectory: true, hidden: true, "aria-label": "A folder of photos", id: "folder", onchange: () => this.add([...this.folder.files]) });
     this.progress = el("div", { class: "stack" });
     this.look = el("div", { class: "stack" });
     this.trouble = el("div");

@@ -5,11 +5,13 @@ import { MapView } from "./map_view.js";
 
 const METRES_A_DEGREE = 111320;
 const PAD_M = 10;
+const MOST_OUTLINES = 500; // more photos in sight would be a blot, and slow: zoom in to see the outlines
 const HUES = [168, 28, 220, 330, 80, 265, 5, 195, 50, 300];
 
 export function surveyMap(still) {
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": "Photo positions and submodels" });
-  const element = el("div", { class: "map", style: "height:380px" }, canvas);
+  const words = el("p", { class: "small soft" });
+  const element = el("div", { class: "stack", style: "gap:6px" }, el("div", { class: "map", style: "height:380px" }, canvas), words);
   let view = null;
   return {
     element,
@@ -21,12 +23,12 @@ export function surveyMap(still) {
       }
       view ??= new MapView(canvas);
       still.addEventListener("abort", () => view.close(), { once: true });
-      draw(view, features, canvas);
+      draw(view, features, canvas, words);
     },
   };
 }
 
-function draw(view, features, canvas) {
+function draw(view, features, canvas, words) {
   const points = features.flatMap((f) => corners(f.geometry));
   const [[west, east], [south, north]] = extent(points);
   const [lon0, lat0] = [(west + east) / 2, (south + north) / 2];
@@ -35,12 +37,12 @@ function draw(view, features, canvas) {
   const hue = (name) => HUES[names.indexOf(name) % HUES.length];
   const photos = features.filter((f) => f.properties.kind === "photo").map((f) => ({ at: metres(f.geometry.coordinates), hue: hue(f.properties.submodel), foot: (f.properties.footprint ?? []).map(metres) }));
   const areas = features.filter((f) => f.properties.kind === "submodel").map((f) => ({ line: corners(f.geometry).map(metres), hue: hue(f.properties.submodel) }));
-  const byHue = new Map(photos.map((p) => [p.hue, []]));
-  for (const photo of photos) byHue.get(photo.hue).push(photo);
   const all = [...photos.map((p) => p.at), ...photos.flatMap((p) => p.foot)];
   const [[left, right], [bottom, top]] = extent(all);
   const box = { west: left - PAD_M, east: right + PAD_M, south: bottom - PAD_M, north: top + PAD_M, resolution_m: 0.05, levels: 1 };
-  canvas.setAttribute("aria-label", `${photos.length} photo positions in ${names.length} submodel${names.length === 1 ? "" : "s"}`);
+  const counted = `${photos.length} photo positions in ${names.length} submodel${names.length === 1 ? "" : "s, a colour each"}.`;
+  canvas.setAttribute("aria-label", counted);
+  words.textContent = photos.length > MOST_OUTLINES ? `${counted} Zoom in to see what each photo shows.` : photos.some((p) => p.foot.length) ? `${counted} A frame is what a photo shows of flat ground.` : counted;
   view.drawings = [(c, v) => {
     for (const { line, hue: h } of areas) {
       trace(c, v, line);
@@ -49,33 +51,37 @@ function draw(view, features, canvas) {
       c.strokeStyle = `hsl(${h} 60% 45% / .7)`;
       c.stroke();
     }
-    for (const [h, own] of byHue) {
-      c.beginPath();
-      for (const { foot } of own) outline(c, v, foot);
-      c.strokeStyle = `hsl(${h} 55% 45% / ${own.length > 300 ? 0.25 : 0.45})`;
-      c.stroke();
-    }
-    const size = Math.max(1.5, Math.min(5, 60 / Math.sqrt(photos.length)));
-    for (const [h, own] of byHue) {
-      c.beginPath();
-      for (const { at } of own) {
-        const [x, y] = v.toScreen(...at);
-        c.moveTo(x + size, y);
-        c.arc(x, y, size, 0, 7);
+    const seen = photos.filter((p) => inView(v, p.at));
+    if (seen.length <= MOST_OUTLINES) {
+      for (const { foot, hue: h } of seen) {
+        trace(c, v, foot);
+        c.strokeStyle = `hsl(${h} 55% 45% / .4)`;
+        c.stroke();
       }
+    }
+    const size = Math.max(2, Math.min(9, 120 / Math.sqrt(seen.length + 1)));
+    for (const { at, hue: h } of seen) {
+      const [x, y] = v.toScreen(...at);
       c.fillStyle = `hsl(${h} 65% 42%)`;
+      if (size < 4) {
+        c.fillRect(x - size / 2, y - size / 2, size, size);
+        continue;
+      }
+      c.beginPath();
+      c.arc(x, y, size / 2, 0, 7);
       c.fill();
     }
   }];
   view.show(box, []);
 }
 
-function trace(c, v, line) {
-  c.beginPath();
-  outline(c, v, line);
+function inView(v, at) {
+  const [x, y] = v.toScreen(...at);
+  return x > -20 && y > -20 && x < v.width + 20 && y < v.height + 20;
 }
 
-function outline(c, v, line) {
+function trace(c, v, line) {
+  c.beginPath();
   if (!line.length) return;
   line.forEach((p, i) => (i ? c.lineTo(...v.toScreen(...p)) : c.moveTo(...v.toScreen(...p))));
   c.closePath();
