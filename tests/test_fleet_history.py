@@ -36,7 +36,7 @@ class History(RuleBasedStateMachine):
         world = self.world
         for faults in (world.cloud.create_faults, world.cloud.list_faults, world.cloud.destroy_faults):
             faults.clear()
-        world.cloud.tripwire = None
+        world.cloud.tripwire, world.cloud.revoked = None, False
         world.coordinator.photos = 0
         world.coordinator.finish_steps()
         world.until(lambda: not world.alive() and not any(m.alive for m in world.book().values()), 400)
@@ -59,8 +59,12 @@ class History(RuleBasedStateMachine):
 
     # --- the world; after each thing that happens some turns pass
 
-    @initialize(photos=st.sampled_from([150, 450, 2000]), turns=st.sampled_from([0, 1, 5, 20]))
-    def work_arrives(self, photos: int, turns: int) -> None:
+    @initialize(
+        photos=st.sampled_from([150, 450, 2000]), turns=st.sampled_from([0, 1, 5, 20]), told_apart=st.booleans()
+    )
+    def work_arrives(self, photos: int, turns: int, told_apart: bool) -> None:
+        """told_apart: whether the queue knows drains that we ordered from those that workers began themselves."""
+        self.world.coordinator.told_apart = told_apart
         self.world.coordinator.photos = photos
         self._turns(turns)
 
@@ -106,7 +110,7 @@ class History(RuleBasedStateMachine):
         self.world.cloud.lags.append(lag_s)
 
     @precondition(lambda self: self.world.alive())
-    @rule(data=st.data(), how=st.sampled_from(["vanishes", "off", "silent", "evicted"]), turns=TURNS)
+    @rule(data=st.data(), how=st.sampled_from(["vanishes", "off", "silent", "evicted", "retires"]), turns=TURNS)
     def machine_breaks(self, data: st.DataObject, how: str, turns: int) -> None:
         machine = self._some_machine(data)
         if how == "vanishes":
@@ -115,6 +119,8 @@ class History(RuleBasedStateMachine):
             machine.power = Power.OFF
         elif how == "silent":
             machine.silent = True
+        elif how == "retires":
+            machine.retiring = True
         else:
             machine.evicted = True
         self._turns(turns)
@@ -128,6 +134,14 @@ class History(RuleBasedStateMachine):
             self.world.cloud.list_faults.clear()
             self.world.ledger._db.execute("delete from machine where name = ?", (machine.name,))
             self._turns(1 + turns)
+
+    @rule(turns=st.sampled_from([1, 5, 40]))
+    def key_is_revoked(self, turns: int) -> None:
+        """For a while; until then nobody can end what runs."""
+        self.world.cloud.revoked = True
+        self.excused_s += (turns + 1) * TURN_S
+        self._turns(turns)
+        self.world.cloud.revoked = False
 
     @rule(closed=st.booleans(), turns=TURNS)
     def closed_or_opened(self, closed: bool, turns: int) -> None:

@@ -47,6 +47,7 @@ class SimMachine:
     busy: bool = False
     drained: bool = False
     silent: bool = False
+    retiring: bool = False
     fleet: str = ""
     script: str = ""
 
@@ -64,6 +65,12 @@ class SimCloud:
     destroy_faults: deque[str] = field(default_factory=deque)
     boots: deque[float | None] = field(default_factory=deque)
     lags: deque[float] = field(default_factory=deque)
+    addressless: int = 0
+    """So many machines, the first ones made, never get an address."""
+    revoked: bool = False
+    """The key to the account is worth nothing."""
+    skew_s: float = 0.0
+    """How far the cloud's clock is ahead of ours."""
     tripwire: int | None = None
     """After so many more moments the process is killed."""
 
@@ -83,6 +90,7 @@ class SimCloud:
 
     def create(self, order: Order) -> str:
         self.moment()
+        self._check_key()
         fault = self.create_faults.popleft() if self.create_faults else ""
         if fault == "no capacity":
             raise NoCapacityError("no such machine here now")
@@ -110,11 +118,12 @@ class SimCloud:
         return machine.id
 
     def list(self, fleet: str, regions: Sequence[str]) -> Listing:
+        self._check_key()
         fault = self.list_faults.popleft() if self.list_faults else ""
         if fault == "down":
             raise UncertainError("the API is down")
         shown = [
-            MachineSeen(m.id, m.name, m.size, m.region, m.power, m.created_s, "203.0.113.7", m.evicted)
+            MachineSeen(m.id, m.name, m.size, m.region, m.power, m.created_s + self.skew_s, self._address(m), m.evicted)
             for m in self.alive()
             if (not fleet or m.fleet == fleet) and self.clock() >= m.created_s + m.shown_after_s
         ]
@@ -126,6 +135,7 @@ class SimCloud:
 
     def destroy(self, machine_id: str, region: str) -> None:
         self.moment()
+        self._check_key()
         fault = self.destroy_faults.popleft() if self.destroy_faults else ""
         if fault == "down":
             raise UncertainError("the API is down")
@@ -135,6 +145,13 @@ class SimCloud:
         self.moment()
         if fault == "done, no answer":
             raise UncertainError("500 after destroy")
+
+    def _address(self, machine: SimMachine) -> str:
+        return "" if int(machine.id) <= self.addressless else "203.0.113.7"
+
+    def _check_key(self) -> None:
+        if self.revoked:
+            raise RefusedError("401 unauthorized", todo="check the key to the account")
 
     def price(self, size: str, region: str) -> Price | None:
         rate = self.rates.get(size)
@@ -148,6 +165,8 @@ class SimCoordinator:
     cloud: SimCloud
     photos: int = 0
     memory_mb: int = 0
+    told_apart: bool = True
+    """False: whoever is drained, for whatever reason, is reported as drained by us and by itself."""
     tokens: list[str] = field(default_factory=list)
     forgotten: set[str] = field(default_factory=set)
 
@@ -162,8 +181,12 @@ class SimCoordinator:
             if m.boots_after_s is not None and now_s >= m.created_s + m.boots_after_s and not m.silent
         ]
         for machine in booted:
-            machine.busy = machine.busy or (bool(self.photos) and not machine.drained)
-        return tuple(WorkerSeen(m.name, m.busy, m.drained) for m in booted)
+            machine.busy = machine.busy or (bool(self.photos) and not machine.drained and not machine.retiring)
+        return tuple(self._seen(m) for m in booted)
+
+    def _seen(self, m: SimMachine) -> WorkerSeen:
+        either = m.drained or m.retiring
+        return WorkerSeen(m.name, m.busy, *((m.drained, m.retiring) if self.told_apart else (either, either)))
 
     def finish_steps(self) -> None:
         """What runs now ends."""

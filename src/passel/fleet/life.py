@@ -39,8 +39,8 @@ def _changed(book: Sequence[Machine], changes: list[Change]) -> list[Change]:
 
 
 def age_s(machine: Machine, now_s: float) -> float:
-    """How long it has been there."""
-    return now_s - (machine.started_s or machine.wanted_s)
+    """How long it has been there, by our own clock: the cloud's may be another."""
+    return now_s - machine.wanted_s
 
 
 def _boot(machine: Machine, worker: WorkerSeen | None, limits: Limits, now_s: float) -> Change:
