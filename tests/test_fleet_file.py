@@ -57,7 +57,11 @@ SAMPLES: dict[str, dict[str, object]] = {
         "ami": "ami-07b4f3c02c7f83d59",
         "engineInstallUrl": '"https://releases.rancher.com/install-docker/19.03.9.sh"',
         "spot": True,
-        "imageSizeMapping": [{"maxImages": 40, "slug": "t3a.small", "spotPrice": 0.02, "storage": 60}],
+        "imageSizeMapping": [
+            {"maxImages": 40, "slug": "t3a.small", "spotPrice": 0.02, "storage": 60},
+            {"maxImages": 3500, "slug": "r5.4xlarge", "spotPrice": 1.1, "storage": 2000},
+            {"maxImages": 5000, "slug": "r5.4xlarge", "spotPrice": 1.1, "storage": 2500},
+        ],
         "addSwap": 1,
         "dockerImage": "opendronemap/nodeodm",
         "iamrole": "node",
@@ -119,9 +123,11 @@ def test_clusterodms_files_are_read_as_they_are(tmp_path: Path, provider: str) -
         assert account.spot
         assert account.tags == (("type", "clusterodm"),)
         assert (config.sizes[0].spot_price, config.sizes[0].storage_gb) == (0.02, 60)
+        assert [s.storage_gb for s in config.sizes[1:]] == [2500, 2500], "one machine of a slug is as good as another"
         assert config.results is not None
         assert config.results.access_key.value == "aws-key", "the account's own keys open the bucket"
         assert config.boot.data_folder == "/mnt/data", "the documented name is understood, too"
+        assert config.boot.engine_install_url == "https://releases.rancher.com/install-docker/19.03.9.sh"
     elif isinstance(account, HetznerAccount):
         assert config.regions == ("fsn1",)
         assert config.currency == "EUR"

@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 from passel.errors import UsageError
@@ -113,7 +114,9 @@ def _sizes(keys: Keys, provider: str) -> tuple[Size, ...]:
         sizes = [Size("host", 1_000_000_000, price_hour=0.0)]
     if not sizes:
         raise UsageError("No sizes are given", keys.where("imageSizeMapping"), "add [{maxImages, slug}]")
-    return tuple(sorted(sizes, key=lambda s: s.max_photos))
+    disks = {s.slug: max(o.storage_gb or 0 for o in sizes if o.slug == s.slug) or None for s in sizes}
+    # A machine is known by its slug alone, so each of a slug gets the largest disk that a line of the mapping gives it.
+    return tuple(sorted((replace(s, storage_gb=disks[s.slug]) for s in sizes), key=lambda s: s.max_photos))
 
 
 def _limits(keys: Keys, provider: str, kind: Kind) -> Limits:
@@ -163,7 +166,7 @@ def _boot(keys: Keys, kind: Kind, provider: str) -> Boot:
         add_swap=keys.at_least("addSwap", 0, usual.add_swap),
         docker_image=keys.text("dockerImage", usual.docker_image),
         docker_gpu=keys.flag("dockerGpu"),
-        engine_install_url=keys.text("engineInstallUrl", usual.engine_install_url),
+        engine_install_url=keys.text("engineInstallUrl", usual.engine_install_url).strip('"'),  # as in the samples
         setup_command=keys.text("nodeSetupCmd", ""),
         data_folder=_data_folder(keys),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from passel.errors import UsageError
-from passel.fleet.secret import Secret, read_secret
+from passel.fleet.secret import SAMPLE_WORDS, Secret, read_secret
 
 
 class Keys:
@@ -34,8 +34,8 @@ class Keys:
             return str(value)  # image numbers are often written without quotes
         if not isinstance(value, str):
             raise self._wrong(key, "a text")
-        if value == "CHANGEME!":
-            raise UsageError("The sample's CHANGEME! is still there", self.where(key), "write your own value")
+        if value in SAMPLE_WORDS:
+            raise UsageError(f"The sample's {value} is still there", self.where(key), "write your own value")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

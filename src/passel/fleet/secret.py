@@ -8,6 +8,9 @@ from pathlib import Path
 
 from passel.errors import UsageError
 
+SAMPLE_WORDS = frozenset({"CHANGEME!", "CHANGEME"})
+"""What ClusterODM's samples have where a user's own values belong."""
+
 
 @dataclass(frozen=True)
 class Secret:
@@ -32,8 +35,8 @@ def read_secret(given: object, where: str, folder: Path) -> Secret:
         value = _from_file(folder / str(given["file"]), where)
     else:
         raise UsageError("A secret is not understood", where, 'write a text, {"env": "NAME"} or {"file": "PATH"}')
-    if value == "CHANGEME!":
-        raise UsageError("The sample's CHANGEME! is still there", where, "write your own value")
+    if value in SAMPLE_WORDS:
+        raise UsageError(f"The sample's {value} is still there", where, "write your own value")
     return Secret(value)
 
 
