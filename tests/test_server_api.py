@@ -4,14 +4,17 @@ OpenDroneMap's own cluster client were seen to do.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import socket
 import time
 import zipfile
+from collections.abc import AsyncIterator
 
 import pytest
 
+from passel.server.files import _append
 from server_world import PHOTO, is_alive, new_uuid, running
 
 
@@ -418,7 +421,9 @@ def test_resumable_uploads(world):
     with socket.create_connection(("127.0.0.1", world.port)) as line:  # the line breaks in the middle of a piece
         head = f"PUT {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\nContent-Range: bytes 1000-5999/{len(photo)}\r\n\r\n"
         line.sendall(head.encode() + photo[1000:3000])
-    have = int(world.wait(lambda: world.http.head(url).headers["upload-offset"]))
+        put(900, 1000)  # it hangs, and only the client knows: a later request ends it
+        assert b"sent by another request" in line.makefile("rb").read(2000)
+    assert (have := int(world.http.head(url).headers["upload-offset"])) in {1000, 3000}
     while True:
         answer = put(have, len(photo))
         if answer.json().get("complete"):
@@ -426,10 +431,23 @@ def test_resumable_uploads(world):
         have = int(world.http.head(url).headers["upload-offset"])
     assert (world.job_folder(task) / "photos" / "big one.jpg").read_bytes() == photo
     assert world.http.head(url).headers["upload-complete"] == "?1"
-    assert world.http.put(f"/task/new/upload/{task}/b.jpg", content=PHOTO).json()["complete"] is True
+    whole = f"/task/new/upload/{task}/b.jpg"
+    world.http.put(whole, content=b"another b", headers={"Content-Range": "bytes 0-8/2000"})
+    assert world.http.put(whole, content=PHOTO).json()["complete"] is True, "the first byte begins anew"
+    assert (world.job_folder(task) / "photos" / "b.jpg").read_bytes() == PHOTO
     assert world.commit(task) == {"uuid": task}
     assert world.info(task)["imagesCount"] == 2
     world.act("remove", task)
+
+
+def test_what_arrived_before_the_line_broke_is_kept(tmp_path):
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"abc"
+        raise ConnectionResetError
+
+    with open(tmp_path / "part", "wb") as file, pytest.raises(ConnectionResetError):
+        asyncio.run(_append(file.fileno(), broken(), 10))
+    assert (tmp_path / "part").read_bytes() == b"abc"
 
 
 def test_an_upload_that_breaks_off_is_not_acknowledged_and_leaves_nothing(world):

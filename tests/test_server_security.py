@@ -8,7 +8,6 @@ import io
 import socket
 import struct
 import threading
-import time
 import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -390,12 +389,12 @@ def test_a_body_that_stops_arriving_is_given_up(world):
     world.act("remove", task, "alice-secret")
 
 
-def test_endless_headers_and_too_many_sockets_are_dropped(tmp_path):
+def test_endless_headers_are_told_and_too_many_sockets_dropped(tmp_path):
     with running(tmp_path, limits={"max_connections": 20}) as world:
         with socket.create_connection(("127.0.0.1", world.port)) as line:
             line.settimeout(30)
-            with pytest.raises(OSError, match=r"reset|[Bb]roken"):
-                flood(line)
+            flood(line)
+            assert b'{"error":"The request has too many or too long headers"}' in line.recv(2000)
         world.http.close()
 
         async def crowd() -> int:
@@ -424,9 +423,6 @@ def flood(line: socket.socket) -> None:
     line.sendall(b"GET / HTTP/1.1\r\n")
     for _ in range(100):
         line.sendall(b"X: " + b"y" * 8000)
-        time.sleep(0.001)
-    if not line.recv(1):
-        raise ConnectionResetError("reset")
 
 
 def _answers(client: httpx.Client) -> bool:

@@ -6,6 +6,7 @@ Every call may be repeated. A server that is away is waited for; what it refuses
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Server:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._http = httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=False)
+        self._http = httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=False, verify=_authorities())
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +193,7 @@ class Server:
         """The JSON of an answer. A server that starts or stops may say 502 or 503 for a while."""
         if status == 401:
             raise RemoteError("the server wants another token", self.address.url, "give --token")
-        if status >= 500:
+        if status == 409 or status >= 500:  # 409: a piece that is not the next one; the server says again which is
             raise AwayError(f"the server answered {status}", self.address.url)
         try:
             found = json.loads(body)
@@ -213,6 +214,13 @@ class Server:
 
     def _odd(self, path: str) -> RemoteError:
         return RemoteError(f"the server's answer to {path} is not what NodeODM's API says", self.address.url)
+
+
+def _authorities() -> ssl.SSLContext:
+    """Who is believed: the public authorities, those of this system, and $SSL_CERT_FILE of a passel with its own."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    return context
 
 
 class _Answer:

@@ -215,9 +215,10 @@ def _split_words(words: tuple[str, ...]) -> tuple[argparse.Namespace, tuple[str,
 
 def _order(parsed: Parsed, photos: Path, output: Path) -> Order:
     """The photos and side files, and the options that mean something there."""
+    from passel.pipeline.side_files import side_file
     from passel.survey.inspect import list_photos  # the engine's idea of what a photo is
 
-    side = {name: path for name in _SIDE_FILES for path in (photos / name, output / name) if path.is_file()}
+    side = {name: path for name in _SIDE_FILES if (path := side_file(name, photos, output))}
     for option, name in (("geo", "geo.txt"), ("split-image-groups", "image_groups.txt"), ("gcp", "gcp_list.txt")):
         path = parsed.values.get(option)
         if isinstance(path, Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -13,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from passel.server.archive import ALL, ASSETS, PLAN, Archive
 from passel.server.folders import JobFolder, inside
 from passel.server.jobs import Job, JobError, State
+from passel.server.multipart import BodyWatch
 from passel.server.openapi import piece, query
 from passel.server.requests import Desk, answer
 from passel.server.sending import Content, file_content, send
@@ -100,18 +102,21 @@ async def _take_piece(service: JobService, job: Job, name: str, request: Request
     limits = service.settings.limits_for(job.owner)
     part = PartialFile(service.folder(job.uuid), name, limits)
     start, total = _content_range(request)
-    with service.exclusive(job, part.name), service.receive(job) as receiver:
+    watch = BodyWatch(limits.idle_s)
+    async with service.exclusive(job, part.name, watch):
         try:
             fd = await asyncio.to_thread(part.open, start, total if total is not None else start)
         except JobError as e:
             offset, complete = await asyncio.to_thread(part.offset)
             return _offset(offset, complete, str(e), status=409)
         try:
-            await _append(fd, start, total, request, limits.max_file_bytes)
+            room = (limits.max_file_bytes if total is None else total) - start
+            await _append(fd, watch.pieces(request.stream()), room)
         finally:
             await asyncio.to_thread(_sync_and_close, fd)
         whole = total if total is not None else await asyncio.to_thread(lambda: part.offset()[0])
-        received: Received | None = await asyncio.to_thread(part.finish, whole, receiver)
+        with service.receive(job) as receiver:
+            received: Received | None = await asyncio.to_thread(part.finish, whole, receiver)
     service.touch(job)
     if received is None:
         return _offset(*await asyncio.to_thread(part.offset))
@@ -119,19 +124,22 @@ async def _take_piece(service: JobService, job: Job, name: str, request: Request
     return answer({"success": True, "complete": True, "files": [row]})
 
 
-async def _append(fd: int, start: int, total: int | None, request: Request, most: int) -> None:
+async def _append(fd: int, body: AsyncIterator[bytes], room: int) -> None:
+    """Write the body; also what arrived just before the line broke, for on bad lines every byte counts."""
     held: list[bytes] = []
-    held_bytes, size = 0, start
-    async for chunk in request.stream():
-        held.append(chunk)
-        held_bytes += len(chunk)
-        size += len(chunk)
-        if size > (most if total is None else total):
-            raise JobError("More bytes arrived than were announced")
-        if held_bytes >= PIECE_BYTES:
-            await asyncio.to_thread(write_all, fd, held)
-            held, held_bytes = [], 0
-    await asyncio.to_thread(write_all, fd, held)
+    held_bytes = 0
+    try:
+        async for chunk in body:
+            if len(chunk) > room:
+                raise JobError("More bytes arrived than were announced")
+            room -= len(chunk)
+            held.append(chunk)
+            held_bytes += len(chunk)
+            if held_bytes >= PIECE_BYTES:
+                ready, held, held_bytes = held, [], 0
+                await asyncio.to_thread(write_all, fd, ready)
+    finally:
+        await asyncio.to_thread(write_all, fd, held)
 
 
 def _sync_and_close(fd: int) -> None:

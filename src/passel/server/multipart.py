@@ -25,7 +25,7 @@ MOST_HEADERS, MOST_HEADER_BYTES = 16, 8192
 
 
 class SilentClientError(JobError):
-    """The body stopped arriving; the connection is of no use any more."""
+    """The body stopped arriving, or nobody wants it any more; the connection is of no use."""
 
 
 Piece = bytes | memoryview
@@ -68,7 +68,7 @@ async def read_form(
     multipart body without boundary (ClusterODM's commit), count as empty. JobError for what is malformed or too large.
     """
     kind, parameters = parse_options_header(headers.get("content-type", ""))
-    body = watched(body, limits.idle_s)
+    body = BodyWatch(limits.idle_s).pieces(body)
     if kind == b"multipart/form-data" and parameters.get(b"boundary"):
         return await _Form(parameters[b"boundary"], open_file, limits).read(body)
     if kind not in {b"application/json", b"application/x-www-form-urlencoded"}:
@@ -79,48 +79,52 @@ async def read_form(
     return _from_json(text) if kind == b"application/json" else _from_urlencoded(text, limits.max_fields)
 
 
-async def watched(body: AsyncIterator[bytes], idle_s: float) -> AsyncIterator[bytes]:
-    """The body, piece by piece. SilentClientError when nothing of it arrives for so long."""
-    watch = _IdleWatch(idle_s)
-    try:
-        while True:
-            with watch:
-                chunk = await anext(body, None)
-            if chunk is None:
-                return
-            yield chunk
-    finally:
-        watch.close()
-
-
-class _IdleWatch:
-    """Ends a wait that lasts too long. As `asyncio.timeout`, but one timer serves all waits of a body."""
+class BodyWatch:
+    """Ends waits for a body that last too long. As `asyncio.timeout`, but one timer serves all waits of a body, and another
+    task may end them. For one body.
+    """
 
     def __init__(self, idle_s: float) -> None:
         self._idle_s, self._loop = idle_s, asyncio.get_running_loop()
-        self._since_s, self._is_waiting, self._is_over = 0.0, False, False
+        self._since_s, self._is_waiting, self._why = 0.0, False, ""
         self._task = asyncio.current_task()
-        self._timer = self._loop.call_later(idle_s, self._look)
+        self.ended = asyncio.Event()
+
+    async def pieces(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The body, piece by piece. SilentClientError when nothing of it arrives for so long, or it was given up."""
+        self._timer = self._loop.call_later(self._idle_s, self._look)
+        try:
+            while True:
+                with self:
+                    piece = await anext(body, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            self._timer.cancel()
+
+    def give_up(self, why: str) -> None:
+        """Wait no more."""
+        self._why = why
+        if self._is_waiting and self._task is not None:
+            self._task.cancel()
 
     def __enter__(self) -> None:
+        if self._why:
+            raise SilentClientError(self._why)
         self._since_s, self._is_waiting = self._loop.time(), True
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._is_waiting = False
-        if self._is_over and isinstance(error, asyncio.CancelledError):
+        if self._why and isinstance(error, asyncio.CancelledError):
             if self._task is not None and self._task.uncancel() > 0:
                 return  # somebody else wants it to end, too
-            raise SilentClientError(f"Nothing arrived for {self._idle_s:g} s; the upload was given up") from None
-
-    def close(self) -> None:
-        """No more waits."""
-        self._timer.cancel()
+            raise SilentClientError(self._why) from None
 
     def _look(self) -> None:
         late_s = self._since_s + self._idle_s if self._is_waiting else self._loop.time() + self._idle_s
-        if self._is_waiting and self._loop.time() >= late_s and self._task is not None:
-            self._is_over = True
-            self._task.cancel()
+        if self._loop.time() >= late_s:
+            self.give_up(f"Nothing arrived for {self._idle_s:g} s; the upload was given up")
         else:
             self._timer = self._loop.call_at(late_s, self._look)
 

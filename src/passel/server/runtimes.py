@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from passel.server.console import Console
 from passel.server.drivers import Driver, Stages, StepSeen
 from passel.server.folders import JobFolder
+from passel.server.multipart import BodyWatch
 from passel.server.uploads import Receiver, Tally
 
 STEPS_KEPT = 200
@@ -26,14 +27,14 @@ class Live:
 @dataclass
 class Runtime:
     """lock: held for every change of state. stop: told to threads that work for the job. task: what works on it now;
-    appending: names of files that are sent in pieces just now; tally: what its owner's limits need to know;
+    appending: files that are sent in pieces just now, by name; tally: what its owner's limits need to know;
     drives: it is a run, of which only some go at once."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
     receivers: set[Receiver] = field(default_factory=set)
     tally: Tally | None = None
-    appending: set[str] = field(default_factory=set)
+    appending: dict[str, BodyWatch] = field(default_factory=dict)
     live: Live = field(default_factory=Live)
     driver: Driver | None = None
     task: asyncio.Task[None] | None = None

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import shutil
 import uuid as uuids
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from passel.errors import StorageError
@@ -23,6 +23,7 @@ from passel.server.folders import UUID_FORM, JobFolder
 from passel.server.job_store import JobStore
 from passel.server.jobs import Job, JobError, Order, Sent, State
 from passel.server.keeping import Keeper
+from passel.server.multipart import BodyWatch
 from passel.server.preparing import count_photos
 from passel.server.runner import Runner
 from passel.server.runtimes import Live, Runtimes
@@ -184,17 +185,21 @@ class JobService:
             runtime.receivers.discard(receiver)
             receiver.discard()
 
-    @contextmanager
-    def exclusive(self, job: Job, name: str) -> Iterator[None]:
-        """The right to append to a file; JobError while another request has it."""
-        names = self._runtimes.of(job.uuid).appending
-        if name in names:
-            raise JobError(f"{name} is being sent already")
-        names.add(name)
+    @asynccontextmanager
+    async def exclusive(self, job: Job, name: str, watch: BodyWatch) -> AsyncIterator[None]:
+        """The right to append to a file. The latest request has it: what came before is of a line that broke, and may not
+        know it yet.
+        """
+        appending = self._runtimes.of(job.uuid).appending
+        while (earlier := appending.get(name)) is not None:
+            earlier.give_up(f"{name} is sent by another request now")
+            await earlier.ended.wait()
+        appending[name] = watch
         try:
             yield
         finally:
-            names.discard(name)
+            del appending[name]
+            watch.ended.set()
 
     def touch(self, job: Job) -> None:
         """Files arrived: the upload is not stale."""

@@ -16,6 +16,13 @@ MOST_WAITING_BYTES = 512 * 1024
 KEEP_ALIVE_S = 75
 """Longer than clients poll, so that they keep their connection."""
 FILES_BESIDE_SOCKETS = 512
+REFUSED_READ_S = 2.0
+_REFUSAL = b'{"error":"The request has too many or too long headers"}'
+HEADERS_REFUSED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(_REFUSAL), _REFUSAL)
+)
+"""NodeODM's clients read `error` in answers with status 200 only."""
 
 
 def uvicorn_config(server: PasselServer, host: str, port: int) -> uvicorn.Config:
@@ -54,11 +61,12 @@ def _most_connections(wanted: int) -> int:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Drops connections beyond the bound, and those whose headers are endless or never come. Dropped, not refused with an
-    answer: clients try again after a lost connection, and give up for good after an error.
+    """Drops connections beyond the bound, and those whose headers never come. Dropped, not refused with an answer: clients
+    try again after a lost connection, and give up for good after an error, which endless headers are told.
     """
 
     most_connections = 1000
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -73,9 +81,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_headers:
             self._header_bytes += len(data)
             if self._header_bytes > MOST_HEADER_BYTES:
-                self.transport.abort()
-                return
-        super().data_received(data)
+                self._refuse()
+        if not self._refused:
+            super().data_received(data)
+
+    def _refuse(self) -> None:
+        """Say why, then read on for a moment: the answer to a client that is still sending would be lost with the line."""
+        if not self._refused:
+            self._refused = True
+            self.transport.write(HEADERS_REFUSED)
+            self._stop_waiting()
+            self._waiting = self.loop.call_later(REFUSED_READ_S, self._give_up)
 
     def on_message_begin(self) -> None:
         self._in_headers, self._header_bytes = True, 0

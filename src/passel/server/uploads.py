@@ -204,14 +204,17 @@ class PartialFile:
         return (photo.stat().st_size, True) if photo.exists() else (0, False)
 
     def open(self, start: int, total: int) -> int:
-        """A file descriptor to write from `start` on. JobError when that is not where the file ends, or it is too large."""
+        """A file descriptor to write from `start` on. 0 begins anew. JobError when that is not where the file ends, or it is
+        too large.
+        """
         have = self.aside.stat().st_size if self.aside.exists() else 0
-        if start != have:
+        if start not in (0, have):
             raise JobError(f"The file has {have} bytes here; go on from there")
         if total > self._limits.max_file_bytes:
             raise JobError(f"File {self.name} is too large")
         check_room(self._folder.incoming, self._limits, total - have)
-        fd = os.open(self.aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        anew = os.O_TRUNC if start == 0 else 0
+        fd = os.open(self.aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | anew, 0o644)
         os.lseek(fd, start, os.SEEK_SET)
         return fd
 
