@@ -48,6 +48,7 @@ def test_a_node_makes_the_map(tmp_path: Path, tiny_photo: bytes) -> None:
         assert cli.main(["node", "add", f"http://127.0.0.1:{node_port}", *data]) == 0
         assert cli.main(["node", "update", *data]) == 0
         page = f"http://127.0.0.1:{port}"
+        until(lambda: get(f"{page}/info")["cpuCores"] > 0, "the node's processors count")
         task = post(f"{page}/task/new/init", {"name": "through"})["uuid"]
         assert post(f"{page}/task/new/upload/{task}", {}, tiny_photo)["success"]
         post(f"{page}/task/new/commit/{task}", {})

@@ -39,7 +39,12 @@ class AllMachines:
         seen = [w for w in self.coordinator.status().workers if w.state != "lost"]
         total_mb = sum(w.machine.memory_mb for w in seen)
         free_mb = sum(w.machine.free_memory_mb for w in seen)
-        return Machine(total_mb * 10**6, free_mb * 10**6, sum(w.slots.cpus for w in seen))
+        nodes = self.gateway.machine() if self.gateway is not None else Machine(0, 0, 0)
+        return Machine(
+            total_mb * 10**6 + nodes.total_memory_bytes,
+            free_mb * 10**6 + nodes.available_memory_bytes,
+            sum(w.slots.cpus for w in seen) + nodes.cpus,
+        )
 
     def more_tasks(self) -> int:
         """What the nodes run at once: those tasks take none of our own machines."""
