@@ -101,20 +101,18 @@ class Line:
 
 
 @contextmanager
-def moto_process() -> Iterator[str]:
-    """The server; yields its URL."""
+def moto_process(host: str = "127.0.0.1", namespace: str = "") -> Iterator[str]:
+    """The server, perhaps on a host of its own; yields its URL."""
     port = _free_port()
-    command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    inside = ["ip", "netns", "exec", namespace] if namespace else []
+    command = [*inside, sys.executable, "-P", "-m", "moto.server", "-H", host, "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://{host}:{port}"
     try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1.0).close()
-                break
-            except OSError:
-                assert process.poll() is None, "moto ended"
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        while subprocess.run([*inside, "curl", "-s", url], capture_output=True, check=False).returncode != 0:
+            assert process.poll() is None, "moto ended"
+            time.sleep(0.1)
+        yield url
     finally:
         process.kill()
         process.wait()

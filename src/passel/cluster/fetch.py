@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -30,7 +30,7 @@ _log = logging.getLogger("passel.worker")
 
 @dataclass(frozen=True)
 class FetchedInputs:
-    """Local paths in the order asked, and the bytes that went over the network for them."""
+    """Local paths in the order asked, and the bytes that went over the network for them, now or ahead."""
 
     paths: tuple[Path, ...]
     moved_bytes: int
@@ -49,6 +49,10 @@ class Fetcher:
     def __init__(self, cache: Cache, link: Link) -> None:
         self._cache, self._link = cache, link
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._waiting_steps = 0
+        self._nobody_waits = asyncio.Event()
+        self._nobody_waits.set()
+        self._ahead_bytes: dict[str, int] = {}
 
     @asynccontextmanager
     async def inputs(self, job: str, refs: Sequence[InputRef]) -> AsyncIterator[FetchedInputs]:
@@ -59,15 +63,36 @@ class Fetcher:
         async with AsyncExitStack() as pins:
             tasks = [asyncio.create_task(self._get(job, ref)) for ref in refs]
             pins.push_async_callback(self._unpin, tasks)
-            got = await asyncio.gather(*tasks)
-            yield FetchedInputs(tuple(g.path for g in got), sum(g.moved_bytes for g in got))
+            with self._waiting():
+                got = await asyncio.gather(*tasks)
+            ahead_bytes = sum(self._ahead_bytes.pop(ref.key, 0) for ref in refs)
+            yield FetchedInputs(tuple(g.path for g in got), sum(g.moved_bytes for g in got) + ahead_bytes)
 
     async def prefetch(self, job: str, refs: Sequence[InputRef]) -> None:
-        """Brings what is missing while the cache has room for it without giving up anything. Trouble is ignored: a hint."""
+        """Brings what is missing while no step waits and the cache has room without giving up anything. Trouble is ignored: a hint.
+
+        What it moves counts for the first step that asks for it.
+        """
         for ref in refs:
+            await self._nobody_waits.wait()
             if self._cache.size_bytes + ref.size_bytes <= self._cache.most_bytes:
                 with suppress(PasselError):
-                    self._cache.unpin((await self._get(job, ref)).pin)
+                    got = await self._get(job, ref)
+                    self._cache.unpin(got.pin)
+                    if got.moved_bytes:
+                        self._ahead_bytes[ref.key] = self._ahead_bytes.get(ref.key, 0) + got.moved_bytes
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """A step waits for its inputs: they have the link for themselves."""
+        self._waiting_steps += 1
+        self._nobody_waits.clear()
+        try:
+            yield
+        finally:
+            self._waiting_steps -= 1
+            if not self._waiting_steps:
+                self._nobody_waits.set()
 
     async def _unpin(self, tasks: Sequence[asyncio.Task[_Got]]) -> None:
         for task in tasks:

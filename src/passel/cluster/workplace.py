@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ OnPhase = Callable[[Phase], None]
 _TAIL_BYTES = 4000
 _SPARE_BYTES = 100_000_000
 _MOST_SENDS = 10
+_MOST_HINTS = 256
 
 
 class Workplace(Protocol):
@@ -116,7 +118,8 @@ class RemoteWorkplace:
     link: Link
     logs: Path
     _full_below_bytes: int = 0
-    _prefetching: set[asyncio.Task[None]] = field(default_factory=set)
+    _hints: deque[tuple[str, Sequence[InputRef]]] = field(default_factory=lambda: deque(maxlen=_MOST_HINTS))
+    _prefetching: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self._fetcher = Fetcher(self.cache, self.link)
@@ -159,12 +162,14 @@ class RemoteWorkplace:
         return self.cache.take_news()
 
     def prefetch(self, job: str, inputs: Sequence[InputRef]) -> None:
-        """One at a time, and only while there is room: what steps need now comes first."""
-        if self._prefetching or self.full:
-            return
-        task = asyncio.create_task(self._fetcher.prefetch(job, inputs))
-        self._prefetching.add(task)
-        task.add_done_callback(self._prefetching.discard)
+        """One hint after the other, so that the next step's inputs come first."""
+        self._hints.append((job, inputs))
+        if self._prefetching is None or self._prefetching.done():
+            self._prefetching = asyncio.create_task(self._prefetch())
+
+    async def _prefetch(self) -> None:
+        while self._hints and not self.full:
+            await self._fetcher.prefetch(*self._hints.popleft())
 
     @property
     def disk(self) -> Path:
