@@ -15,8 +15,8 @@ from passel.fleet.machine import Listing, MachineSeen, Power
 
 _OFF_GRACE_S = 60.0
 """So long may a new machine look switched off: some clouds make it first and start it then."""
-_ABSENCES = 2
-_ABSENCES_OF_UNSEEN = 3
+_ABSENCES = 3
+"""Believed after two, a machine that two listings in a row forget would have a double beside it, over the limit."""
 NEVER_SEEN = "was never seen"
 
 
@@ -102,7 +102,7 @@ def _missed(machine: Machine, grace_s: float, now_s: float) -> Change:
     absent = replace(machine, missed=machine.missed + 1)
     young = now_s - machine.wanted_s <= grace_s
     if not machine.provider_id:
-        if young or absent.missed < _ABSENCES_OF_UNSEEN:
+        if young or absent.missed < _ABSENCES:
             return Change(absent)
         # It may have been there unseen for a moment, so its time is counted.
         never = replace(absent, state=State.GONE, gone_s=now_s, started_s=machine.wanted_s, reason=NEVER_SEEN)
