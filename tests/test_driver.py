@@ -113,6 +113,24 @@ def test_failures_are_told_as_on_one_machine(passel: Passel, tmp_path: Path) -> 
     assert {e.worker for e in events if isinstance(e, StepStarted)} <= {"far", "near"}
 
 
+def test_a_job_uses_no_more_cores_than_it_may(passel: Passel, tmp_path: Path) -> None:
+    steps = [step("add", f"s{i}", value=i, seconds=0.1) for i in range(4)]
+    running, most = set[str](), 0
+
+    def count(event: Event) -> None:
+        nonlocal most
+        if isinstance(event, StepStarted):
+            running.add(event.step.name)
+        elif isinstance(event, StepDone):
+            running.discard(event.step.name)
+        most = max(most, len(running))
+
+    link = JobLink(passel.socket, "modest", most_cores=1)
+    with PasselExecutor(Workplace(Store(tmp_path / "store"), tmp_path / "logs"), link, lambda _: None) as run:
+        run.run(steps, count)
+    assert most == 1
+
+
 def test_stop_ends_the_run_and_the_steps(passel: Passel, tmp_path: Path) -> None:
     marker = tmp_path / "m"
     hanging = step("hang", marker=str(marker))

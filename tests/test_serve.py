@@ -9,16 +9,23 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 import passel
 from passel import cli
 from passel.cluster.admin_client import AdminClient
 from passel.commands.serve import invitation, options_of
 from passel.errors import PasselError
-from passel.serve_options import Ready
+from passel.serve_options import Ready, TlsFiles
+from passel.serve_public import PublicTls
 from runs import command
 from serving import all_gone, ask, free_port, running, said, serve_words, until
 
@@ -227,6 +234,57 @@ def test_the_invitation_says_what_to_type() -> None:
     assert "█" not in later
     assert "sh -s -- TOKEN\n" in later
     assert "passel token create --join" in later
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """Made for localhost, by itself: (certificate, key)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+    )
+    made = made.add_extension(names, critical=False)
+    pem, secret = folder / "cert.pem", folder / "key.pem"
+    pem.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return str(pem), str(secret)
+
+
+def test_https_on_the_public_port(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem, key = certificate(tmp_path)
+    words, port, _ = serve_words(
+        tmp_path / "data", "--test", "--tls-cert", pem, "--tls-key", key, "--host-name", "localhost"
+    )
+    url = f"https://localhost:{port}"
+    with running(words, tmp_path / "serve.log") as server:
+        server.wait_for(f"open +{url}/\n")
+        code, _, complaint = told("tasks", "--server", url)
+        assert (code, "certificate" in complaint.lower()) == (1, True), complaint
+        monkeypatch.setenv("SSL_CERT_FILE", pem)
+        assert told("tasks", "--server", url)[:2] == (0, "no tasks\n")
+        assert told("tasks", "--server", f"http://localhost:{port}")[0] == 1
+    lines = invitation(ready("--listen", "0.0.0.0", "--tls-cert", pem, "--tls-key", key, join_token="join_x"), False)
+    assert "curl -fsS https://10.0.0.1:3000/join" in lines
+
+
+def test_a_renewed_certificate_is_taken_up_and_a_broken_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pem, key = certificate(tmp_path)
+    tls = PublicTls(TlsFiles(Path(pem), Path(key)))
+    caplog.set_level("INFO")
+    tls.follow()
+    Path(pem).write_text("half of a")
+    tls.follow()
+    assert "the certificate cannot be used" in caplog.text
+    certificate(tmp_path)
+    tls.follow()
+    assert "has a new certificate" in caplog.text
+    Path(key).unlink()
+    with pytest.raises(PasselError, match="No such file"):
+        PublicTls(TlsFiles(Path(pem), Path(key)))
 
 
 def test_nodeodms_own_words_are_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

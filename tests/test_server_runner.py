@@ -25,13 +25,17 @@ def well(*_: object) -> tuple[str, ...]:
 
 
 def run_one(
-    data: Path, command: Callable[..., tuple[str, ...]], meddle: Callable[[JobStore], None] = lambda s: None
+    data: Path,
+    command: Callable[..., tuple[str, ...]],
+    meddle: Callable[[JobStore], None] = lambda s: None,
+    max_runtime_s: float = 0.0,
 ) -> tuple[Job, list[str]]:
     """How one committed job ends, and its output."""
 
     async def run() -> tuple[Job, list[str]]:
+        data.mkdir(exist_ok=True)
         store = JobStore(data / "jobs.sqlite")
-        runner = Runner(ServerSettings(data), store, command)
+        runner = Runner(ServerSettings(data, max_runtime_s=max_runtime_s), store, command)
         folder = runner.folder("u")
         folder.make()
         (folder.photos / "a.jpg").write_bytes(PHOTO)
@@ -70,6 +74,13 @@ def test_a_command_that_does_not_exist_is_told(tmp_path):
     job, _ = run_one(tmp_path, lambda *_: ("/no/such/program",))
     assert job.state is State.FAILED
     assert "No such file" in job.error
+
+
+def test_a_job_that_runs_too_long_fails(tmp_path):
+    job, _ = run_one(tmp_path, lambda *_: ("sleep", "1000"), max_runtime_s=0.3)
+    assert (job.state, job.error) == (State.FAILED, "It ran longer than the 0.005 minutes that a task may run here")
+    job, _ = run_one(tmp_path / "in_time", well, max_runtime_s=3600)
+    assert job.state is State.COMPLETED
 
 
 @pytest.mark.parametrize("failing_write", [1, 2])

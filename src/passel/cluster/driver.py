@@ -73,7 +73,9 @@ def drive(task: DriverTask, lines: EventLines) -> int:
         options = with_side_files(parsed.options, task.photos, task.output)
         request = RunRequest(task.photos, task.output, _of_this_start(options, task), task.words)
         _wait_for_predecessor(Store(Project(task.output).store))
-        result = run_job(request, lambda place: PasselExecutor(place, task.link, lines.set_capacity), lines)
+        cores = options.max_concurrency if "max-concurrency" in parsed.values else 0
+        link = replace(task.link, most_cores=cores)
+        result = run_job(request, lambda place: PasselExecutor(place, link, lines.set_capacity), lines)
     except KeyboardInterrupt:
         lines.end(Interrupted.exit_code, "The run was stopped")
         return Interrupted.exit_code

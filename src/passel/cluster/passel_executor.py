@@ -46,11 +46,14 @@ class CoordinatorLostError(PasselError):
 
 @dataclass(frozen=True)
 class JobLink:
-    """How a driver reaches the coordinator: the socket, the job's name, and its share of a busy passel."""
+    """How a driver reaches the coordinator: the socket, the job's name, and its share of a busy passel. most_cores: that its steps
+    may use at once, 0 = any number.
+    """
 
     socket: Path
     job: str
     share: float = 1.0
+    most_cores: int = 0
 
 
 _News = Started | Ended | Capacity | None
@@ -67,6 +70,7 @@ class PasselExecutor:
         self._brought: queue.SimpleQueue[Brought | None] = queue.SimpleQueue()
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._window = _FEWEST_STEPS
+        self._most_cores = link.most_cores
         self._stopped = self._lost = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -124,7 +128,7 @@ class PasselExecutor:
 
     def _fill(self, schedule: Schedule, submitter: _Submitter, running: dict[str, _Submitted]) -> None:
         """Hands ready steps over, as many as keep all workers busy for a while."""
-        while len(running) < self._window and (step := schedule.next_ready()) is not None:
+        while self._wants_more(running) and (step := schedule.next_ready()) is not None:
             found = self._workplace.store.find(step.digest)  # a worker may have brought it before we were started again
             if found is not None:
                 schedule.settle(step, self._artifact(found))
@@ -136,6 +140,11 @@ class PasselExecutor:
                 continue
             running[step.digest] = _Submitted(step, ready)
             self._send(ready)
+
+    def _wants_more(self, running: dict[str, _Submitted]) -> bool:
+        """What is handed over may run: so a job that is to use few cores hands over few steps."""
+        few = not self._most_cores or sum(s.step.threads for s in running.values()) < self._most_cores
+        return few and len(running) < self._window
 
     def _settle(self, schedule: Schedule, running: dict[str, _Submitted], ended: Ended) -> None:
         submitted = running[ended.digest]

@@ -218,7 +218,7 @@ def _order(parsed: Parsed, photos: Path, output: Path) -> Order:
     from passel.pipeline.side_files import side_file
     from passel.survey.inspect import list_photos  # the engine's idea of what a photo is
 
-    side = {name: path for name in _SIDE_FILES if (path := side_file(name, photos, output))}
+    side = {name: found for name in _SIDE_FILES if (found := side_file(name, photos, output))}
     for option, name in (("geo", "geo.txt"), ("split-image-groups", "image_groups.txt"), ("gcp", "gcp_list.txt")):
         path = parsed.values.get(option)
         if isinstance(path, Path):

@@ -34,6 +34,8 @@ def _is_offered(option: Option) -> bool:
     return option.type != "path" and option.name not in HIDDEN
 
 
+_MEANT = frozenset({"max-concurrency"})
+"""Options whose default, said aloud, means something: the cores of this machine are fewer than those of a passel."""
 OFFERED = {o.name: o for o in TABLE if _is_offered(o)}
 
 
@@ -144,7 +146,8 @@ def words_for_driver(options: Iterable[GivenOption]) -> list[str]:
     words: list[str] = []
     for given in options:
         option = BY_NAME[given.name]
-        if option.status != "supported" or given.value in ("", option.default) or given.value is False:
+        is_default = given.value in ("", option.default) and given.name not in _MEANT
+        if option.status != "supported" or is_default or given.value is False:
             continue
         words.append(f"--{given.name}" if given.value is True else f"--{given.name}={given.value}")
     return words
