@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from browser_world import NEEDS_BROWSER, Visit, browsing, start
 from passel.demo.flight import DemoSettings
 from passel.demo.write import write_demo
-from serving import running, serve_words
+from serving import running
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
-PATIENCE_MS = 240_000
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -36,38 +26,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A page, and what went wrong on it."""
-
-    def __init__(self, browser: Any, address: str, width: int = 1280, **context: Any) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, **context)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE_MS)
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
-        self.page.goto(address)
-
-    def colours(self, selector: str) -> int:
-        """How many different colours a part of the page shows: an empty map has few."""
-        shot = Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())).convert("RGB")
-        return len(np.unique(np.asarray(shot).reshape(-1, 3) // 8, axis=0))
-
-    def fits(self) -> bool:
-        """Nothing sticks out sideways."""
-        return bool(self.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
-
-
-def start(folder: Path, *more: str, listen: str = "127.0.0.1") -> tuple[list[str], str]:
-    words, port, _ = serve_words(folder / "data", *more, listen=listen)
-    return words, f"http://127.0.0.1:{port}/"
+    with browsing() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +94,7 @@ def test_an_upload_that_was_cut_off_goes_on(browser: Any, canned: str, photos: l
     assert visit.errors == []
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_every_page_fits_and_can_be_used_by_keyboard(browser: Any, canned: str, width: int, scheme: str) -> None:
     visit = Visit(browser, canned, width, color_scheme=scheme)
     page = visit.page
@@ -142,6 +102,7 @@ def test_every_page_fits_and_can_be_used_by_keyboard(browser: Any, canned: str, 
         "#/": "Maps",
         "#/new": "New map",
         "#/machines": "Machines",
+        "#/nodes": "Nodes",
         "#/settings": "Settings",
     }.items():
         page.goto(canned + place)
@@ -188,6 +149,7 @@ def test_a_real_map_can_be_watched_and_looked_at(browser: Any, tmp_path: Path, p
         upload(visit, photos, "Demo")
         page.get_by_role("heading", name="The survey").wait_for()
         page.get_by_text("8 photos").first.wait_for()
+        page.get_by_text("A frame is what a photo shows").wait_for()
         page.get_by_text("on the machines there are now").wait_for()
         assert visit.colours("canvas") > 4  # photos and submodels
         page.get_by_role("button", name="Start mapping").click()
@@ -195,19 +157,20 @@ def test_a_real_map_can_be_watched_and_looked_at(browser: Any, tmp_path: Path, p
         page.get_by_text("features").first.wait_for()
         look_at_the_machines(browser, address)
         page.get_by_role("tab", name="Map").wait_for()
-        page.wait_for_function(
-            "performance.getEntriesByType('resource').filter(e => e.name.includes('/tiles/')).length > 3"
-        )
-        page.wait_for_load_state("networkidle")
+        page.locator("canvas[data-state=whole]").wait_for()
         assert visit.colours("canvas") > 100
         page.get_by_role("button", name="Surface").click()
-        page.wait_for_load_state("networkidle")
+        page.locator("canvas[data-state=loading]").wait_for()
+        page.locator("canvas[data-state=whole]").wait_for()
         assert visit.colours("canvas") > 50
         page.get_by_role("button", name="Profile").click()
         box = page.locator("canvas").first.bounding_box()
         for part in (0.45, 0.55):
             page.locator("canvas").first.click(position={"x": part * box["width"], "y": 0.5 * box["height"]})
         page.get_by_role("img", name=re.compile("Heights from")).wait_for()
+        page.get_by_role("tab", name="Cloud").click()
+        page.locator(".cloud canvas[data-state=whole]").wait_for()
+        assert visit.colours(".cloud canvas") > 100
         assert visit.errors == []
 
 

@@ -83,6 +83,7 @@ export class MapView {
 
   resize() {
     const scale = window.devicePixelRatio || 1;
+    if (!this.canvas.clientWidth) return; // in a tab that is not open: what it showed stays
     const first = !this.width;
     this.width = this.canvas.clientWidth;
     this.height = this.canvas.clientHeight;

@@ -60,9 +60,10 @@ function draw(view, features, canvas, words) {
       }
     }
     const size = Math.max(2, Math.min(9, 120 / Math.sqrt(seen.length + 1)));
+    let colour = null;
     for (const { at, hue: h } of seen) {
       const [x, y] = v.toScreen(...at);
-      c.fillStyle = `hsl(${h} 65% 42%)`;
+      if (h !== colour) c.fillStyle = `hsl(${(colour = h)} 65% 42%)`; // reading a colour costs more than drawing a point
       if (size < 4) {
         c.fillRect(x - size / 2, y - size / 2, size, size);
         continue;
