@@ -79,6 +79,7 @@ bench: setup
 bench-cluster: setup
 	$(BIN)/python bench/cluster_graph.py $(ARGS)
 	$(BIN)/python bench/cluster_transfer.py
+	$(BIN)/python bench/cluster_inputs.py
 	$(BIN)/python bench/cluster_cost.py
 	$(BIN)/python bench/cluster_chaos.py
 
