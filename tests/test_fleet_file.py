@@ -257,3 +257,10 @@ def test_a_budget_on_ec2_wants_to_know_what_machines_cost(tmp_path: Path) -> Non
     assert read_fleet_file(written(tmp_path, priced)).budget is not None
     assert read_fleet_file(written(tmp_path, on_demand | {"spot": True})).budget is not None
     assert read_fleet_file(written(tmp_path, on_demand | {"budget": -1})).budget is None
+
+
+def test_a_boot_script_that_the_cloud_would_refuse_is_told_before(tmp_path: Path) -> None:
+    long = SAMPLES["aws"] | ADDITION | {"nodeSetupCmd": "echo " + "x" * 15_000}
+    with pytest.raises(UsageError, match="aws takes 16384"):
+        read_fleet_file(written(tmp_path, long))
+    read_fleet_file(written(tmp_path, SAMPLES["digitalocean"] | ADDITION | {"nodeSetupCmd": "echo " + "x" * 15_000}))

@@ -11,12 +11,15 @@ import json
 import shlex
 from dataclasses import dataclass
 
+from passel.errors import UsageError
 from passel.fleet.config import FleetConfig, Kind
 
 NODE_PORT = 3000
 _OWN = {"local", "ssh"}
 """Providers whose machines are computers of the user: nothing is installed there and nothing switched off."""
 _LIFE_MARGIN_S = 600.0
+_MOST_BYTES = {"aws": 16 << 10, "hetzner": 32 << 10, "digitalocean": 64 << 10}
+"""What a cloud takes as user-data."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,15 @@ def boot_script(newcomer: Newcomer, config: FleetConfig) -> str:
         _node(newcomer, config) if config.kind is Kind.NODE else _worker(newcomer, config),
     ]
     return "\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def check_length(config: FleetConfig) -> None:
+    """UsageError when the cloud would refuse every machine, since its boot script is too long."""
+    size = len(boot_script(Newcomer("passel-00000000-0000000000-00000000", "00000000", "t" * 100), config).encode())
+    most = _MOST_BYTES.get(config.provider)
+    if most is not None and size > most:
+        what = f"The boot script has {size} bytes, and {config.provider} takes {most}"
+        raise UsageError(what, todo="shorten nodeSetupCmd or joinCommand: let them fetch what they need")
 
 
 def _head(newcomer: Newcomer, config: FleetConfig) -> str:

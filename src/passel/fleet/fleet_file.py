@@ -15,6 +15,7 @@ from pathlib import Path
 
 from passel.errors import UsageError
 from passel.fleet.accounts import PROVIDERS, read_account
+from passel.fleet.boot import check_length
 from passel.fleet.config import Account, AwsAccount, Boot, Budget, FleetConfig, Kind, Limits, Results, Size
 from passel.fleet.keys import Keys
 
@@ -46,7 +47,7 @@ def read_fleet_file(path: Path) -> FleetConfig:
             keys.where("imageSizeMapping"),
             "write what an hour costs as priceHour beside each slug",
         )
-    return FleetConfig(
+    config = FleetConfig(
         provider=provider,
         kind=kind,
         account=account,
@@ -59,6 +60,8 @@ def read_fleet_file(path: Path) -> FleetConfig:
         currency=currency,
         remarks=tuple(_remarks(keys, path, toml, results)),
     )
+    check_length(config)
+    return config
 
 
 def _parse(path: Path, toml: bool) -> dict[str, object]:

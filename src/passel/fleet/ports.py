@@ -47,7 +47,11 @@ class WorkerSeen:
     drained: bool = False
     """True while a `drain` order of ours is in force for it."""
     retiring: bool = False
-    """True when it says itself that it takes no more work, for instance because its cloud takes the machine back."""
+    """True when it says itself that it takes no more work, for instance because its cloud takes the machine back.
+
+    Who cannot tell this from a drain of ours may report both for either: then a machine that leaves by itself just while it
+    is drained is called back for one turn (`tests/test_fleet_history.py` plays both).
+    """
 
 
 class Coordinator(Protocol):
