@@ -141,21 +141,29 @@ def test_policy(tmp_path):
         "auto-boundary": {"assure": True, "value": True},
     }
     rules["orthophoto-resolution"] = {"between": {"min": 2, "max": 10}}
+    rules["dem-resolution"] = {"between": {"min": 2, "max": 10, "max_if_equal_to": 1}}
     club = {"engine": "odm", "maxImages": 5, "maxConcurrentTasks": 2, "options": rules}
     file.write_text(json.dumps({"default": {"engine": "passel"}, "tokens": {"club": club}}))
     policy = read_policy(file)
     assert policy.of("somebody").engine is Engine.PASSEL
     allowance = policy.of("club")
     assert (allowance.engine, allowance.max_images, allowance.most_tasks) == (Engine.ODM, 5, 2)
-    given = [("split", 40), ("pc-quality", "ultra"), ("orthophoto-resolution", 0.5), ("dsm", True)]
+    given = [
+        ("split", 40),
+        ("pc-quality", "ultra"),
+        ("orthophoto-resolution", 0.5),
+        ("dem-resolution", 1.0),
+        ("dsm", True),
+    ]
     options, told = ruled(tuple(GivenOption(*g) for g in given), allowance)
     assert {o.name: o.value for o in options} == {
         "pc-quality": "low",
         "orthophoto-resolution": 2.0,
+        "dem-resolution": 10.0,
         "dsm": True,
         "auto-boundary": True,
     }
-    assert len(told) == 3
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize(
@@ -163,6 +171,7 @@ def test_policy(tmp_path):
     [
         *("", "[]", '{"x": 1}', '{"default": {"engine": "best"}}', '{"default": {"maxImages": true}}'),
         *('{"default": {"options": {"no-such": {}}}}', '{"default": {"options": {"split": {"value": "many"}}}}'),
+        '{"default": {"options": {"split": {"domain": "1 <= x"}}}}',
     ],
 )
 def test_a_wrong_policy_is_named(tmp_path, text):

@@ -37,7 +37,7 @@ class Engine(StrEnum):
 @dataclass(frozen=True)
 class OptionRule:
     """What happens to an option. remove: it is dropped. value: it gets this. assure: also when the client did not give it.
-    low, high: bounds of a number.
+    low, high: bounds of a number. none_is: the number that stands for no bound, such as -1, and becomes `high`.
     """
 
     remove: bool = False
@@ -45,6 +45,7 @@ class OptionRule:
     assure: bool = False
     low: float | None = None
     high: float | None = None
+    none_is: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def _bounded(rule: OptionRule, value: OptionValue) -> OptionValue:
         return rule.value
     if isinstance(value, bool | str):
         return value
+    if rule.high is not None and value == rule.none_is:
+        return type(value)(rule.high)
     low = value if rule.low is None else max(value, type(value)(rule.low))
     return low if rule.high is None else min(low, type(value)(rule.high))
 
@@ -149,7 +152,7 @@ def _allowance(said: object, file: Path, where: str, default: Allowance) -> Allo
 
 
 def _rule(name: str, said: object, file: Path, where: str) -> OptionRule:
-    rows = _record(said, file, where, {"remove", "value", "assure", "between", "domain"})
+    rows = _record(said, file, where, {"remove", "value", "assure", "between"})
     option = BY_NAME.get(name)
     if option is None:
         raise UsageError(f"{where}: there is no such option", str(file), "`passel run --help` lists them")
@@ -161,8 +164,10 @@ def _rule(name: str, said: object, file: Path, where: str) -> OptionRule:
             raise UsageError(f"{where}.value: a path cannot be given here", str(file))
         value = checked
     between = _record(rows.get("between", {}), file, f"{where}.between", {"min", "max", "max_if_equal_to"})
-    low, high = (_number(between.get(k), file, f"{where}.between.{k}") for k in ("min", "max"))
-    return OptionRule(rows.get("remove") is True, value, rows.get("assure") is True, low, high)
+    low, high, none_is = (
+        _number(between.get(k), file, f"{where}.between.{k}") for k in ("min", "max", "max_if_equal_to")
+    )
+    return OptionRule(rows.get("remove") is True, value, rows.get("assure") is True, low, high, none_is)
 
 
 def _record(said: object, file: Path, where: str, known: set[str] | None) -> dict[str, Any]:
