@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,14 @@ def test_damage_is_told_and_kills_nobody(path: Path, tmp_path: Path) -> None:
                 file.node(*key[:4])
         except InputError:
             continue
+
+
+def test_an_octree_that_bites_its_tail_has_an_end(path: Path, tmp_path: Path) -> None:
+    spoilt = bytearray(path.read_bytes())
+    offset, size = struct.unpack_from("<QQ", spoilt, 469)
+    struct.pack_into("<iiiiQii", spoilt, offset, 0, 0, 0, 0, offset, size, -1)
+    (tmp_path / "loop.laz").write_bytes(spoilt)
+    assert len(CloudFile(tmp_path / "loop.laz").cloud.nodes) < size // 32
 
 
 @pytest.mark.parametrize("key", [(0, 0, 0, 1), (40, 0, 0, 0), (-1, 0, 0, 0), (0, int("9" * 400), 0, 0)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,14 +139,18 @@ class CloudFile:
 
     def _read_tree(self, offset: int, size: int) -> None:
         """Breadth first, so that what is left out of a giant tree is its finest."""
-        pages, length = [(offset, size)], self._path.stat().st_size
+        pages, seen, length = deque([(offset, size)]), {offset}, self._path.stat().st_size
         with self._path.open("rb") as file:
             while pages and len(self._parts) < MOST_NODES:
-                offset, size = pages.pop(0)
-                if not (0 < offset <= length and 0 <= size <= min(length, MOST_NODES * _ENTRY.size)):
+                offset, size = pages.popleft()
+                if not (0 < offset <= length and 0 <= size <= length):
                     raise ValueError("a page of its octree lies outside of the file")
                 file.seek(offset)
-                pages += self._take(_ENTRY.iter_unpack(file.read(size - size % _ENTRY.size)), length)
+                further = self._take(
+                    _ENTRY.iter_unpack(file.read(min(size // _ENTRY.size, MOST_NODES) * _ENTRY.size)), length
+                )
+                pages += [page for page in further if page[0] not in seen]  # a damaged page may name itself
+                seen |= {page[0] for page in further}
 
     def _take(self, entries: Iterator[tuple[int, ...]], length: int) -> list[tuple[int, int]]:
         """Remember the nodes of a page; the further pages that it names."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from passel.server.jobs import JobError
-from passel.server.requests import Desk, answer
-from passel.web.cloud_nodes import CLOUD, CloudFile
+from passel.server.requests import Desk
+from passel.web.cloud_nodes import CLOUD, Cloud, CloudFile
 
 _DAY = "private, max-age=86400"
 _CLOUDS_KEPT = 4
@@ -42,6 +43,11 @@ class _Clouds:
         return known[1]
 
 
+def _as_json(cloud: Cloud) -> bytes:
+    """Without the copy that `asdict` makes: there may be a hundred thousand nodes."""
+    return json.dumps({f.name: getattr(cloud, f.name) for f in fields(cloud)}, separators=(",", ":")).encode()
+
+
 def cloud_routes(desk: Desk) -> APIRouter:
     """/ui/api/tasks/{uuid}/cloud."""
     router = APIRouter(prefix="/ui/api/tasks/{uuid}/cloud", include_in_schema=False)
@@ -52,7 +58,7 @@ def cloud_routes(desk: Desk) -> APIRouter:
         job = service.task(uuid, desk.owner(request))
         async with busy:
             found = await asyncio.to_thread(clouds.of, service.folder(job.uuid).output)
-        return answer(asdict(found.cloud))
+        return Response(await asyncio.to_thread(_as_json, found.cloud), media_type="application/json")
 
     @router.get("/{level}/{x}/{y}/{z}")
     async def node(uuid: str, level: int, x: int, y: int, z: int, request: Request) -> Response:
