@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from fake_clouds.simulated import SimCoordinator
-from fleet_world import World, config
+from fleet_world import RATES, World, config
 from passel.fleet.config import Kind
 from passel.fleet.ledger import State
 from passel.fleet.loop import Fleet, Surroundings
+from passel.fleet.machine import Power
 from passel.fleet.ports import WorkerSeen
 
 
@@ -43,8 +44,13 @@ def test_the_clouds_clock_may_be_another(world: World, skew_s: float) -> None:
     """Otherwise each machine would be too old to boot as soon as it was made."""
     world.cloud.skew_s = skew_s
     world.coordinator.photos = 80
+    world.turns(1)
+    world.alive()[0].power = Power.OFF  # some clouds make a machine first and start it then
+    world.turns(2)
+    world.alive()[0].power = Power.ON
     world.until(lambda: world.only().state is State.UP)
     world.turns(60)
+    assert world.fleet.spent() <= RATES["small"] * (world.clock() - world.only().wanted_s) / 3600 + 0.01
     assert world.only().state is State.UP
     assert len(world.cloud.machines) == 1
     world.coordinator.photos = 0

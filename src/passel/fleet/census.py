@@ -74,7 +74,8 @@ def _find(machine: Machine, seen: dict[tuple[str, str], MachineSeen]) -> Machine
 
 
 def _met(machine: Machine, seen: MachineSeen, now_s: float) -> Change:
-    started_s = min(seen.created_s, now_s, machine.started_s or now_s)
+    # The cloud's clock may be another than ours, but nothing was made before we wanted it.
+    started_s = max(machine.wanted_s, min(seen.created_s, now_s, machine.started_s or now_s))
     known = replace(
         machine,
         provider_id=seen.id,
@@ -90,7 +91,7 @@ def _met(machine: Machine, seen: MachineSeen, now_s: float) -> Change:
         return Change(known, text)
     if seen.power is Power.LEAVING:
         return leave(known, "the cloud is taking it away")
-    if seen.power is Power.OFF and now_s - started_s > _OFF_GRACE_S:
+    if seen.power is Power.OFF and now_s - machine.wanted_s > _OFF_GRACE_S:
         return leave(known, "switched off or broken")
     if seen.evicted and known.state is not State.DRAINING:
         return drain(known, "the cloud takes it back", now_s)
