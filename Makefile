@@ -7,14 +7,15 @@ STAMP = .venv/.installed
 OUT ?= $(if $(filter demo,$(MAKECMDGOALS)),demo,out)
 ARGS ?=
 
-.PHONY: help setup demo photos-given map test test-long fuzz check format bench bench-cluster clean
+.PHONY: help setup demo photos-given map test test-flight test-long fuzz check format bench bench-cluster clean
 
 help:
 	@echo "make demo                           set up, map the built-in synthetic survey, say where the map is"
 	@echo "make map PHOTOS=dir [OUT=dir]       map your own photos; ARGS='--split 200' passes options on"
 	@echo "make test                           set up, run the tests;  ARGS='-k split' passes options on"
 	@echo "make test-long                      the tests that take minutes: links cut for a minute, and the like"
-	@echo "make fuzz                           garbage for the server, for ten minutes or more"
+	@echo "make test-flight                    a real flight through PyODM, server and engine, in full"
+	@echo "make fuzz                           garbage for the server, for ten minutes"
 	@echo "make check                          format, lint, types and tests, as continuous integration does"
 	@echo "make bench                          measure speed, memory and accuracy"
 	@echo "make bench-cluster                  measure many machines: scheduling, transfer, faults, overhead (hours)"
@@ -57,11 +58,14 @@ map: photos-given setup
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
 
+test-flight: setup
+	$(BIN)/python -m pytest -m 'real and long' tests/test_pyodm.py $(ARGS)
+
 test-long: setup
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 fuzz: setup
-	PASSEL_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/test_server_fuzz.py $(ARGS)
+	$(BIN)/python bench/server_fuzz.py $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,9 +1,9 @@
 """Load on one server process: polls of task/info beside a Node.js baseline, uploads beside a bare copy, memory, a long list.
 
-    python bench/server_load.py [--results DIR] [--scratch DIR]
+    python bench/server_load.py [--only polls|uploads] [--results DIR] [--scratch DIR]
 
-Rates are told by the wall clock and by the server's own CPU seconds: the second holds on a machine that others use, too.
-Run it with `nice -n -15` there.
+With --only, what was measured before of the rest stays in the results. Rates are told by the wall clock and by the server's
+own CPU seconds: the second holds on a machine that others use, too. Run it with `nice -n -15` there.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from server_world import running
 
 NAME = "server_load"
+RUNS = ("polls", "list", "upload")
 CONNECTIONS, REQUESTS = 32, 40_000
 ROUNDS = 3
 JOBS = 10_000
@@ -261,7 +262,7 @@ def measure_uploads(scratch: Path) -> list[Check]:
         assert len(list((world.job_folder(task) / "photos").iterdir())) == UPLOADERS * each
         peak_mb = resident_mb(world.process.pid, "VmHWM")
     note = f"{UPLOAD_MB} MB in photos of {PHOTO_MB} MB, each flushed, over {CLIENT_CONNECTIONS} connections as CloudODM does;"
-    note += f" median of {UPLOAD_ROUNDS} paired rounds"
+    note += f" median of {UPLOAD_ROUNDS} paired rounds, on a machine with load {os.getloadavg()[0]:.0f}"
     large = f"{LARGE_MB} MB by {UPLOADERS} connections at once"
     return [
         Check("upload", "speed against a bare copy with fsync", 100 * statistics.median(shares), "%", "≥", 60.0, note),
@@ -286,7 +287,11 @@ def main() -> None:
         print(
             f"{check.run:7} {check.what:46} {check.reached:10.1f} {check.unit:10} {check.sign}{check.wanted or ''} {check.verdict}"
         )
-    SurveyResult(NAME, about(), "", tuple(checks), ()).save(given.results)
+    earlier = SurveyResult.load(file).checks if (file := given.results / f"{NAME}.json").exists() else ()
+    measured = {check.run for check in checks}
+    kept = tuple(c for c in earlier if c.run not in measured)
+    in_order = sorted((*kept, *checks), key=lambda c: RUNS.index(c.run))
+    SurveyResult(NAME, about(), "", tuple(in_order), ()).save(given.results)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyodm
 import pytest
 from pyodm.exceptions import NodeResponseError, TaskFailedError
 from pyodm.types import TaskStatus
+from rasterio.io import MemoryFile
 
+from datasets import dataset
 from server_world import PHOTO, World, free_port, running
 
 EXPECTED = {"odm_orthophoto/odm_orthophoto.tif", "odm_dem/dsm.tif", "odm_georeferencing/odm_georeferenced_model.laz"}
@@ -125,30 +129,66 @@ def _to_port(url, port):
     return lambda self, *a, **k: url(self, *a, **k).replace("localhost:3000", f"127.0.0.1:{port}")
 
 
+CHEAP = {"fast-orthophoto": True, "feature-quality": "lowest", "orthophoto-resolution": 20, "dem-resolution": 20}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(CHEAP, id="cheap"), pytest.param({"dsm": True}, id="full", marks=pytest.mark.long)],
+)
+def test_a_real_flight(tmp_path, options):
+    """create → wait → download of brighton_beach, with the real coordinator, worker and engine behind it."""
+    photos = sorted((dataset("brighton_beach") / "images").iterdir())
+    with made_by_passel(tmp_path, photos, options, "beach") as archive:
+        with (
+            archive.open("odm_orthophoto/odm_orthophoto.tif") as tif,
+            MemoryFile(tif.read()) as memory,
+            memory.open() as map_,
+        ):
+            assert (map_.crs.to_epsg(), map_.count) == (32615, 4)
+            covered_m2 = float((map_.read(4) > 0).sum()) * map_.res[0] * map_.res[1]
+        assert covered_m2 > 5_000
+        stats = json.loads(archive.read("odm_report/stats.json"))
+        assert stats["reconstruction_statistics"]["reconstructed_shots_count"] == len(photos) == 18
+
+
 @pytest.mark.long
 def test_a_real_map(tiny_survey, tmp_path):
-    """create → wait → download with the real coordinator, worker and engine behind it."""
-    folder, _ = tiny_survey
+    """The same of a small synthetic survey, split."""
+    photos = sorted(tiny_survey[0].iterdir())
+    with made_by_passel(tmp_path, photos, {"split": 9, "feature-quality": "medium"}, "tiny") as archive:
+        assert "tiny" in archive.read("odm_report/report.html").decode()
+
+
+@contextmanager
+def made_by_passel(
+    folder: Path, photos: list[Path], options: dict[str, object], name: str
+) -> Iterator[zipfile.ZipFile]:
+    """all.zip of a task that PyODM handed to a `passel serve`."""
     port = free_port()
-    words = [sys.executable, "-m", "passel", "serve", "--data", str(tmp_path / "data"), "--port", str(port)]
+    words = [sys.executable, "-m", "passel", "serve", "--data", str(folder / "data"), "--port", str(port)]
     words += ["--workers-port", str(free_port())]
-    with open(tmp_path / "log", "wb") as log:
+    with open(folder / "log", "wb") as log:
         server = subprocess.Popen(words, stdout=log, stderr=log)
+    world = World(folder / "client")
     try:
-        world = World(tmp_path / "client")
         world.http.base_url = f"http://127.0.0.1:{port}"
-        world.process, world.log = server, tmp_path / "log"
+        world.process, world.log = server, folder / "log"
         world.wait(world._answers)
-        photos = sorted(str(p) for p in folder.iterdir())
-        task = pyodm.Node("127.0.0.1", port).create_task(photos, {"split": 9, "feature-quality": "medium"}, "tiny")
+        task = pyodm.Node("127.0.0.1", port).create_task([str(p) for p in photos], options, name)
         task.wait_for_completion(interval=0.5)
-        info = task.info(with_output=0)
-        assert info.images_count == len(photos)
-        with zipfile.ZipFile(task.download_zip(str(tmp_path))) as z:
-            assert z.testzip() is None
-            assert set(z.namelist()) >= EXPECTED | {"odm_report/report.html", "cameras.json", "images.json", "log.json"}
-            assert "tiny" in z.read("odm_report/report.html").decode()
-        world.http.close()
+        assert task.info(with_output=0).images_count == len(photos)
+        with zipfile.ZipFile(task.download_zip(str(folder))) as archive:
+            assert archive.testzip() is None
+            assert set(archive.namelist()) >= EXPECTED | {
+                "odm_report/report.html",
+                "cameras.json",
+                "images.json",
+                "log.json",
+            }
+            yield archive
     finally:
+        world.http.close()
         server.send_signal(signal.SIGTERM)
         server.wait(60)

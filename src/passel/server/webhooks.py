@@ -47,8 +47,9 @@ class Webhooks:
 
     async def _make_due(self) -> float | None:
         """Make all calls that are due; returns seconds until the next one, None = none is owed."""
-        calls = await self._store.calls()
-        due = [c for c in calls if c.due_ms <= now_ms()]
+        calls, now = await self._store.calls(), now_ms()
+        latest = now + 1000 * max(self._delays_s)  # what is due later was noted before somebody set the clock back
+        due = [c for c in calls if not now < c.due_ms <= latest]
         for start in range(0, len(due), AT_ONCE):
             await asyncio.gather(*(self._make(c) for c in due[start : start + AT_ONCE]))
         left = await self._store.calls() if due else calls
