@@ -40,7 +40,7 @@ def browser() -> Iterator[Any]:
 
 
 def fill_store(data: Path) -> dict[str, str]:
-    """Hundreds of tasks, three of them special: {name: uuid} of those."""
+    """Hundreds of tasks, of which few have files: {name: uuid}."""
     (data / "jobs").mkdir(parents=True)
     store, special = JobStore(data / "jobs.sqlite"), {}
 
@@ -51,7 +51,7 @@ def fill_store(data: Path) -> dict[str, str]:
                 if i == MANY - 2 - list(NAMES).index(other):
                     name, state = title, other
             id_ = str(uuid.UUID(int=i, version=4))
-            special[name] = id_
+            special["Bare" if i == 0 else name] = id_
             failure = FAILURE if state is State.FAILED else ""
             await store.write(Job(id_, "", Order(name, 1_700_000_000_000 + i), state, 1, 1, 1, 12, 100.0, failure, 1))
             folder = JobFolder(data / "jobs" / id_)
@@ -64,7 +64,7 @@ def fill_store(data: Path) -> dict[str, str]:
     with ThreadPoolExecutor(1) as aside:  # Playwright's loop runs in this thread
         aside.submit(lambda: asyncio.run(fill())).result()
     store.close()
-    return {name: special[name] for name in NAMES.values()}
+    return special
 
 
 def write_cloud(output: Path) -> None:
@@ -76,7 +76,7 @@ def write_cloud(output: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A server with many tasks: its address, and the special ones."""
+    """A server with many tasks: its address, and their uuids by name."""
     folder = tmp_path_factory.mktemp("shelf")
     special = fill_store(folder / "data")
     words, address = start(folder, "--test", "--cleanup-tasks-after", "0")
@@ -111,6 +111,21 @@ def test_a_failed_task_says_what_and_a_stopped_one_how_to_go_on(
     page.get_by_text("goes on: what was finished is not made again").wait_for()
     page.goto(f"{address}#/task/{uuid.UUID(int=10**6, version=4)}")
     page.get_by_role("heading", name="No such map").wait_for()
+    assert visit.errors == []
+
+
+def test_results_that_are_in_a_bucket_only_can_be_downloaded(browser: Any, shelf: tuple[str, dict[str, str]]) -> None:
+    address, special = shelf
+    visit = Visit(browser, "about:blank")
+    away = {"status": 302, "headers": {"Location": "http://bucket.invalid/all.zip?signature=x"}}
+    visit.page.route("**/download/*", lambda route: route.fulfill(**away))
+    visit.page.goto(f"{address}#/task/{special['Bare']}")
+    visit.page.get_by_text("results to its bucket").wait_for()
+    visit.page.get_by_role("link", name=re.compile("Orthophoto")).wait_for()
+    assert visit.page.get_by_role("button", name="Run again").count() == 0  # the photos are not here
+    visit.page.unroute("**/download/*")
+    visit.page.reload()
+    visit.page.get_by_text("This job made no map").wait_for()
     assert visit.errors == []
 
 

@@ -74,17 +74,21 @@ export class CloudTree {
     }
   }
 
+  // Goes on by itself when something has come: a slow machine draws less often than it could fetch.
   fetch(missing) {
+    this.missing = missing;
     const now = performance.now();
     for (const node of missing) {
       if (this.loading >= MOST_LOADING || this.closed) return;
-      if (node.asked || node.after > now) continue;
+      if (node.asked || node.stock || node.after > now) continue;
       node.asked = true;
       this.loading++;
       this.load(node).catch(() => { node.after = performance.now() + AGAIN_MS; setTimeout(this.onNews, AGAIN_MS + 50); }).finally(() => {
         node.asked = false;
         this.loading--;
-        if (!this.closed) this.onNews();
+        if (this.closed) return;
+        this.fetch(this.missing);
+        this.onNews();
       });
     }
   }
