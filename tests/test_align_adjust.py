@@ -75,26 +75,26 @@ def test_the_gradient_is_that_of_the_cost():
                 assert solver._cost(replace(best.cameras, centres=moved), best.points, tracks, priors, 2.0) > again
 
 
-def test_the_banded_solution_is_the_dense_one():
+def test_the_solution_by_panels_is_the_dense_one():
     w = world(strips=3, along=4, points=400, cameras=2)
     s = w.scene
     cameras, tracks, n, c = Cameras.of_scene(s), tracks_of_scene(s), w.photos, 2
-    structure = solver._structure(tracks, n)
-    blocks = np.zeros((len(structure.block_column), 6, 6))
+    pattern = solver._pattern(tracks, n)
+    blocks = np.zeros((len(pattern.column), 6, 6))
     border, corner = np.zeros((n, c, 6, 9)), np.zeros((c, c, 9, 9))
     g_pose, g_camera = np.zeros((n, 6)), np.zeros((c, 9))
     kernels.reduce(
         cameras.rows, cameras.aspect, cameras.of_photo, cameras.rotations, cameras.centres, cameras.velocities, s.points,
-        tracks.start, tracks.photo, tracks.xy, 2.0, 1e-6, structure.block_start, structure.block_column,
-        blocks, border, corner, g_pose, g_camera, structure.longest,
+        tracks.start, tracks.photo, tracks.xy, 2.0, 1e-6, pattern.start, pattern.column,
+        blocks, border, corner, g_pose, g_camera, int(np.diff(tracks.start).max()),
     )  # fmt: skip
-    solver._add_priors(cameras, priors_of(w), structure, blocks, g_pose, corner, g_camera)
-    d_pose, d_camera = solver._solve(blocks, border, corner, g_pose, g_camera, structure, 1e-6)
+    blocks[pattern.start[:-1], 3:, 3:] += solver._add_priors(cameras, priors_of(w), g_pose, corner, g_camera)
+    d_pose, d_camera = solver._solve(blocks, border, corner, g_pose, g_camera, pattern, 1e-6)
     size = 6 * n + 9 * c
     full = np.zeros((size, size))
     for i in range(n):
-        for at in range(structure.block_start[i], structure.block_start[i + 1]):
-            j = structure.block_column[at]
+        for at in range(pattern.start[i], pattern.start[i + 1]):
+            j = pattern.column[at]
             full[6 * i : 6 * i + 6, 6 * j : 6 * j + 6] = blocks[at]
             full[6 * j : 6 * j + 6, 6 * i : 6 * i + 6] = blocks[at].T
             if i == j:

@@ -9,9 +9,11 @@ import pytest
 
 from align_world import CAMERA, DOWN, World, world
 from passel.align.block import Cameras, Tracks
-from passel.align.thin import CELLS, well_spread
+from passel.align.thin import A_PAIR, CELLS, fewer_matches, well_spread
 from passel.align.tracks import build_tracks
-from passel.align.triangulate import reprojection, triangulate
+from passel.align.triangulate import fit, reprojection, triangulate
+from passel.reconstruct.features import Features, KeypointFiles
+from passel.reconstruct.matches import MatchFiles, save_matches
 from passel.reconstruct.scene import project
 
 
@@ -127,7 +129,8 @@ def test_features_of_nan_are_no_point():
 def test_thinning_keeps_every_part_of_every_photo(block):
     tracks = tracks_of(block, block.matches())
     sizes = np.full((block.photos, 2), (2000.0, 1500.0))
-    keep = well_spread(tracks, sizes, per_photo=CELLS * CELLS)
+    seen = np.ones(len(tracks.photo), np.bool_)
+    keep = well_spread(tracks, seen, sizes, per_photo=CELLS * CELLS)
     assert 0.05 < keep.mean() < 0.9
     point = tracks.point_of_observation()
     cell = (tracks.xy / sizes[tracks.photo] * CELLS).astype(int)
@@ -135,4 +138,52 @@ def test_thinning_keeps_every_part_of_every_photo(block):
     assert set(key) == set(key[keep[point]])
     length = np.diff(tracks.start)
     assert length[keep].mean() > length.mean()
-    assert well_spread(tracks, sizes, 10**6).all()
+    assert well_spread(tracks, seen, sizes, 10**6).all()
+    seen[tracks.start[3] : tracks.start[5]] = False
+    assert not well_spread(tracks, seen, sizes, 10**6)[3:5].any()
+
+
+def test_fitting_is_triangulating_without_the_copy(block, monkeypatch):
+    monkeypatch.setattr("passel.align.triangulate.AT_ONCE", 37)  # parts of a survey that fits in memory
+    tracks, cameras = tracks_of(block, block.matches(wrong_share=0.1)), Cameras.of_scene(block.scene)
+    points, keep = fit(cameras, tracks, 2.0)
+    found = triangulate(cameras, tracks, 2.0)
+    left, alive = tracks.kept(keep)
+    np.testing.assert_array_equal(points[alive], found.points)
+    for mine, theirs in zip((left.start, left.photo, left.feature, left.xy), vars(found.tracks).values()):
+        np.testing.assert_array_equal(mine, theirs)
+    assert found.error.max() <= 2.0
+
+
+def test_fewer_matches_keep_the_long_tracks_and_every_weak_pair(block):
+    matches = block.matches()
+    sizes = np.full((block.photos, 2), (2000.0, 1500.0))
+    fewer = fewer_matches(matches, block.xy, sizes, CELLS * CELLS)
+    assert [(m.first, m.second) for m in fewer] == [(m.first, m.second) for m in matches]
+    before, after = (np.array([len(m.features) for m in some]) for some in (matches, fewer))
+    assert (after >= np.minimum(before, A_PAIR)).all()
+    assert after.sum() < 0.8 * before.sum()
+    for m, f in zip(matches, fewer):
+        assert set(map(tuple, f.features)) <= set(map(tuple, m.features))
+
+
+def test_files_are_read_as_if_they_were_in_memory(block, tmp_path):
+    matches = block.matches()
+    names = [f"{k}.jpg" for k in range(block.photos)]
+    for number, part in enumerate((matches[:20], matches[20:-1])):
+        save_matches(tmp_path / f"{number}.npz", names, part)
+    for k, xy in enumerate(block.xy):
+        zero = np.zeros(len(xy), np.float32)
+        Features(2000, 1500, xy.astype(np.float32), zero, zero, np.zeros((0, 128), np.uint8)).save(
+            tmp_path / f"f{k}.npz"
+        )
+    files = MatchFiles(tuple(tmp_path / f"{k}.npz" for k in (0, 1)), {n: k for k, n in enumerate(names)})
+    files = files.and_more(matches[-1:])
+    xy = KeypointFiles([tmp_path / f"f{k}.npz" for k in range(block.photos)])
+    place = {i: i for i in range(block.photos)}
+    cameras = Cameras.of_scene(block.scene)
+    for _ in range(2):  # each time anew
+        read = build_tracks(cameras, files, place, xy, 8.0)
+        held = build_tracks(cameras, matches, place, block.xy, 8.0)
+        for mine, theirs in zip(vars(read).values(), vars(held).values()):
+            np.testing.assert_array_equal(mine, theirs)

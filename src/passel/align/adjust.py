@@ -1,7 +1,7 @@
 """Bundle adjustment of a whole block: reprojection, GPS and camera priors together, by Levenberg-Marquardt on the reduced system.
 
-Ours rather than Ceres: camera priors and GPS with a robust weight in one solve, the same bits whatever the machine, memory of one
-band matrix (photos ordered by reverse Cuthill-McKee), and no conversion of millions of observations into another library's objects.
+Ours rather than Ceres: camera priors and GPS with a robust weight in one solve, the same bits whatever the machine, memory of a window
+of the matrix (`block_solver`), and no conversion of millions of observations into another library's objects.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solveh_banded
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import reverse_cuthill_mckee
+from scipy.linalg import cho_factor, cho_solve
 
 from passel.align import normal_equations as kernels
 from passel.align.block import Cameras, Tracks
+from passel.align.block_solver import Pattern, pattern_of, solve
 from passel.align.projection import N_INTRINSICS
 
 F64 = NDArray[np.float64]
 GPS_SCALE = 3.0  # sigmas at which the Cauchy weight of a GPS position has halved
 # Flat ground ties focal length to flying height in a valley 10⁶ times flatter than its walls: more damping only slows the way along it.
 FIRST_DAMPING, LEAST_DAMPING, LAST_DAMPING = 1e-6, 1e-9, 1e6
+MANY = 1_000_000  # observations: of more, some are looked at for a median
 FINE = 3e-6  # of the flying height: a third of a millimetre at 100 m
 ROUGH = 3e-5  # for rounds after which wrong observations leave and another round follows
 
@@ -52,17 +52,6 @@ class Adjusted:
     cost_after: float
 
 
-@dataclass(frozen=True)
-class _Structure:
-    """Which photos share points, and the order that keeps the band narrow."""
-
-    block_start: NDArray[np.int64]
-    block_column: NDArray[np.int64]
-    place: NDArray[np.int64]
-    bandwidth: int
-    longest: int
-
-
 def adjust(
     cameras: Cameras,
     points: F64,
@@ -77,13 +66,13 @@ def adjust(
     Ends when no photo moves by more than `tolerance` of its distance from the ground, nor turns by so many radians, nor any camera
     changes to such effect: the cost itself goes on falling for long by single outliers that slide, which moves no photo.
     """
-    structure = _structure(tracks, len(cameras.centres))
+    pattern, longest = _pattern(tracks, len(cameras.centres)), int(np.diff(tracks.start).max(initial=1))
     cost = before = _cost(cameras, points, tracks, priors, scale_px)
     distance = _distance(cameras, points, tracks)
     damping, iteration = FIRST_DAMPING, 0
     while iteration < max_iterations:
         iteration += 1
-        tried, moved, step = _step(cameras, points, tracks, priors, scale_px, damping, structure)
+        tried, moved, step = _step(cameras, points, tracks, priors, scale_px, damping, pattern, longest)
         trial = _cost(tried, moved, tracks, priors, scale_px)
         if not np.isfinite(trial) or trial > cost:
             if np.isfinite(trial) and step.largest(distance) <= tolerance:
@@ -114,25 +103,20 @@ class _Moved:
 
 def _distance(cameras: Cameras, points: F64, tracks: Tracks) -> float:
     """The median distance (m) of a photo from a point it sees."""
-    away = points[tracks.point_of_observation()] - cameras.centres[tracks.photo]
+    some = slice(None, None, 1 + len(tracks.photo) // MANY)
+    away = points[tracks.point_of_observation()[some]] - cameras.centres[tracks.photo[some]]
     return max(float(np.median(np.linalg.norm(away, axis=1))), 1e-9) if len(away) else 1.0
 
 
-def _structure(tracks: Tracks, n: int) -> _Structure:
+def _pattern(tracks: Tracks, n: int) -> Pattern:
     bits = np.zeros((n, (n + 63) // 64), np.uint64)
     bits[np.arange(n), np.arange(n) >> 6] |= np.uint64(1) << (np.arange(n) & 63).astype(np.uint64)
     kernels.mark_shared(tracks.start, tracks.photo, bits)
     columns = [np.flatnonzero(np.unpackbits(bits[i].view(np.uint8), bitorder="little"))[:n] for i in range(n)]
     columns = [c[c < n].astype(np.int64) for c in columns]
-    start = np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64)
-    column = np.concatenate(columns)
-    row = np.repeat(np.arange(n), np.diff(start))
-    graph = csr_matrix((np.ones(len(column)), (row, column)), shape=(n, n))
-    order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
-    place = np.empty(n, np.int64)
-    place[order] = np.arange(n)
-    bandwidth = int(np.abs(place[row] - place[column]).max(initial=0))
-    return _Structure(start, column, place, bandwidth, int(np.diff(tracks.start).max(initial=1)))
+    return pattern_of(
+        np.concatenate([[0], np.cumsum([len(c) for c in columns])]).astype(np.int64), np.concatenate(columns)
+    )
 
 
 def _cost(cameras: Cameras, points: F64, tracks: Tracks, priors: Priors, scale_px: float) -> float:
@@ -159,21 +143,28 @@ def _gps_miss(cameras: Cameras, priors: Priors) -> tuple[F64, F64]:
 
 
 def _step(
-    cameras: Cameras, points: F64, tracks: Tracks, priors: Priors, scale_px: float, damping: float, s: _Structure
+    cameras: Cameras,
+    points: F64,
+    tracks: Tracks,
+    priors: Priors,
+    scale_px: float,
+    damping: float,
+    pattern: Pattern,
+    longest: int,
 ) -> tuple[Cameras, F64, _Moved]:
     n, c = len(cameras.centres), len(cameras.rows)
-    blocks = np.zeros((len(s.block_column), 6, 6))
+    blocks = np.zeros((len(pattern.column), 6, 6))
     border, corner = np.zeros((n, c, 6, N_INTRINSICS)), np.zeros((c, c, N_INTRINSICS, N_INTRINSICS))
     g_pose, g_camera = np.zeros((n, 6)), np.zeros((c, N_INTRINSICS))
     now = (*cameras.arrays, points)
     seen = (tracks.start, tracks.photo, tracks.xy, scale_px, damping)
     kernels.reduce(
-        *now, *seen, s.block_start, s.block_column, blocks, border, corner, g_pose, g_camera, s.longest
+        *now, *seen, pattern.start, pattern.column, blocks, border, corner, g_pose, g_camera, longest
     )  # fmt: skip
-    _add_priors(cameras, priors, s, blocks, g_pose, corner, g_camera)
-    d_pose, d_camera = _solve(blocks, border, corner, g_pose, g_camera, s, damping)
+    blocks[pattern.start[:-1], 3:, 3:] += _add_priors(cameras, priors, g_pose, corner, g_camera)
+    d_pose, d_camera = _solve(blocks, border, corner, g_pose, g_camera, pattern, damping)
     moved = np.empty_like(points)
-    kernels.move_points(*now, *seen, d_pose, d_camera, s.longest, moved)
+    kernels.move_points(*now, *seen, d_pose, d_camera, longest, moved)
     return (
         replace(
             cameras,
@@ -190,15 +181,11 @@ def _step(
     )
 
 
-def _add_priors(
-    cameras: Cameras, priors: Priors, s: _Structure, blocks: F64, g_pose: F64, corner: F64, g_camera: F64
-) -> None:
+def _add_priors(cameras: Cameras, priors: Priors, g_pose: F64, corner: F64, g_camera: F64) -> F64:
+    """Add the priors' gradients, and the curvature of the cameras'; returns that of the positions, (n, 3, 3)."""
     squared, miss = _gps_miss(cameras, priors)
     robust = 1.0 / (1.0 + squared / GPS_SCALE**2)
     weight = np.nan_to_num(robust[:, [0, 0, 1]] / priors.gps_sigma**2)
-    diagonal = s.block_start[:-1]
-    for a in range(3):
-        blocks[diagonal, 3 + a, 3 + a] += weight[:, a]
     g_pose[:, 3:] += weight * miss
     row_miss, beyond = _row_miss(cameras, priors)
     steeper = priors.row_beyond - 1.0
@@ -206,22 +193,19 @@ def _add_priors(
     for k in range(len(corner)):
         corner[k, k] += np.diag(curvature[k])
     g_camera += (row_miss + steeper * beyond) / priors.row_sigma
+    return np.asarray(weight[:, :, None] * np.eye(3))
 
 
 def _solve(
-    blocks: F64, border: F64, corner: F64, g_pose: F64, g_camera: F64, s: _Structure, damping: float
+    blocks: F64, border: F64, corner: F64, g_pose: F64, g_camera: F64, pattern: Pattern, damping: float
 ) -> tuple[F64, F64]:
-    """Banded Cholesky for the poses, a small dense Schur complement for the cameras."""
+    """Cholesky for the poses, a small dense Schur complement for the cameras."""
     n, c = len(g_pose), len(g_camera)
     wide = N_INTRINSICS * c
-    band = np.zeros((6 * (s.bandwidth + 1), 6 * n))
-    kernels.fill_band(s.block_start, s.block_column, blocks, s.place, band)
-    band[0] += damping * band[0] + 1e-9
-    by_photo = np.empty((n, 6, 1 + wide))
-    by_photo[s.place, :, 0] = g_pose
-    by_photo[s.place, :, 1:] = border.transpose(0, 2, 1, 3).reshape(n, 6, wide)
-    sides = by_photo.reshape(6 * n, 1 + wide)
-    solved = solveh_banded(band, sides, overwrite_ab=True, lower=True, check_finite=False)
+    sides = np.empty((6 * n, 1 + wide))
+    sides[:, 0] = g_pose.ravel()
+    sides[:, 1:] = border.transpose(0, 2, 1, 3).reshape(6 * n, wide)
+    solved = solve(pattern, blocks, damping, sides)
     flat = corner.transpose(0, 2, 1, 3).reshape(wide, wide).copy()
     flat[np.diag_indices(wide)] *= 1.0 + damping
     small = flat - sides[:, 1:].T @ solved[:, 1:]
@@ -230,7 +214,7 @@ def _solve(
     size = np.sqrt(np.maximum(np.diag(small), 1e-30))
     d_camera = -cho_solve(cho_factor(small / np.outer(size, size) + 1e-13 * np.eye(wide)), right / size) / size
     d_pose = -(solved[:, 0] + solved[:, 1:] @ d_camera)
-    return d_pose.reshape(n, 6)[s.place], d_camera.reshape(c, 9)
+    return d_pose.reshape(n, 6), d_camera.reshape(c, 9)
 
 
 def _rotated(rotations: F64, omega: F64) -> F64:

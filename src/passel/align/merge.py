@@ -12,7 +12,8 @@ from passel.reconstruct.scene import Intrinsics, Scene
 
 def merge_scenes(scenes: Sequence[Scene], cores: Sequence[frozenset[str]]) -> Scene:
     """Poses of all submodels (already in one frame). A photo in several takes the pose of the submodel whose core it is in, else of the
-    one where it sees most points. Points are not carried over: the adjustment makes them anew from all matches."""
+    one where it sees most points, of those observations that the scene has. Points are not carried over: the adjustment makes them anew
+    from all matches."""
     best: dict[str, tuple[bool, int, int, int]] = {}
     for k, scene in enumerate(scenes):
         seen = np.bincount(scene.obs_photo, minlength=len(scene.photos))

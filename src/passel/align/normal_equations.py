@@ -222,16 +222,18 @@ def mark_shared(start, photo, neighbours):
 
 
 @njit(cache=True, nogil=True)
-def fill_band(block_start, block_column, blocks, place, band):
-    """Lower banded storage (LAPACK) of the blocks with photos permuted: photo i becomes block row place[i]."""
-    for i in range(len(block_start) - 1):
-        for at in range(block_start[i], block_start[i + 1]):
-            j = block_column[at]
-            pi, pj = place[i], place[j]
-            for a in range(6):
-                for b in range(6):
-                    row, col = 6 * pi + a, 6 * pj + b
-                    if row >= col:
-                        band[row - col, col] = blocks[at, a, b]
-                    if i != j and col >= row:
-                        band[col - row, row] = blocks[at, a, b]
+def add_blocks(window, blocks, entry, rows, columns, first, damping):
+    """Add blocks to the lower half of a window that begins at the place `first`."""
+    for k in range(len(entry)):
+        i, j = 6 * (rows[k] - first), 6 * (columns[k] - first)
+        for a in range(6):
+            for b in range(6):
+                value = blocks[entry[k], a, b]
+                if i == j:
+                    if a == b:
+                        value += damping * value + 1e-9
+                    window[i + a, j + b] += value
+                elif i > j:
+                    window[i + a, j + b] += value
+                else:
+                    window[j + b, i + a] += value

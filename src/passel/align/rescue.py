@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,7 @@ def rescue(
     scene: Scene,
     survey_index: Sequence[int],
     unplaced: Sequence[Unplaced],
-    matches: Sequence[PairMatches],
+    matches: Iterable[PairMatches],
     positions: Positions,
     load: Callable[[int], Features],
 ) -> Rescued:
@@ -83,10 +83,10 @@ def rescue(
     """
     if not len(scene.points) or not unplaced:
         return Rescued(scene, ())
-    point_of = points_by_feature(scene, survey_index)
     placed: list[tuple[Unplaced, Pose]] = []
     found: list[PairMatches] = []
     own = matches_of(unplaced, matches)
+    point_of = points_by_feature(scene, survey_index, own)
     seen = {u.survey_index: points_seen(u, own[u.survey_index], point_of) for u in unplaced}
     likely = sorted(unplaced, key=lambda u: (-len(seen[u.survey_index]), u.name))[:MOST_TRIED]
     for photo in sorted(likely, key=lambda u: u.name):

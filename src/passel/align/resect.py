@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -42,11 +42,13 @@ class Pose:
 
 
 def resect(
-    scene: Scene, survey_index: Sequence[int], unplaced: Sequence[Unplaced], matches: Sequence[PairMatches]
+    scene: Scene, survey_index: Sequence[int], unplaced: Sequence[Unplaced], matches: Iterable[PairMatches]
 ) -> Scene:
     """The scene with every unplaced photo that its matches place beyond doubt. survey_index: of the scene's photos, in order."""
-    point_of = points_by_feature(scene, survey_index)
+    if not unplaced:
+        return scene
     own = matches_of(unplaced, matches)
+    point_of = points_by_feature(scene, survey_index, own)
     placed: list[tuple[Unplaced, Pose]] = []
     for photo in unplaced:
         seen = points_seen(photo, own[photo.survey_index], point_of)
@@ -60,15 +62,25 @@ def resect(
     return with_photos(scene, placed)
 
 
-def points_by_feature(scene: Scene, survey_index: Sequence[int]) -> Mapping[int, Mapping[int, int]]:
-    """For each placed photo (by survey index): its feature → scene point."""
-    found: dict[int, dict[int, int]] = {k: {} for k in survey_index}
-    for photo, feature, point in zip(scene.obs_photo.tolist(), scene.obs_feature.tolist(), scene.obs_point.tolist()):
+def points_by_feature(
+    scene: Scene, survey_index: Sequence[int], own: Mapping[int, Sequence[PairMatches]]
+) -> Mapping[int, Mapping[int, int]]:
+    """For each placed photo (by survey index) that unplaced ones are matched with: its feature → scene point.
+
+    own: the unplaced photos' matches.
+    """
+    partners = {k for matches in own.values() for m in matches for k in (m.first, m.second)}
+    wanted = np.array([k in partners for k in survey_index], np.bool_)
+    found: dict[int, dict[int, int]] = {k: {} for k, w in zip(survey_index, wanted) if w}
+    mine = np.flatnonzero(wanted[scene.obs_photo])
+    for photo, feature, point in zip(
+        *(a[mine].tolist() for a in (scene.obs_photo, scene.obs_feature, scene.obs_point))
+    ):
         found[survey_index[photo]][feature] = point
     return found
 
 
-def matches_of(unplaced: Sequence[Unplaced], matches: Sequence[PairMatches]) -> dict[int, list[PairMatches]]:
+def matches_of(unplaced: Sequence[Unplaced], matches: Iterable[PairMatches]) -> dict[int, list[PairMatches]]:
     """For each unplaced photo (by survey index) the matches it is part of."""
     own: dict[int, list[PairMatches]] = {u.survey_index: [] for u in unplaced}
     for m in matches:

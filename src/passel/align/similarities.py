@@ -7,8 +7,9 @@ are points of the world. Gauss-Newton on small turns, shifts and scalings with C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from passel.reconstruct.scene import Scene
 F64 = NDArray[np.float64]
 
 POINTS_A_PAIR = 400
+POINTS_KEPT = 4000  # that a pair's disagreement is told from
+STRONGEST = 2000  # features of a photo by which points are known again: features come strongest first
 EFFECTIVE_POINTS = 20.0  # what the points a pair shares weigh together: they are correlated
 SCALE_SIGMA = 0.02
 
@@ -52,14 +55,13 @@ class Disagreement:
 
 def shared_between(scenes: Sequence[Scene]) -> list[Shared]:
     """Every pair of submodels with something in common."""
-    keys = [_observation_keys(s) for s in scenes]
     found = []
     for a in range(len(scenes)):
         for b in range(a + 1, len(scenes)):
             ia, ib = _common(scenes[a].photos, scenes[b].photos)
             if not len(ia):
                 continue
-            pa, pb = _common_points(scenes[a], keys[a], scenes[b], keys[b])
+            pa, pb = _common_points(scenes[a], ia, scenes[b], ib)
             sa, sb = scenes[a], scenes[b]
             found.append(
                 Shared(
@@ -196,18 +198,38 @@ def _common(a: Sequence[str], b: Sequence[str]) -> tuple[NDArray[np.int64], NDAr
     return table[:, 0], table[:, 1]
 
 
-def _observation_keys(scene: Scene) -> dict[str, dict[int, int]]:
-    keys: dict[str, dict[int, int]] = {name: {} for name in scene.photos}
-    for photo, feature, point in zip(scene.obs_photo.tolist(), scene.obs_feature.tolist(), scene.obs_point.tolist()):
-        keys[scene.photos[photo]][feature] = point
-    return keys
-
-
 def _common_points(
-    a: Scene, keys_a: dict[str, dict[int, int]], b: Scene, keys_b: dict[str, dict[int, int]]
-) -> tuple[list[int], list[int]]:
-    pairs: set[tuple[int, int]] = set()
-    for name in sorted(set(a.photos) & set(b.photos)):
-        pairs.update((p, keys_b[name][f]) for f, p in keys_a[name].items() if f in keys_b[name])
-    ordered = sorted(pairs)
-    return [p for p, _ in ordered], [q for _, q in ordered]
+    a: Scene, photos_a: NDArray[np.int64], b: Scene, photos_b: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Points of a and b that the same feature of a shared photo observes, each pair once. photos_a, photos_b: the shared photos."""
+    (key_a, point_a), (key_b, point_b) = _observed(a, photos_a), _observed(b, photos_b)
+    _, at_a, at_b = np.intersect1d(key_a, key_b, return_indices=True)
+    each = np.int64(max(len(b.points), 1))
+    both = np.unique(point_a[at_a].astype(np.int64) * each + point_b[at_b])
+    both = both[np.sort(np.random.default_rng(0).permutation(len(both))[:POINTS_KEPT])]
+    return both // each, both % each
+
+
+def _observed(scene: Scene, photos: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """What some photos observe: a number that stands for photo (by its place in `photos`) and feature, and the point."""
+    number = np.full(len(scene.photos), -1, np.int64)
+    number[photos] = np.arange(len(photos))
+    mine = np.flatnonzero(number[scene.obs_photo] >= 0)
+    return (number[scene.obs_photo[mine]] << 32) + scene.obs_feature[mine], scene.obs_point[mine]
+
+
+def what_others_share(scenes: Iterable[Scene], names: Sequence[Collection[str]]) -> list[Scene]:
+    """The scenes with the observations only that `shared_between` needs: of photos that other scenes have as well, by their strongest
+    features, without pixels. names: all photos of each scene; scenes: may be read one after another."""
+    times = Counter(name for some in names for name in some)
+    made = []
+    for scene in scenes:
+        shared = np.array([times[n] > 1 for n in scene.photos], np.bool_)[scene.obs_photo]
+        shared &= scene.obs_feature < STRONGEST
+        made.append(
+            replace(
+                scene, obs_point=scene.obs_point[shared], obs_photo=scene.obs_photo[shared],
+                obs_xy=np.zeros((0, 2), np.float32), obs_feature=scene.obs_feature[shared],
+            )
+        )  # fmt: skip
+    return made

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from passel.align.block import Cameras, Tracks
+from passel.align.block import Cameras, Keypoints, Tracks
 from passel.align.projection import to_ray
 from passel.reconstruct.matches import PairMatches
 
@@ -16,15 +16,14 @@ F64 = NDArray[np.float64]
 
 
 def build_tracks(
-    cameras: Cameras, matches: Iterable[PairMatches], place: Mapping[int, int], xy: Sequence[F64], reach_px: float
+    cameras: Cameras, matches: Iterable[PairMatches], place: Mapping[int, int], xy: Keypoints, reach_px: float
 ) -> Tracks:
     """Join matches into tracks (a feature belongs to one track; a track may hold two features of a photo: triangulation decides).
 
     place: survey index of a photo → its index in the block. xy: per photo of the block its features' pixels. A match farther than
     `reach_px` from the epipolar line that the cameras give is a wrong one and joins nothing.
     """
-    offset = np.concatenate([[0], np.cumsum([len(f) for f in xy])]).astype(np.int64)
-    parent = np.arange(offset[-1], dtype=np.int64)
+    offset, parent = _loners(xy)
     for m in matches:
         if m.first not in place or m.second not in place:
             continue
@@ -37,11 +36,26 @@ def build_tracks(
         baseline = c.rotations[j] @ (c.centres[i] - c.centres[j])
         moving = relative @ c.velocities[i], c.velocities[j]
         _epipolar_miss(
-            c.rows[ci], c.aspect[ci], c.rows[cj], c.aspect[cj], relative, baseline, *moving, xy[i][a], xy[j][b], miss
+            c.rows[ci], c.aspect[ci], c.rows[cj], c.aspect[cj], relative, baseline, *moving,
+            xy[i][a].astype(np.float64), xy[j][b].astype(np.float64), miss,
         )  # fmt: skip
         good = miss <= reach_px
         _join(parent, a[good] + offset[i], b[good] + offset[j])
     return _grouped(parent, offset, xy)
+
+
+def tracks_as_matched(matches: Iterable[PairMatches], xy: Keypoints) -> Tracks:
+    """The same while no camera is known: every match is believed. The matches index `xy`."""
+    offset, parent = _loners(xy)
+    for m in matches:
+        _join(parent, m.features[:, 0] + offset[m.first], m.features[:, 1] + offset[m.second])
+    return _grouped(parent, offset, xy)
+
+
+def _loners(xy: Keypoints) -> tuple[NDArray[np.int64], NDArray[np.int32] | NDArray[np.int64]]:
+    """Where each photo's features begin, and every feature as its own parent."""
+    offset = np.concatenate([[0], np.cumsum([len(xy[k]) for k in range(len(xy))])]).astype(np.int64)
+    return offset, np.arange(offset[-1], dtype=np.int32 if offset[-1] <= np.iinfo(np.int32).max else np.int64)
 
 
 @njit(cache=True, nogil=True)
@@ -64,26 +78,48 @@ def _join(parent, a, b):
 
 
 @njit(cache=True, nogil=True)
-def _roots(parent):
-    out = np.empty_like(parent)
+def _number(parent):
+    """Number the sets of two features or more in the order of their first: -1 - number takes the place of each member's parent, 0 that
+    of loners. Returns (m + 1,) starts of the sets."""
+    size = np.zeros(len(parent), np.uint8)  # 2 stands for more
     for a in range(len(parent)):
-        out[a] = _root(parent, a)
-    return out
+        parent[a] = _root(parent, a)
+        size[parent[a]] = min(2, size[parent[a]] + 1)
+    sets = 0
+    for a in range(len(parent)):
+        root = parent[a]
+        if root != a:
+            parent[a] = parent[root]  # a set's first member is its root
+        elif size[a] == 2:
+            sets += 1
+            parent[a] = -sets
+        else:
+            parent[a] = 0
+    start = np.zeros(sets + 1, np.int64)
+    for a in range(len(parent)):
+        if parent[a] < 0:
+            start[-parent[a]] += 1
+    return np.cumsum(start)
 
 
-def _grouped(parent: NDArray[np.int64], offset: NDArray[np.int64], xy: Sequence[F64]) -> Tracks:
-    root = _roots(parent)
-    size = np.bincount(root, minlength=len(root))
-    member = np.flatnonzero(size[root] >= 2)
-    order = np.lexsort((member, root[member]))
-    member = member[order]
-    heads, counts = np.unique(root[member], return_counts=True)
-    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    photo = (np.searchsorted(offset, member, side="right") - 1).astype(np.int32)
-    feature = (member - offset[photo]).astype(np.int32)
-    everything = np.concatenate([np.asarray(f, np.float64).reshape(-1, 2) for f in xy]) if len(xy) else np.zeros((0, 2))
-    assert len(heads) == len(start) - 1
-    return Tracks(start, photo, feature, everything[member])
+@njit(cache=True, nogil=True)
+def _gather(number, k, xy, cursor, photo, feature, seen):
+    """Put the features of photo k that are in a set into their sets' places."""
+    for f in range(len(number)):
+        if number[f] < 0:
+            at = cursor[-1 - number[f]]
+            cursor[-1 - number[f]] += 1
+            photo[at], feature[at] = k, f
+            seen[at, 0], seen[at, 1] = xy[f, 0], xy[f, 1]
+
+
+def _grouped(parent: NDArray[np.int32] | NDArray[np.int64], offset: NDArray[np.int64], xy: Keypoints) -> Tracks:
+    start = _number(parent)
+    photo, feature = np.empty(start[-1], np.int32), np.empty(start[-1], np.int32)
+    seen, cursor = np.empty((start[-1], 2), np.float32), start[:-1].copy()
+    for k in range(len(xy)):
+        _gather(parent[offset[k] : offset[k + 1]], k, xy[k], cursor, photo, feature, seen)
+    return Tracks(start, photo, feature, seen)
 
 
 @njit(cache=True, nogil=True)

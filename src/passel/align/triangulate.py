@@ -13,41 +13,72 @@ from passel.align.projection import N_INTRINSICS, to_pixel, to_pixel_with_deriva
 
 F64 = NDArray[np.float64]
 MIN_ANGLE_DEG = 1.5
+AT_ONCE = 200_000  # tracks: bounds memory
 
 
 @dataclass(frozen=True)
 class Triangulation:
-    """points: (m, 3) world metres. tracks: what is left of the tracks. error: (k,) px of each observation left."""
+    """points: (m, 3) world metres. tracks: what is left of the tracks. error: (k,) float32 px of each observation left."""
 
     points: F64
     tracks: Tracks
-    error: F64
+    error: NDArray[np.float32]
 
 
-def triangulate(cameras: Cameras, tracks: Tracks, max_error_px: float, start: F64 | None = None) -> Triangulation:
+def triangulate(cameras: Cameras, tracks: Tracks, max_error_px: float) -> Triangulation:
     """Every track as a point; observations beyond `max_error_px` leave it (worst first), one observation a photo at most.
 
     Points with fewer than two observations left, with rays closer than 1.5°, or behind a camera are dropped.
     """
-    points = np.full((len(tracks), 3), np.nan) if start is None else start.copy()
+    # Filled part by part: pages that are never written take no memory.
+    points, start = np.empty((len(tracks), 3)), np.zeros(len(tracks) + 1, np.int64)
+    photo, feature = np.empty_like(tracks.photo), np.empty_like(tracks.feature)
+    xy, error = np.empty_like(tracks.xy), np.empty(len(tracks.photo), np.float32)
+    m = k = 0
+    for first in range(0, len(tracks), AT_ONCE):
+        some = tracks.part(first, first + AT_ONCE)
+        found, keep, miss = _fitted(cameras, some, max_error_px)
+        left, alive = some.kept(keep)
+        p, o = slice(m, m + len(left)), slice(k, k + len(left.photo))
+        points[p], start[m + 1 : m + 1 + len(left)] = found[alive], k + left.start[1:]
+        photo[o], feature[o], xy[o], error[o] = left.photo, left.feature, left.xy, miss[keep]
+        m, k = p.stop, o.stop
+    return Triangulation(points[:m], Tracks(start[: m + 1], photo[:k], feature[:k], xy[:k]), error[:k])
+
+
+def fit(cameras: Cameras, tracks: Tracks, max_error_px: float) -> tuple[F64, NDArray[np.bool_]]:
+    """What `triangulate` keeps, without copying it: (m, 3) points and (k,) observations, none of the points that are dropped."""
+    points, keep, at = np.empty((len(tracks), 3)), np.empty(len(tracks.photo), np.bool_), 0
+    for first in range(0, len(tracks), AT_ONCE):
+        found, mine, _ = _fitted(cameras, tracks.part(first, first + AT_ONCE), max_error_px)
+        points[first : first + AT_ONCE], keep[at : at + len(mine)] = found, mine
+        at += len(mine)
+    return points, keep
+
+
+def _fitted(cameras: Cameras, tracks: Tracks, max_error_px: float) -> tuple[F64, NDArray[np.bool_], F64]:
+    points, keep = np.zeros((len(tracks), 3)), np.zeros(len(tracks.photo), np.bool_)
     error = np.full(len(tracks.photo), np.inf)
-    keep = np.zeros(len(tracks.photo), np.bool_)
     _triangulate(
         *cameras.arrays, tracks.start, tracks.photo, tracks.xy,
         max_error_px, np.cos(np.deg2rad(MIN_ANGLE_DEG)), points, error, keep,
     )  # fmt: skip
-    left, alive = tracks.kept(keep)
-    chosen = keep & alive[tracks.point_of_observation()]
-    return Triangulation(points[alive], left, error[chosen])
+    return points, keep, error
 
 
 def reprojection(cameras: Cameras, tracks: Tracks, points: F64) -> F64:
     """(k,) px: how far each observation is from its point as the cameras see it; infinite behind a camera."""
-    error, arrays = np.empty(len(tracks.photo)), cameras.arrays
-    for p in range(len(tracks)):
-        lo, hi = tracks.start[p], tracks.start[p + 1]
-        _measure(*arrays, tracks.photo, tracks.xy, lo, hi, points[p], error)
+    error = np.empty(len(tracks.photo))
+    _measure_all(*cameras.arrays, tracks.start, tracks.photo, tracks.xy, points, error)
     return error
+
+
+@njit(cache=True, nogil=True)
+def _measure_all(rows, aspect, of_photo, rotations, centres, velocities, start, photo, xy, points, error):
+    for p in range(len(start) - 1):
+        _measure(
+            rows, aspect, of_photo, rotations, centres, velocities, photo, xy, start[p], start[p + 1], points[p], error
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -170,14 +201,10 @@ def _triangulate(
             )  # fmt: skip
             keep[o] = True
         left = hi - lo
-        first = not np.isfinite(points[p, 0])
-        if not first:
-            point[:] = points[p]
         while left >= 2:
-            if first and not _midpoint(rays, origins, keep, lo, hi, point):
+            if not _midpoint(rays, origins, keep, lo, hi, point):
                 left = 0
                 break
-            first = True
             _refine(rows, aspect, of_photo, rotations, centres, velocities, photo, xy, keep, lo, hi, point)
             _measure(rows, aspect, of_photo, rotations, centres, velocities, photo, xy, lo, hi, point, error)
             worst = -1

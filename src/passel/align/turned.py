@@ -6,12 +6,13 @@ are, such photos of every other strip bend a block (docs/decisions/0005).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from passel.align.block import Keypoints, Pixels
 from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole, reprojection_errors
 from passel.errors import ReconstructionError
 from passel.reconstruct.matches import PairMatches
@@ -25,7 +26,7 @@ BETTER = 0.98  # of the turned photos' reprojection error: less is chance
 
 
 def with_turned_photos(
-    scene: Scene, facts: AdjustmentFacts, evidence: Evidence, matches: Sequence[PairMatches], yaw_deg: F64
+    scene: Scene, facts: AdjustmentFacts, evidence: Evidence, matches: Iterable[PairMatches], yaw_deg: F64
 ) -> tuple[Scene, AdjustmentFacts]:
     """The adjusted scene, adjusted again with the photos turned back that seem to be turned, if that fits the photos better.
 
@@ -76,7 +77,23 @@ def turned_back(scene: Scene, evidence: Evidence, which: NDArray[np.bool_]) -> t
         velocities=np.where(turns, scene.velocities @ TURN, scene.velocities),
         turned=scene.turned ^ which,
     )
-    return back, replace(evidence, xy=tuple(s - xy if w else xy for s, xy, w in zip(size, evidence.xy, which)))
+    return back, replace(evidence, xy=_TurnedBack(evidence.xy, size, which))
+
+
+@dataclass(frozen=True)
+class _TurnedBack:
+    """The features' pixels of photos of which some (n,) are turned by 180°; size: (n, 2) px."""
+
+    xy: Keypoints
+    size: F64
+    which: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def __getitem__(self, photo: int, /) -> Pixels:
+        xy = self.xy[photo]
+        return np.asarray(self.size[photo] - xy) if self.which[photo] else xy
 
 
 def _error_of(scene: Scene, order: Scene, which: NDArray[np.bool_]) -> float:

@@ -6,18 +6,18 @@ matches, so the split run minimises the same cost as the unsplit one and ends in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from passel.align.adjust import FINE, ROUGH, Priors, adjust
-from passel.align.block import Cameras, tracks_of_scene
+from passel.align.adjust import FINE, ROUGH, Adjusted, Priors, adjust
+from passel.align.block import Cameras, Keypoints, Tracks, tracks_of_scene
 from passel.align.camera_priors import CameraPriors
 from passel.align.thin import well_spread
 from passel.align.tracks import build_tracks
-from passel.align.triangulate import Triangulation, reprojection, triangulate
+from passel.align.triangulate import fit, reprojection, triangulate
 from passel.align.velocity import velocities
 from passel.errors import ReconstructionError
 from passel.reconstruct.matches import PairMatches
@@ -28,6 +28,7 @@ F64 = NDArray[np.float64]
 MIN_POINTS = 30  # photos with fewer points are dropped: their pose is a guess
 PER_PHOTO = 640  # observations a photo brings into the adjustment
 INDEPENDENT = 4.0  # observations of a photo that are worth independent ones: the rest repeat its systematic errors
+NO_TRACKS = Tracks(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 2), np.float32))
 ROUNDS_PX = (8.0, 4.0, 3.0)  # observations farther off than so many noise units leave before each round
 
 
@@ -41,7 +42,7 @@ class Evidence:
     """
 
     survey_index: tuple[int, ...]
-    xy: tuple[F64, ...]
+    xy: Keypoints
     gps: F64
     gps_sigma: F64
     noise_px: F64
@@ -65,11 +66,12 @@ class AdjustmentFacts:
 
 
 def adjust_whole(
-    scene: Scene, evidence: Evidence, matches: Sequence[PairMatches], before: AdjustmentFacts | None = None
+    scene: Scene, evidence: Evidence, matches: Iterable[PairMatches], before: AdjustmentFacts | None = None
 ) -> tuple[Scene, AdjustmentFacts]:
     """The scene (in the world frame, roughly right) adjusted. Photos that end with too few points are dropped and named.
 
-    before: of an adjustment that nearly all poses come from: its judgement of the GPS holds, and the first, rough round is left out.
+    matches: gone through more than once. before: of an adjustment that nearly all poses come from: its judgement of the GPS holds, and
+    the first, rough round is left out.
     Raises ReconstructionError when fewer than two photos have enough points.
     """
     cameras = Cameras.of_scene(scene)
@@ -83,14 +85,10 @@ def adjust_whole(
         cameras = replace(cameras, velocities=velocities(cameras, evidence.time_s))
         if number <= 1:  # after the first round poses are good and wrong matches can be told from right ones
             reach = (4.0 if number == 0 else 1.0) * ROUNDS_PX[0] * unit
+            tracks = NO_TRACKS  # one set at a time: they are most of a large survey
             tracks = build_tracks(cameras, matches, _place(evidence), evidence.xy, reach)
-        found = triangulate(cameras, tracks, (4.0 if number == 0 else 1.0) * limit * unit)
-        some = _thinned(found, sizes)
-        if not len(some.points):
-            raise ReconstructionError("no point is seen consistently by two photos", "adjustment", "check the overlap")
-        held = _held(priors, len(some.error) / len(scene.photos))
-        tolerance = FINE if number == len(ROUNDS_PX) - 1 else ROUGH
-        done = adjust(cameras, some.points, some.tracks, held, 2.0 * unit, tolerance)
+        reach, tolerance = (4.0 if number == 0 else 1.0) * limit * unit, FINE if number == len(ROUNDS_PX) - 1 else ROUGH
+        done = _round(cameras, tracks, priors, sizes, unit, reach, tolerance)
         cameras, iterations = done.cameras, iterations + done.iterations
         if number == 0:  # once: a sigma judged again after it has pulled would shrink round by round
             factor = _honest_factor(cameras.centres - evidence.gps, evidence.gps_sigma)
@@ -103,9 +101,22 @@ def adjust_whole(
         raise ReconstructionError("fewer than two photos have enough points", "adjustment", "check the overlap")
     sigma = np.nanmedian(priors.gps_sigma, axis=0) if np.isfinite(priors.gps_sigma).any() else np.full(3, np.nan)
     return result, AdjustmentFacts(
-        len(ROUNDS_PX) - (before is not None), iterations, len(result.points), len(result.obs_xy), float(found.error.mean()),
+        len(ROUNDS_PX) - (before is not None), iterations, len(result.points), len(result.obs_xy), float(found.error.mean(dtype=float)),
         (float(sigma[0]), float(sigma[2])), factor, tuple(np.array(scene.photos)[weak].tolist()),
     )  # fmt: skip
+
+
+def _round(
+    cameras: Cameras, tracks: Tracks, priors: Priors, sizes: F64, unit: float, reach_px: float, tolerance: float
+) -> Adjusted:
+    """Cameras adjusted to some of the points that they show now."""
+    points, seen = fit(cameras, tracks, reach_px)
+    seen &= tracks.by_observation(well_spread(tracks, seen, sizes, PER_PHOTO))
+    some, chosen = tracks.kept(seen)
+    if not len(some):
+        raise ReconstructionError("no point is seen consistently by two photos", "adjustment", "check the overlap")
+    held = _held(priors, len(some.photo) / len(sizes))
+    return adjust(cameras, points[chosen], some, held, 2.0 * unit, tolerance)
 
 
 def _place(evidence: Evidence) -> dict[int, int]:
@@ -152,12 +163,6 @@ def _scaled(sigma: F64, factor: tuple[float, float]) -> F64:
     """GPS sigmas (n, 3) times the factors, at least a centimetre; NaN rows stay."""
     out = sigma * (factor[0], factor[0], factor[1])
     return np.where(np.isfinite(out), np.maximum(out, 0.01), out)
-
-
-def _thinned(found: Triangulation, sizes: F64) -> Triangulation:
-    keep = well_spread(found.tracks, sizes, PER_PHOTO)
-    tracks, alive = found.tracks.kept(keep[found.tracks.point_of_observation()])
-    return Triangulation(found.points[alive], tracks, found.error[keep[found.tracks.point_of_observation()]])
 
 
 def _without(scene: Scene, gone: NDArray[np.bool_]) -> Scene:

@@ -184,8 +184,8 @@ def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str
     )
     n = len(submodel.photos)
     return Step(
-        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 7, params, inputs,
-        memory_mb=600 + 4 * n, limit_s=1800 + 30.0 * n,
+        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 8, params, inputs,
+        memory_mb=500 + 2 * n, limit_s=1800 + 30.0 * n,
     )  # fmt: skip
 
 
@@ -194,8 +194,8 @@ def align_step(job: Job, submodels: Sequence[Submodel], mapped: Sequence[Step]) 
         tuple(s.name for s in submodels), tuple(s.core for s in submodels), not job.options.sm_no_align
     )
     inputs: Inputs = (("survey", job.survey_file), *outputs("scene", mapped))
-    memory = 600 + len(job.survey.photos)
-    return Step("align", "similarities", f"{BLOCK}:align", 1, params, inputs, memory_mb=memory, limit_s=6 * 3600)
+    memory = 500 + sum(len(s.photos) for s in submodels) // 16
+    return Step("align", "similarities", f"{BLOCK}:align", 2, params, inputs, memory_mb=memory, limit_s=6 * 3600)
 
 
 def _readout_s(job: Job) -> float | None:
@@ -211,5 +211,5 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("features", found.features),
         *outputs("matches", found.matches),
     )
-    memory = int(500 + 1.5 * len(job.survey.photos))
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 9, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    memory = 500 + len(job.survey.photos) // 6
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 10, params, inputs, memory_mb=memory, limit_s=24 * 3600)

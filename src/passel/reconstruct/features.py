@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from passel.errors import InputError
 # Longest side (px) of the image features are found on, and how many are kept, by --feature-quality. Measured (research/sfm.md):
 # 1600 px cost 0.5-0.7 CPU s a photo and reproject at 0.6 px of the full-size photo.
 SIZE_PX = {"ultra": 2400, "high": 1600, "medium": 1200, "low": 900, "lowest": 640}
+RECENT = 400  # photos whose features' pixels stay in memory: those of a chunk of matches and its neighbours
 COUNT = {"ultra": 10000, "high": 6000, "medium": 4500, "low": 3500, "lowest": 2500}
 
 
@@ -28,6 +31,13 @@ class Features:
     scale: NDArray[np.float32]
     angle: NDArray[np.float32]
     descriptors: NDArray[np.uint8]
+
+    def only(self, which: NDArray[np.bool_]) -> Features:
+        """Some of the features, in their order."""
+        descriptors = self.descriptors[which] if len(self.descriptors) else self.descriptors
+        return replace(
+            self, xy=self.xy[which], scale=self.scale[which], angle=self.angle[which], descriptors=descriptors
+        )
 
     def save(self, path: Path) -> None:
         np.savez(
@@ -45,6 +55,25 @@ class Features:
             descriptors = d["descriptors"] if with_descriptors else np.zeros((0, 128), np.uint8)
             width, height = (int(v) for v in d["size"])
             return Features(width, height, d["xy"], d["scale"], d["angle"], descriptors)
+
+
+class KeypointFiles:
+    """The features' pixels (n, 2) of many photos, read when they are asked for: all those of a large survey take a gigabyte."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._read = lru_cache(maxsize=RECENT)(_read_xy)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, photo: int, /) -> NDArray[np.float32]:
+        return self._read(self._paths[photo])
+
+
+def _read_xy(path: Path) -> NDArray[np.float32]:
+    with np.load(path) as d:
+        return np.asarray(d["xy"], np.float32)
 
 
 def find_features(path: Path, width_px: int, height_px: int, quality: str) -> Features:

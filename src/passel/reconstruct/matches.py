@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +55,23 @@ def load_matches(path: Path, index_of: Mapping[str, int]) -> list[PairMatches]:
         if first is not None and second is not None:
             found.append(PairMatches(first, second, features[a:b], int(c), g[0], g[1], g[2]))
     return found
+
+
+@dataclass(frozen=True)
+class MatchFiles:
+    """The pairs of many files, read anew each time one goes through them, and then `more`: those of a large survey take half a gigabyte.
+
+    index_of: as for `load_matches`.
+    """
+
+    paths: tuple[Path, ...]
+    index_of: Mapping[str, int]
+    more: tuple[PairMatches, ...] = ()
+
+    def __iter__(self) -> Iterator[PairMatches]:
+        for path in self.paths:
+            yield from load_matches(path, self.index_of)
+        yield from self.more
+
+    def and_more(self, more: Iterable[PairMatches]) -> MatchFiles:
+        return replace(self, more=(*self.more, *more))

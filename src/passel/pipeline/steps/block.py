@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,15 @@ from passel.align.level import levelled
 from passel.align.merge import merge_scenes
 from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
-from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between
+from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between, what_others_share
 from passel.align.turned import with_turned_photos
 from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
 from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole
 from passel.geo.similarity import Similarity
 from passel.pipeline.step import Fact, StepInputs
 from passel.pipeline.steps.cameras import evidence_for, survey_priors
-from passel.reconstruct.features import SIZE_PX, Features
-from passel.reconstruct.matches import PairMatches, load_matches
+from passel.reconstruct.features import SIZE_PX, Features, KeypointFiles
+from passel.reconstruct.matches import MatchFiles
 from passel.reconstruct.scene import Scene
 from passel.survey.model import Survey
 
@@ -40,7 +40,9 @@ class AlignParams:
 def align(inputs: StepInputs, params: AlignParams, out: Path) -> dict[str, Fact]:
     """Joint similarities of the submodels (role 'scene', many; 'survey' file) → one scene without points, and alignment.json."""
     survey = Survey.load(inputs.one("survey"))
-    scenes = [Scene.load(p) for p in inputs.many("scene")]
+    folders = inputs.many("scene")
+    names = [Scene.load(p, observations=False).photos for p in folders]
+    scenes = what_others_share((Scene.load(p) for p in folders), names)
     index = {p.name: i for i, p in enumerate(survey.photos)}
     gps, sigma = survey.positions_in_world(), survey.position_sigmas()
     rows = [[index[n] for n in s.photos] for s in scenes]
@@ -50,7 +52,8 @@ def align(inputs: StepInputs, params: AlignParams, out: Path) -> dict[str, Fact]
     if params.align and len(scenes) > 1:
         placed = align_jointly(scenes, shared, [gps[r] for r in rows], [sigma[r] for r in rows])
     after = disagreement(shared, placed)
-    merged = merge_scenes([s.transformed(t) for s, t in zip(scenes, placed)], [frozenset(c) for c in params.cores])
+    poses = [replace(s, points=np.zeros((0, 3))).transformed(t) for s, t in zip(scenes, placed)]
+    merged = merge_scenes(poses, [frozenset(c) for c in params.cores])
     merged.save(out)
     steps = {"by GPS alone": asdict(before), "joint similarities": asdict(after)}
     (out / "alignment.json").write_text(json.dumps(steps, indent=1), encoding="utf-8")
@@ -75,7 +78,7 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
     aligned = Scene.load(inputs.one("aligned"))
     index = {p.name: i for i, p in enumerate(survey.photos)}
     path = {n: p / "features.npz" for n, p in zip(params.photos, inputs.many("features"), strict=True)}
-    found = [m for p in inputs.many("matches") for m in load_matches(p / "matches.npz", index)]
+    found = MatchFiles(tuple(p / "matches.npz" for p in inputs.many("matches")), index)
     tilt_deg = tilt_by_altitudes(aligned, *_positions(survey, aligned))
     if tilt_deg > 0:
         aligned = set_upright(aligned, *_positions(survey, aligned))
@@ -107,7 +110,7 @@ def _adjusted(
     survey: Survey,
     scene: Scene,
     path: Mapping[str, Path],
-    found: Sequence[PairMatches],
+    found: MatchFiles,
     params: AdjustParams,
     tilted: bool,
 ) -> tuple[Scene, AdjustmentFacts, int]:
@@ -116,18 +119,17 @@ def _adjusted(
     tilted: GPS altitudes are not to be believed.
     """
     index = {p.name: i for i, p in enumerate(survey.photos)}
-    loaded = {n: Features.load(p, with_descriptors=False) for n, p in path.items()}
     quality, held = params.quality, survey_priors(survey, params.lens, params.readout_s)
 
     def evidence(scene: Scene) -> Evidence:
-        told = evidence_for(survey, scene.photos, loaded, quality, held)
+        told = evidence_for(survey, scene.photos, KeypointFiles([path[n] for n in scene.photos]), quality, held)
         return without_altitudes(told, scene) if tilted else told
 
     positions = Positions(survey.positions_in_world(), survey.position_sigmas())
     scene, facts = adjust_whole(scene, evidence(scene), found)
     rescued = 0
     for _ in range(RESECT_ROUNDS - 1):
-        missing = _unplaced(survey, scene, loaded, quality)
+        missing = _unplaced(survey, scene, path, quality)
         grown = resect(scene, [index[n] for n in scene.photos], missing, found)
         more = rescue(
             grown,
@@ -140,19 +142,19 @@ def _adjusted(
         if len(more.scene.photos) == len(scene.photos):
             break
         rescued += len(more.scene.photos) - len(grown.photos)
-        scene, found = more.scene, [*found, *more.matches]
+        scene, found = more.scene, found.and_more(more.matches)
         scene, facts = adjust_whole(scene, evidence(scene), found, facts)
     yaw_deg = np.array([survey.photos[index[n]].yaw_deg for n in scene.photos], float)  # None becomes NaN
     scene, facts = with_turned_photos(scene, facts, evidence(scene), found, yaw_deg)
     return scene, facts, rescued
 
 
-def _unplaced(survey: Survey, scene: Scene, loaded: dict[str, Features], quality: str) -> list[Unplaced]:
+def _unplaced(survey: Survey, scene: Scene, path: Mapping[str, Path], quality: str) -> list[Unplaced]:
     placed, camera = set(scene.photos), survey.camera_index()
     longest = {c.id: max(c.width_px, c.height_px) for c in survey.cameras}
     return [
         Unplaced(
-            *(p.name, i, int(camera[i]), loaded[p.name].xy.astype(np.float64)),
+            *(p.name, i, int(camera[i]), Features.load(path[p.name], with_descriptors=False).xy.astype(np.float64)),
             noise_px=max(1.0, longest[p.camera] / SIZE_PX[quality]),
         )
         for i, p in enumerate(survey.photos)

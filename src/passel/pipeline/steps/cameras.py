@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from passel.align.block import Keypoints
 from passel.align.camera_priors import CameraPriors, camera_priors
 from passel.align.gates import Gate, Verdict, judge
+from passel.align.thin import fewer_matches
 from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
 from passel.align.whole import Evidence, adjust_whole
 from passel.errors import ReconstructionError
@@ -25,6 +27,7 @@ from passel.reconstruct.scene import Intrinsics, Scene
 from passel.survey.model import Survey
 
 LOOKS_FEATURES = 400
+MAPPED_A_PHOTO = 500  # features of a photo that a mapper is given; the adjustment takes all
 CALIBRATED_SIGMA = 0.003  # how far a submodel's focal length may leave the survey's calibration (relative)
 
 
@@ -130,8 +133,10 @@ def _mapped(
     photos = tuple(
         DbPhoto(n, loaded[n], int(camera_of[index[n]]), *_known(gps[index[n]], sigma[index[n]])) for n in params.photos
     )
-    local = tuple(replace(m, first=place[m.first], second=place[m.second]) for m in found)
-    scene = map_photos(MappingInput(cameras, photos, local, not calibrated), Mapper(params.mapper), scratch)
+    local = [replace(m, first=place[m.first], second=place[m.second]) for m in found]
+    sizes = np.array([(cameras[p.camera].width_px, cameras[p.camera].height_px) for p in photos], float)
+    fewer = tuple(fewer_matches(local, [loaded[n].xy for n in params.photos], sizes, MAPPED_A_PHOTO))
+    scene = map_photos(MappingInput(cameras, photos, fewer, not calibrated), Mapper(params.mapper), scratch)
     if scene is None:
         return None, Verdict((Gate("photos placed together", 0, 2, False),))
     rows = [index[n] for n in scene.photos]
@@ -144,12 +149,12 @@ def _mapped(
     if calibrated:
         n = len(cameras)
         held = camera_priors(cameras, np.full(n, CALIBRATED_SIGMA), [False] * n, params.lens)
-    evidence = evidence_for(survey, scene.photos, loaded, params.quality, held)
+    evidence = evidence_for(survey, scene.photos, [loaded[n].xy for n in scene.photos], params.quality, held)
     try:
         scene, _ = adjust_whole(scene, without_altitudes(evidence, scene) if tilted else evidence, found)
     except ReconstructionError as e:
         return None, Verdict((Gate(e.what, 0, 1, False),))
-    evidence = evidence_for(survey, scene.photos, loaded, params.quality, held)
+    evidence = evidence_for(survey, scene.photos, [loaded[n].xy for n in scene.photos], params.quality, held)
     matched = {n for m in found if len(m.features) >= 30 for n in (m.first, m.second)}
     return scene, judge(scene, evidence, found, len(matched))
 
@@ -167,17 +172,18 @@ def _features_of(inputs: StepInputs, photos: Sequence[str]) -> dict[str, Feature
 def evidence_for(
     survey: Survey,
     photos: Sequence[str],
-    loaded: Mapping[str, Features],
+    xy: Keypoints,
     quality: str,
     cameras: CameraPriors,
 ) -> Evidence:
-    """What the survey and the features say about `photos`, for the adjustment."""
+    """What the survey and the features' pixels (xy, in the same order) say about `photos`, for the adjustment."""
     index = {p.name: i for i, p in enumerate(survey.photos)}
     rows = [index[n] for n in photos]
-    longest = np.array([max(loaded[n].width_px, loaded[n].height_px) for n in photos], float)
+    sizes = np.array([max(c.width_px, c.height_px) for c in survey.cameras], float)
+    longest = sizes[survey.camera_index()[rows]]
     return Evidence(
         tuple(rows),
-        tuple(loaded[n].xy.astype(np.float64) for n in photos),
+        xy,
         survey.positions_in_world()[rows],
         survey.position_sigmas()[rows],
         longest / np.minimum(longest, SIZE_PX[quality]),
