@@ -8,6 +8,8 @@ import shutil
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,12 +20,19 @@ from bucket_world import BUCKET, KEY, SECRET, Line, bucket_line
 from machines import Drive, Machines, undisturbed, until
 from passel.cluster.bucket import ArtifactBucket, BucketError, BucketPlace, LostError
 from passel.cluster.bucket_wire import Uploaded
+from passel.cluster.incoming import manifest_of
+from passel.cluster.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
+from passel.cluster.wire import WireError
+from passel.commands.serve import options_of
 from passel.errors import UsageError
+from passel.pipeline.events import Artifact
+from passel.pipeline.executor import Workplace, ignore_events
 from passel.pipeline.host import run_step
-from passel.pipeline.manifest import Manifest
+from passel.pipeline.manifest import Manifest, manifest_to_json
 from passel.pipeline.messages import Request
 from passel.pipeline.step import Step
 from passel.pipeline.store import Store
+from passel.serve_bucket import artifact_bucket
 from runs import command, digests
 from serving import running, said, serve_words
 from step_functions import step
@@ -48,8 +57,9 @@ def line(server: Line) -> Line:
 
 
 @pytest.fixture
-def bucket(line: Line) -> ArtifactBucket:
-    return ArtifactBucket(BucketPlace(f"s3://{BUCKET}/pre/fix", line.url, "passel-1"), PART)
+def bucket(line: Line) -> Iterator[ArtifactBucket]:
+    with closing(ArtifactBucket(BucketPlace(f"s3://{BUCKET}/pre/fix", line.url, "passel-1"), PART)) as made:
+        yield made
 
 
 def made(tmp_path: Path, value: int = 3) -> tuple[Store, Manifest]:
@@ -122,14 +132,19 @@ def test_bad_addresses_and_refusals_are_told_without_secrets(bucket, line, monke
     for url in ("https://x/y", "s3://", "bucket"):
         with pytest.raises(UsageError, match="no address of a bucket"):
             ArtifactBucket(BucketPlace(url, line.url, "p"))
-    with pytest.raises((BucketError, LostError), match="bucket"):
-        ArtifactBucket(BucketPlace("s3://nobody-made-this", line.url, "p")).check()
+    with (
+        closing(ArtifactBucket(BucketPlace("s3://nobody-made-this", line.url, "p"))) as nobodys,
+        pytest.raises((BucketError, LostError), match="bucket"),
+    ):
+        nobodys.check()
     line.fault = lambda request: 403
     with pytest.raises(BucketError, match="refuses") as refused:
         bucket.check()
     monkeypatch.setattr("passel.cluster.bucket._CONNECT_S", 1)
-    gone = ArtifactBucket(BucketPlace(f"s3://{BUCKET}", "http://127.0.0.1:9", "p"))
-    with pytest.raises(BucketError, match="cannot be used") as away:
+    with (
+        closing(ArtifactBucket(BucketPlace(f"s3://{BUCKET}", "http://127.0.0.1:9", "p"))) as gone,
+        pytest.raises(BucketError, match="cannot be used") as away,
+    ):
         gone.check()
     assert not any(word in str(e.value) for e in (refused, away) for word in (SECRET, KEY))
 
@@ -314,6 +329,54 @@ def test_a_bucket_in_trouble_costs_nothing_but_time(machines, line, tmp_path, tr
     assert contents(drive) == truth, machines.story()
     assert [runs(tmp_path, s.name) for s in steps_of(tmp_path)] == [1] * 8
     assert bool(made_so_far(drive)) == (how == "stumbles"), machines.story()
+
+
+def test_what_the_driver_reads_is_brought_and_what_is_lost_then_sends_it_round_again(machines, line, tmp_path):
+    steps = [step("large_file", name, value=2 + n) for n, name in enumerate(("good", "lost"))]
+    place = Workplace(Store(tmp_path / "job" / "store"), tmp_path / "job" / "logs")
+    link = JobLink(machines.data / "driver.sock", "job")
+    with PasselExecutor(place, link, lambda capacity: None) as executor:
+        good, lost = (executor.run(steps, ignore_events)[s.digest] for s in steps)
+        assert isinstance(good, Artifact)
+        assert isinstance(lost, Artifact)
+        assert not (good.folder / "large.bin").exists()
+        assert (good.path / "large.bin").stat().st_size == 2 * 10**6
+        assert good.path == good.folder
+        assert place.store.verify(good.manifest.digest) == []
+        for key in (k for k in line.objects() if lost.manifest.digest in k):
+            line.client().delete_object(Bucket=BUCKET, Key=key)
+        with pytest.raises(CoordinatorLostError):
+            _ = lost.path
+    with PasselExecutor(place, link, lambda capacity: None) as executor:
+        again = executor.run(steps, ignore_events)[steps[1].digest]
+        assert isinstance(again, Artifact)
+        assert (again.path / "large.bin").stat().st_size == 3 * 10**6
+        assert again.folder.exists(), "the job leaves the bucket alone now"
+
+
+def test_names_that_would_lead_elsewhere_are_refused(tmp_path):
+    _, manifest = made(tmp_path)
+    for sha256 in ("../" * 20 + "x", "A" * 64, ""):
+        bad = replace(manifest, files=(replace(manifest.files[0], sha256=sha256),))
+        with pytest.raises(WireError):
+            manifest_of(manifest_to_json(bad).encode(), manifest.digest)
+
+
+def test_the_command_line_says_what_is_wrong(line, tmp_path, caplog):
+    def bucket_of(url: str, endpoint: str) -> ArtifactBucket | None:
+        words = ("--data", str(tmp_path), "--artifact-store", url, "--artifact-store-endpoint", endpoint)
+        return artifact_bucket(options_of(words), "f" * 64)
+
+    assert bucket_of("", "") is None
+    for url in ("/folder", "s3://nobody-made-this"):
+        with pytest.raises(UsageError, match="bucket"):
+            bucket_of(url, line.url)
+    line.fault = lambda request: 403
+    kept = bucket_of(f"s3://{BUCKET}", line.url)
+    assert kept is not None
+    kept.close()
+    assert "until the bucket can be used" in caplog.text
+    assert SECRET not in caplog.text
 
 
 # ---- all of it, as users start it

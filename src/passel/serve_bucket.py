@@ -30,6 +30,7 @@ def artifact_bucket(options: ServeOptions, fingerprint: str) -> ArtifactBucket |
     try:
         bucket.check()
     except LostError as error:
+        bucket.close()
         raise UsageError(error.what, error.where, "make the bucket, or correct --artifact-store") from error
     except BucketError as error:
         _log.warning("artifacts go to this computer until the bucket can be used: %s", error)

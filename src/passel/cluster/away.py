@@ -49,14 +49,19 @@ class Away:
     def in_use(self) -> bool:
         return self._bucket is not None
 
+    def has_lost(self, job: str) -> bool:
+        """Whether the bucket has lost something of this job."""
+        return job in self._distrusted
+
     def close(self) -> None:
         """Waits for nothing: what is under way is done again at the next start."""
-        if self._threads is not None:
+        if self._threads is not None and self._bucket is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+            self._bucket.close()
 
     async def plan(self, job: str, manifest: Manifest) -> BucketPlan:
         """Where the files of an artifact may be put. Raises NoBucketError."""
-        if self._bucket is None or job in self._distrusted or time.monotonic() < self._rests_until_s:
+        if self._bucket is None or self.has_lost(job) or time.monotonic() < self._rests_until_s:
             raise NoBucketError("No bucket is used now", job)
         try:
             return BucketPlan(await self._aside(partial(self._bucket.plan, job, manifest)))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.asyn import sync
 
 from passel.cluster.bucket_wire import Upload, Uploaded
 from passel.errors import StorageError, UsageError
@@ -79,6 +80,10 @@ class ArtifactBucket:
                 "response_checksum_validation": "when_required",
             },
         )
+
+    def close(self) -> None:
+        """Ends its connections."""
+        sync(self._s3.loop, self._s3.s3.close)
 
     def check(self) -> None:
         """Proves that the bucket can be written, read and cleaned."""

@@ -29,6 +29,8 @@ from passel.pipeline.store import storage_errors
 _BLOCK_BYTES = 256 * 2**10
 _MOST_TRIES = 4
 _REST_S = 60.0
+_ANSWER_S = 60.0
+"""A bucket that has all of a file may take its time to say so."""
 _MANY = 100
 _log = logging.getLogger("passel.worker")
 _BROKEN = (aiohttp.ClientError, TimeoutError, ConnectionError, Unready)
@@ -102,6 +104,8 @@ class BucketLine:
         return await together(self._put_file(upload, file, folder, moved) for upload, file in uploads)
 
     async def _put_file(self, upload: Upload, file: ArtifactFile, folder: Path, moved: Meter) -> Uploaded:
+        if await asyncio.to_thread(_sha256, folder / file.name) != file.sha256:
+            raise BucketTrouble("The artifact is damaged here", file.name, unwell=False)  # the coordinator says so, too
         starts = range(0, max(1, file.size_bytes), upload.part_bytes)
         parts = [
             _Part(n, start, min(upload.part_bytes, file.size_bytes - start), url)
@@ -133,8 +137,8 @@ class BucketLine:
         }
         async with asyncio.timeout(self._stall_s) as deadline:
 
-            def alive() -> None:
-                deadline.reschedule(asyncio.get_running_loop().time() + self._stall_s)
+            def alive(patience_s: float) -> None:
+                deadline.reschedule(asyncio.get_running_loop().time() + patience_s)
 
             async def body() -> AsyncIterator[bytes]:
                 with storage_errors(path.parent):
@@ -146,9 +150,12 @@ class BucketLine:
                         yield block
                         left -= len(block)
                         moved.moved_bytes += len(block)
-                        alive()
+                        alive(self._stall_s)
+                alive(_ANSWER_S)
 
-            async with self._http.put(URL(part.url, encoded=True), data=body(), headers=headers) as response:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s, sock_read=_ANSWER_S)
+            url = URL(part.url, encoded=True)
+            async with self._http.put(url, data=body(), headers=headers, timeout=timeout) as response:
                 _raise_for(response)
                 return response.headers.get("ETag", "")
 
@@ -189,6 +196,11 @@ def _md5(part: _Part, path: Path) -> bytes:
             found.update(block)
             left -= len(block)
     return found.digest()
+
+
+def _sha256(path: Path) -> str:
+    with storage_errors(path.parent), path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _host(url: str) -> str:

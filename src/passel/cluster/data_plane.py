@@ -21,10 +21,18 @@ from passel.cluster.away import Away, NoBucketError
 from passel.cluster.bucket import ArtifactBucket, BucketError, LostError
 from passel.cluster.bucket_wire import BucketCommit
 from passel.cluster.driver_wire import ReadyStep
-from passel.cluster.incoming import Incoming, MismatchError, OvertakenError, Part, Sender, check_name
+from passel.cluster.incoming import (
+    DIGEST,
+    Incoming,
+    MismatchError,
+    OvertakenError,
+    Part,
+    Sender,
+    manifest_of,
+)
 from passel.cluster.wire import RETRY_AFTER_S, WireError, WireProblem, decode, encode
 from passel.errors import PasselError, StorageError
-from passel.pipeline.manifest import Manifest, manifest_from_json
+from passel.pipeline.manifest import Manifest
 from passel.pipeline.store import Store, is_disk_trouble
 
 BLOCK_BYTES = 256 * 2**10
@@ -33,7 +41,6 @@ MOST_MANIFEST_BYTES = 32 * 2**20
 WORKER = web.RequestKey("worker", str)
 """The name of the worker that asks, as its certificate says."""
 _MANIFESTS_KEPT = 2000
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _STATUSES: tuple[tuple[type[PasselError], int], ...] = (
     (OvertakenError, 503),
     (MismatchError, 422),
@@ -80,6 +87,10 @@ class _JobFiles:
             if len(self.manifests) > _MANIFESTS_KEPT:
                 self.manifests.popitem(last=False)
         return found
+
+    def look(self, digest: str) -> tuple[Manifest | None, str]:
+        """The manifest, and where the files are kept, '' when they are here."""
+        return self.manifest(digest), self.store.away_at(digest)
 
 
 class DataPlane:
@@ -157,11 +168,10 @@ class DataPlane:
 
     async def _get_artifact_file(self, request: web.Request) -> web.StreamResponse:
         job, digest, name = self._job(request), _digest(request), request.match_info["name"]
-        manifest = await asyncio.to_thread(job.manifest, digest)
+        manifest, kept_at = await asyncio.to_thread(job.look, digest)
         file = next((f for f in manifest.files if f.name == name), None) if manifest else None
         if file is None:
-            raise _RefusalError(404, "There is no such file of an artifact", f"{digest[:12]} {name[:200]}")
-        kept_at = await asyncio.to_thread(job.store.away_at, digest)
+            raise self._missing(job, f"{digest[:12]} {name[:200]}")
         if kept_at:
             url = "" if "here" in request.query else await self.away.address(job.name, digest, file, kept_at)
             if url:
@@ -172,9 +182,15 @@ class DataPlane:
     async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
         job, digest = self._job(request), _digest(request)
         if await asyncio.to_thread(job.manifest, digest) is None:
-            raise _RefusalError(404, "There is no such artifact", digest[:12])
+            raise self._missing(job, digest[:12])
         text = await asyncio.to_thread((job.store.path(digest).parent / "manifest.json").read_text, "utf-8")
         return web.Response(text=text, content_type="application/json")
+
+    def _missing(self, job: _JobFiles, what: str) -> _RefusalError:
+        """410 when it may have been lost, and so is being made again."""
+        return _RefusalError(
+            410 if self.away.has_lost(job.name) else 404, "There is no such artifact or file of it", what
+        )
 
     def _sha256(self, path: Path) -> str:
         """Of a user's file, read once."""
@@ -210,7 +226,7 @@ class DataPlane:
 
     async def _commit(self, request: web.Request) -> web.StreamResponse:
         job, sender = self._job(request), self._sender(request)
-        manifest = _manifest_of(await _body(request, MOST_MANIFEST_BYTES), sender.digest)
+        manifest = manifest_of(await _body(request, MOST_MANIFEST_BYTES), sender.digest)
         if await asyncio.to_thread(job.manifest, sender.digest):
             await asyncio.to_thread(self._incoming.discard, sender)
             raise _RefusalError(409, "The artifact is here already", sender.digest[:12])
@@ -218,13 +234,13 @@ class DataPlane:
         return web.Response(status=204)
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
-        job, manifest = self._job(request), _manifest_of(await _body(request, MOST_MANIFEST_BYTES), _digest(request))
+        job, manifest = self._job(request), manifest_of(await _body(request, MOST_MANIFEST_BYTES), _digest(request))
         await self._refuse_known(job, manifest.digest)
         return web.Response(body=encode(await self.away.plan(job.name, manifest)), content_type="application/json")
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         job, commit = self._job(request), decode(BucketCommit, await _body(request, MOST_MANIFEST_BYTES))
-        manifest = _manifest_of(commit.manifest.encode("utf-8", "surrogatepass"), _digest(request))
+        manifest = manifest_of(commit.manifest.encode("utf-8", "surrogatepass"), _digest(request))
         await self._refuse_known(job, manifest.digest)
         try:
             await self.away.take(job.name, job.store, manifest, commit)
@@ -367,28 +383,9 @@ async def _body(request: web.Request, most_bytes: int) -> bytes:
 
 def _digest(request: web.Request) -> str:
     digest = request.match_info["digest"]
-    if not _DIGEST.fullmatch(digest):
+    if not DIGEST.fullmatch(digest):
         _refuse("This is no digest")
     return digest
-
-
-def _manifest_of(body: bytes, digest: str) -> Manifest:
-    """The manifest that a worker sent, with types checked: it will be read by others. Raises _RefusalError."""
-    try:
-        manifest = manifest_from_json(body.decode("utf-8"))
-        texts = [manifest.stage, manifest.name, manifest.function, manifest.cost.machine, manifest.cost.started]
-        numbers = [manifest.cost.seconds, manifest.cost.cpu_seconds, manifest.cost.peak_rss_mb]
-        plain = all(isinstance(t, str) for t in texts) and all(isinstance(n, int | float) for n in numbers)
-        plain &= isinstance(manifest.cost.attempt, int) and isinstance(manifest.version, int)
-        plain &= all(isinstance(value, int | float | str | bool) for _, value in manifest.facts)
-        plain &= all(isinstance(f.size_bytes, int) and isinstance(f.sha256, str) for f in manifest.files)
-        for file in manifest.files:
-            check_name(file.name)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _RefusalError(400, f"This is no manifest: {error}") from error
-    if not plain or manifest.digest != digest:
-        _refuse("This is no manifest of this artifact")
-    return manifest
 
 
 def _hash_of(path: Path) -> str:

@@ -7,6 +7,7 @@ commit. Blocks are hashed as they come. A restart of the coordinator forgets wha
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from passel.cluster.wire import WireError
 from passel.errors import PasselError
-from passel.pipeline.manifest import Manifest
+from passel.pipeline.manifest import Manifest, manifest_from_json
 from passel.pipeline.store import Store, storage_errors
 
 IDLE_S = 1800.0
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class MismatchError(PasselError):
@@ -172,3 +175,22 @@ def check_name(name: str) -> None:
         or any(len(p.encode("utf-8", "surrogatepass")) > 255 for p in parts)
     ):
         raise MismatchError("This is no name of an artifact's file", name[:200])
+
+
+def manifest_of(body: bytes, digest: str) -> Manifest:
+    """The manifest that a worker sent, with types checked: it will be read by others. Raises WireError, MismatchError for a bad name."""
+    try:
+        manifest = manifest_from_json(body.decode("utf-8"))
+        texts = [manifest.stage, manifest.name, manifest.function, manifest.cost.machine, manifest.cost.started]
+        numbers = [manifest.cost.seconds, manifest.cost.cpu_seconds, manifest.cost.peak_rss_mb]
+        plain = all(isinstance(t, str) for t in texts) and all(isinstance(n, int | float) for n in numbers)
+        plain &= isinstance(manifest.cost.attempt, int) and isinstance(manifest.version, int)
+        plain &= all(isinstance(value, int | float | str | bool) for _, value in manifest.facts)
+        plain &= all(isinstance(f.size_bytes, int) and bool(DIGEST.fullmatch(f.sha256)) for f in manifest.files)
+        for file in manifest.files:
+            check_name(file.name)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WireError(f"This is no manifest: {error}") from error
+    if not plain or manifest.digest != digest:
+        raise WireError("This is no manifest of this artifact")
+    return manifest
