@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from passel.server import runner as runner_module
+from passel.server.clock import now_ms
 from passel.server.console import Console
-from passel.server.job_store import JobStore, JobsUnwritableError
+from passel.server.job_store import Call, JobStore, JobsUnwritableError
 from passel.server.jobs import Job, Order, State
+from passel.server.outgoing import Gate
 from passel.server.runner import Runner
 from passel.server.settings import ServerSettings
+from passel.server.webhooks import Webhooks
 from server_world import PHOTO
 
 TELL_END = 'import json; print("hello"); print(json.dumps({"event": "end", "code": 0}))'
@@ -118,3 +121,31 @@ def test_a_line_that_cannot_be_written_is_lost_and_the_job_goes_on(tmp_path, mon
     job, output = run_one(tmp_path, well)
     assert job.state is State.COMPLETED
     assert "hello" not in output
+
+
+def test_webhooks_of_the_operator_lead_anywhere_and_a_clock_set_back_holds_none_up(tmp_path, monkeypatch):
+    made: list[tuple[str, bool]] = []
+
+    def post(gate: Gate, url: str, body: bytes) -> int:
+        made.append((url, gate.allow_private))
+        return 200
+
+    async def run() -> None:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        later_ms = now_ms() + 86_400_000
+        calls = [Call("u", url, "{}", later_ms) for url in ("http://10.0.0.9/own", "http://example.org/theirs")]
+        job = Job("u", "", Order("x", 1), State.COMPLETED, 0)
+        await store.write(job)
+        await store.end(job, calls)
+        webhooks = Webhooks(store, Gate(allow_private=False), "http://10.0.0.9/own")
+        running = asyncio.create_task(webhooks.run())
+        async with asyncio.timeout(60):
+            while await store.calls():
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        store.close()
+
+    monkeypatch.setattr(Gate, "post", post)
+    asyncio.run(run())
+    assert sorted(made) == [("http://10.0.0.9/own", True), ("http://example.org/theirs", False)]
