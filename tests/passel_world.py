@@ -55,7 +55,7 @@ class Passel:
             [sys.executable, *words],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
             start_new_session=True,
             pass_fds=handles,
         )

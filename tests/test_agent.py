@@ -67,6 +67,17 @@ def test_photos_come_once_under_their_names(machines, tmp_path):
     assert made.delivery.bytes_out == 200_000 + len(photo.name)
 
 
+def test_a_photo_that_is_not_what_the_survey_found_is_not_used(machines, tmp_path):
+    photo = tmp_path / "DJI_1.JPG"
+    photo.write_bytes(b"now")
+    first = photo_step("first", FileInput(str(photo), "5" * 64))
+    second = photo_step("second", FileInput(str(photo), hashlib.sha256(b"then").hexdigest()))
+    machines.worker("one")
+    outcomes = Drive(machines, [first, second]).done()
+    assert (outcomes[second.digest].kind, outcomes[second.digest].where) == ("error", photo.name)
+    assert "changed" in outcomes[second.digest].message
+
+
 def photo_step(name: str, *inputs: FileInput | ArtifactInput) -> Step:
     roles = tuple(("photo" if isinstance(i, FileInput) else "part", i) for i in inputs)
     return Step("photos", name, "step_functions:copy_names", 1, Params(), roles, 100)

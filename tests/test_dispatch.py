@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from dispatch_world import World, ready, small
-from passel.cluster.dispatch import MOST_STRIKES, STALL_S
+from passel.cluster.dispatch import STALL_S
 from passel.cluster.dispatch_state import ReplacedError, StalePollError
 from passel.cluster.driver_wire import Ended
 from passel.cluster.placement import PATIENCE_S
+from passel.cluster.setbacks import FULL_S, HOLD_S, MOST_STRIKES
+from passel.cluster.status import capacity_of
 from passel.cluster.wire import LEASE_S, Failure
 
 DIED = Failure("died", "the step's process died with SIGSEGV")
@@ -194,7 +196,7 @@ def test_a_known_failure_is_not_tried_again(world: World, kind: str) -> None:
     assert world.ended["x"].failure == Failure(kind, "no")
 
 
-def test_a_full_disk_sends_the_step_elsewhere_and_ends_it_when_all_are_full(world: World) -> None:
+def test_a_full_disk_sends_the_step_elsewhere_and_holds_it_when_all_are_full(world: World) -> None:
     a, b, full = small("a"), small("b"), Failure("storage", "The disk is full")
     world.poll(b)
     world.submit(ready("x"), ready("y", 1))
@@ -208,8 +210,44 @@ def test_a_full_disk_sends_the_step_elsewhere_and_ends_it_when_all_are_full(worl
     for ticket, held in list(b.held.items()):
         if held.assignment.digest == "x":
             b.finish(ticket, full)
+    b.full = True
     world.poll(b)
+    a.full = True
+    world.later(HOLD_S / 2, a, b)
+    assert "x" not in world.ended
+    assert capacity_of(world.dispatcher).full == 2
+    b.full = False
+    world.later(2.0, a, b)
+    assert "x" in digests(b), "there is room again"
+
+
+def test_a_step_for_which_nobody_makes_room_is_given_up(world: World) -> None:
+    a, full = small("a"), Failure("storage", "The disk is full")
+    world.submit(ready("x"))
+    world.poll(a)
+    a.full = True
+    a.finish(next(iter(a.held)), full)
+    world.later(FULL_S, a)
+    assert not world.ended
+    world.later(HOLD_S + 2.0, a)
     assert world.ended["x"].failure == full
+
+
+def test_a_step_that_kills_before_it_is_told_of_is_given_up_after_three_machines(world: World) -> None:
+    workers = [small(n, session=str(100 * i)) for i, n in enumerate("abcd")]
+    for worker in workers:
+        world.poll(worker)
+    world.submit(ready("poison"))
+    met = []
+    for worker in workers * 3:
+        world.poll(worker)
+        if worker.held:
+            met.append(worker.name)
+            worker.restart()
+            world.poll(worker)
+            assert not worker.held, "there are machines that have not met it"
+    assert met == ["a", "b", "c"]
+    assert world.ended["poison"].failure is not None
 
 
 def test_a_full_disk_of_the_coordinator_ends_the_step_at_once(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from passel.pipeline.executor import Workplace, ignore_events
 from passel.pipeline.manifest import Cost, Manifest
 from passel.pipeline.run_log import RunLog
 from passel.pipeline.step import FileInput, Step
+from passel.pipeline.steps.survey import InspectParams, load_batch
 from passel.pipeline.store import Store
 from passel.pipeline.tally import StageTally
 from passel_world import Passel
@@ -84,14 +86,37 @@ def test_a_photo_travels_and_keeps_its_suffix(passel: Passel, tmp_path: Path) ->
     photo = tmp_path / "IMG 1.JPG"
     photo.write_bytes(b"\xff\xd8" + b"x" * 1000)
     reader = Step("s", "n", "step_functions:add", 1, Params(5), (("photo", FileInput(str(photo), "ab" * 32)),))
+    content = hashlib.sha256(photo.read_bytes()).hexdigest()
+    again, changed, gone = (
+        Step("s", f"n{i}", "step_functions:add", 1, Params(i), (("photo", FileInput(str(photo), content)),))
+        for i in range(3)
+    )
     with executor(passel, tmp_path, "photo") as run:
         assert isinstance(run.run([reader], ignore_events)[reader.digest], Artifact)
-    photo.unlink()
-    other = Step("s", "n", "step_functions:add", 1, Params(6), (("photo", FileInput(str(photo), "cd" * 32)),))
-    with executor(passel, tmp_path, "photo") as run:
-        gone = run.run([other], ignore_events)[other.digest]
-        assert isinstance(gone, StepFailure)
-        assert str(photo) in (gone.where, gone.message)
+        os.utime(photo)  # nothing in it has changed
+        assert isinstance(run.run([again], ignore_events)[again.digest], Artifact)
+        photo.write_bytes(b"something else")
+        failure = run.run([changed], ignore_events)[changed.digest]
+        assert isinstance(failure, StepFailure)
+        assert ("changed" in failure.message, failure.where) == (True, str(photo))
+        photo.unlink()
+        failure = run.run([gone], ignore_events)[gone.digest]
+        assert isinstance(failure, StepFailure)
+        assert ("gone" in failure.message, failure.where) == (True, str(photo))
+
+
+def test_a_photo_that_cannot_be_read_is_left_out_by_name(passel: Passel, tmp_path: Path) -> None:
+    (tmp_path / "dead.JPG").symlink_to(tmp_path / "nowhere")
+    paths = [tmp_path / "dead.JPG", tmp_path / "empty.JPG"]
+    paths[1].touch()
+    given = tuple(("photo", FileInput(str(p), f"{i:064x}")) for i, p in enumerate(paths))
+    params = InspectParams(tuple(p.name for p in paths))
+    batch = Step("survey", "photos", "passel.pipeline.steps.survey:inspect_batch", 1, params, given)
+    with executor(passel, tmp_path, "unreadable") as run:
+        done = run.run([batch], ignore_events)[batch.digest]
+    assert isinstance(done, Artifact), done
+    _, refused = load_batch(done.path)
+    assert [r.name for r in refused] == ["dead.JPG", "empty.JPG"]
 
 
 def test_failures_are_told_as_on_one_machine(passel: Passel, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_step_that_kills_every_worker_is_given_up_and_the_passel_lives(machine
     outcomes = Drive(machines, [poison, *good]).done()
     assert outcomes[poison.digest].kind == "died"
     assert "given up" in outcomes[poison.digest].message
-    assert 3 <= runs(tmp_path, "poison") <= 4  # a copy of a slow step may have been begun
+    assert runs(tmp_path, "poison") == 3
     assert all(isinstance(outcomes[s.digest], Artifact) for s in good)
     assert Drive(machines, [step("add", "after")], "next job").sha256s()
     assert all(w.process.poll() is None for w in workers)

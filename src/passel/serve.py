@@ -127,6 +127,7 @@ class _Serving:
             on_ready(self._ready(port, workers_port))
             await self._stop.wait()
             _log.info("stopping")
+            self._coordinator.part()
         self._book.close()
 
     # ---- what admin.py asks for

@@ -53,6 +53,13 @@ class AllMachines:
 
 def driver_command(socket: Path, task: Task, lifeline_fd: int) -> tuple[str, ...]:
     """The child process that runs a job: it hands its steps to the coordinator at `socket`, and ends with the lifeline."""
-    words = {"socket": socket, "job": task.uuid, "photos": task.photos, "output": task.output, "options": task.options}
+    words = {
+        "socket": socket,
+        "job": task.uuid,
+        "photos": task.photos,
+        "output": task.output,
+        "options": task.options,
+        "run": task.started_ms,
+    }
     named = (str(w) for name, value in {**words, "lifeline": lifeline_fd}.items() for w in (f"--{name}", value))
     return (sys.executable, "-P", "-m", "passel.cluster.driver", *named)

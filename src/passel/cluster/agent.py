@@ -104,7 +104,9 @@ class Agent:
     def drain(self) -> None:
         """Takes no more steps; `run` returns when those that run are finished and delivered."""
         if not self._draining:
-            _log.warning("finishing %d steps, taking no more; once more to stop now", len(self._held))
+            count = len(self._held)
+            steps = "1 step" if count == 1 else f"{count} steps"
+            _log.warning("%s; once more to stop now", f"finishing {steps}, taking no more" if count else "leaving")
         self._draining = True
         self._news.set()
 

@@ -77,7 +77,7 @@ class Coordinator:
         self._held: dict[str, asyncio.Future[None]] = {}
         self._capacity = Capacity(0, 0, 0)
         self._member_until_s: dict[str, float] = {}
-        self._pump_soon = False
+        self._pump_soon = self._parting = False
         self._links: DriverLink | None = None
         self._runner: web.AppRunner | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -144,6 +144,10 @@ class Coordinator:
         """Removes from the bucket what is there of jobs that have no store any more (is_wanted: whether one has)."""
         await self._data.away.remove_unwanted(is_wanted)
 
+    def part(self) -> None:
+        """This process is about to end, and drivers with it: what runs for them goes on, for they will come again."""
+        self._parting = True
+
     # ---- drivers (DriverEvents)
 
     def driver_came(self, hello: Hello) -> None:
@@ -189,7 +193,7 @@ class Coordinator:
             self._links.dismiss(job)
 
     def driver_left(self, job: str, withdrawn: bool) -> None:
-        if withdrawn:
+        if withdrawn and not self._parting:
             self._withdraw(job)
         else:
             self._dispatcher.leave(job, time.monotonic())

@@ -16,17 +16,14 @@ from passel.cluster.dispatch_state import (
     Worker,
     assignment,
     hidden_paths,
-    poison,
 )
 from passel.cluster.driver_wire import Ended, Hello, ReadyStep, Started
 from passel.cluster.placement import Fit, Room, Roster
+from passel.cluster.setbacks import DIED_KINDS, FULL_S, MOST_STRIKES, held_too_long, may_have_begun, poison
 from passel.cluster.wire import LEASE_S, Failure, Finished, PollReply, PollRequest, Prefetch, Running
 
 BROKEN_LEASE_S = 3.0
 """A worker whose connection broke is lost when it does not return within so long."""
-MOST_STRIKES = 3
-FULL_S = 60.0
-"""A worker whose disk refused a step gets no other for so long."""
 ORPHAN_S = 600.0
 """What a worker runs for a job whose driver is not there (yet) may go on for so long."""
 FORGET_S = 3600.0
@@ -34,7 +31,7 @@ FORGET_S = 3600.0
 STALL_S = 5.0
 """After a longer time without a tick nobody is blamed for silence."""
 _CANCEL_AGAIN_S = 1.0
-_DIED_KINDS = ("died", "timeout")
+
 
 News = tuple[str, Started | Ended]
 """A job, and what its driver should know."""
@@ -150,7 +147,7 @@ class Dispatcher:
         self._roster = None
         for job in self.jobs.values():
             for _, task in [e for e in job.waiting if e[1].full_on]:
-                self._end_if_full_everywhere(task)
+                self._hold(task, now_s)
         placement.keep_free(self.jobs.values(), self._current_roster(now_s), now_s)
         self.match(now_s)
         self._copy_slow_steps(now_s)
@@ -298,7 +295,7 @@ class Dispatcher:
 
     def _take_failure(self, worker: Worker, task: Task, failure: Failure, now_s: float) -> None:
         task.last_failure = failure
-        if failure.kind in _DIED_KINDS:
+        if failure.kind in DIED_KINDS:
             task.failures += 1
             task.avoid.add(worker.name)
             if task.strikes >= MOST_STRIKES:
@@ -309,8 +306,6 @@ class Dispatcher:
             self._roster = None
             if worker.request.local:  # it writes into the store itself: that disk is full for everybody
                 self._end(task, worker.name, failure)
-            else:
-                self._end_if_full_everywhere(task)
         elif failure.kind != "stopped":  # that was the worker's, not the step's
             self._end(task, worker.name, failure)
         self._requeue_if_idle(task, now_s)
@@ -325,8 +320,9 @@ class Dispatcher:
             task = run.task
             if task is None or run.cancelled:
                 continue
-            if run.phase == "running" and not worker.drains:
+            if may_have_begun(run, task, worker) and not worker.drains:
                 task.deaths[worker.session] = worker.name
+                task.avoid.add(worker.name)
                 if task.strikes >= MOST_STRIKES and not task.runs:
                     self._end(task, worker.name, poison(task))
             self._requeue_if_idle(task, now_s)
@@ -391,9 +387,9 @@ class Dispatcher:
             self._cancel(run)
         self._tell(task, Ended(task.ready.digest, task.attempts, worker, failure, task.bytes_in, task.bytes_out))
 
-    def _end_if_full_everywhere(self, task: Task) -> None:
-        there = {w.name for w in self.workers.values() if not w.lost and not w.drains}
-        if not task.runs and task.last_failure and there <= task.full_on:
+    def _hold(self, task: Task, now_s: float) -> None:
+        """A step that a full disk refused may go where there is room again; given up when nobody makes any."""
+        if held_too_long(task, self.workers.values(), now_s):
             self._end(task, "", task.last_failure)
 
     def _tell(self, task: Task, news: Started | Ended) -> None:

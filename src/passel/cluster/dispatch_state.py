@@ -55,7 +55,7 @@ class Task:
     """A submitted step that has no end yet.
 
     deaths: workers lost while they ran it, by session. failures: times it died or hung on a worker that lived.
-    avoid: workers to go round. full_on: workers whose disk refused it.
+    avoid: workers to go round. full_on: workers whose disk refused it. held_since_s: when no other was left.
     """
 
     job: str
@@ -69,6 +69,7 @@ class Task:
     deaths: dict[str, str] = field(default_factory=dict)
     avoid: set[str] = field(default_factory=set)
     full_on: set[str] = field(default_factory=set)
+    held_since_s: float | None = None
     runs: dict[str, Run] = field(default_factory=dict)
     waiting: bool = False
     hinted_to: str = ""
@@ -209,13 +210,3 @@ def assignment(run: Run, task: Task, store: str, local: bool) -> Assignment:
 def hidden_paths(inputs: tuple[InputRef, ...]) -> tuple[InputRef, ...]:
     """For a worker that does not see this disk."""
     return tuple(replace(i, path="") if i.path else i for i in inputs)
-
-
-def poison(task: Task) -> Failure:
-    """In words, why a step is given up on whose watch workers died."""
-    names = ", ".join(sorted(set(task.deaths.values())))
-    what = f"the step was given up: {len(task.deaths)} workers were lost while they ran it ({names})"
-    if task.failures:
-        what += f", and its process died {task.failures} times on others"
-    todo = "give the workers more memory, or find out what it does to them"
-    return Failure("died", what, f"{task.ready.stage} {task.ready.name}", todo)

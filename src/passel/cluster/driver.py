@@ -1,6 +1,6 @@
 """The driver: the child process of `passel serve` that runs one job on the workers of the passel.
 
-    python -m passel.cluster.driver --socket S --job UUID --photos DIR --output DIR --options FILE.json --lifeline FD
+    python -m passel.cluster.driver --socket S --job UUID --photos DIR --output DIR --options FILE.json --run N --lifeline FD
 
 FILE.json holds the words of a command line as a list. Events are lines of JSON on standard output (`driver_events.py`). It
 ends with its parent (the lifeline is a pipe that ends then), on SIGTERM, and when the coordinator's socket ends; what is
@@ -37,27 +37,35 @@ _PREDECESSOR_S = 10.0
 
 @dataclass(frozen=True)
 class DriverTask:
-    """What a driver is started for. words: of a command line, without folders. lifeline: file descriptor, -1 for none."""
+    """What a driver is started for. words: of a command line, without folders. lifeline: file descriptor, -1 for none.
+
+    run: a number that drivers of one run have in common, and those of another run of the same job do not.
+    """
 
     link: JobLink
     photos: Path
     output: Path
     words: tuple[str, ...]
     lifeline: int
+    run: int = 0
 
     def note_begin(self) -> None:
         """Written once the run has begun: what --rerun-all wanted gone is gone now, and what is there is new."""
         self._marker.parent.mkdir(parents=True, exist_ok=True)
-        self._marker.write_text(json.dumps(self.words), "utf-8")
+        self._marker.write_text(self._this_run, "utf-8")
 
     def has_begun(self) -> bool:
         """True when this very run was begun by an earlier driver that was stopped or died."""
-        return self._marker.is_file() and self._marker.read_text("utf-8") == json.dumps(self.words)
+        return self._marker.is_file() and self._marker.read_text("utf-8") == self._this_run
 
     def note_end(self) -> None:
         """The run is over: the next one with the same words is a new one."""
         with suppress(OSError):  # a broken disk has been told of already
             self._marker.unlink(missing_ok=True)
+
+    @property
+    def _this_run(self) -> str:
+        return json.dumps([self.run, *self.words])
 
     @property
     def _marker(self) -> Path:
@@ -138,6 +146,7 @@ def _task_of(words: Sequence[str]) -> DriverTask:
     for name, kind in (("socket", Path), ("job", str), ("photos", Path), ("output", Path), ("options", Path)):
         parser.add_argument(f"--{name}", type=kind, required=True)
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--run", type=int, default=0)
     parser.add_argument("--lifeline", type=int, default=-1)
     given = parser.parse_args(words)
     try:
@@ -147,7 +156,7 @@ def _task_of(words: Sequence[str]) -> DriverTask:
     if not isinstance(listed, list) or not all(isinstance(w, str) for w in listed):
         raise UsageError("the options are no list of words", str(given.options))
     link = JobLink(given.socket, given.job, given.share)
-    return DriverTask(link, given.photos.absolute(), given.output.absolute(), tuple(listed), given.lifeline)
+    return DriverTask(link, given.photos.absolute(), given.output.absolute(), tuple(listed), given.lifeline, given.run)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -73,12 +73,14 @@ class EventLines:
         self._write({"event": "say", "text": text})
 
     def set_capacity(self, capacity: Capacity) -> None:
-        """For the time left; people are told when there is no machine at all, since then nothing moves."""
+        """For the time left; people are told when there is no machine at all, or no room on any, since then nothing moves."""
         with self._guard:
             before, self._tally.workers = self._tally.workers, max(1, capacity.threads)
             self._untold = self._untold or before != self._tally.workers
         if capacity.workers == 0:
             self.say("No worker is connected: waiting for one")
+        elif capacity.full == capacity.workers:
+            self.say("The disk of every worker is full: waiting until there is room on one")
 
     def end(self, code: int, message: str, todo: str = "", where: str = "", holes: Sequence[str] = ()) -> None:
         """The last line."""

@@ -82,11 +82,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What all workers have together; told at first and when it changes."""
+    """What all workers have together; told at first and when it changes. full: how many take no steps, since their disk is full."""
 
     workers: int
     threads: int
     memory_mb: int
+    full: int = 0
 
 
 FromDriver = Hello | ReadyStep | WantFiles | Withdraw

@@ -16,6 +16,7 @@ from passel.cluster.answers import NotThereError
 from passel.cluster.cache import Cache
 from passel.cluster.together import together
 from passel.cluster.transfer import Link
+from passel.cluster.user_files import changed
 from passel.cluster.wire import InputRef, artifact_path, file_path
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import ArtifactFile, manifest_from_json
@@ -58,7 +59,7 @@ class Fetcher:
     async def inputs(self, job: str, refs: Sequence[InputRef]) -> AsyncIterator[FetchedInputs]:
         """All of these, pinned until the end of the block. Waits for a link that is down.
 
-        Raises StorageError when the disk is full, NotThereError when the coordinator has no such thing.
+        Raises StorageError when the disk is full, NotThereError when the coordinator has no such thing, ChangedError for a photo.
         """
         async with AsyncExitStack() as pins:
             tasks = [asyncio.create_task(self._get(job, ref)) for ref in refs]
@@ -122,6 +123,9 @@ class Fetcher:
                     _log.warning("%s cannot be had: %s", ref.name, error)
                     return _Got(cache.root / _MISSING / ref.name, ref.key, moved_bytes)  # the step says what that means
                 moved_bytes += fetched.moved_bytes
+                if ref.sha256 and fetched.sha256 != ref.sha256:
+                    part.unlink(missing_ok=True)
+                    raise changed(ref.name)
                 if not cache.has_file(fetched.sha256):
                     path = cache.add_file(part, fetched.sha256, ref.key)
                     break

@@ -23,6 +23,7 @@ from passel.cluster.driver_wire import (
     from_line,
     to_line,
 )
+from passel.cluster.user_files import ChangedError, UserFiles
 from passel.cluster.wire import Failure, InputRef, WireError, pack
 from passel.errors import PasselError, StorageError
 from passel.pipeline.events import Artifact, Delivery, OnEvent, Outcome, StepFailure, StepStarted
@@ -71,6 +72,7 @@ class PasselExecutor:
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
         self._window = _FEWEST_STEPS
         self._most_cores = link.most_cores
+        self._files = UserFiles()
         self._stopped = self._lost = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -87,8 +89,9 @@ class PasselExecutor:
 
     def run(self, steps: Sequence[Step], on_event: OnEvent) -> dict[str, Outcome]:
         with ending_on_signals(self):
+            self._files.note(steps)
             schedule = Schedule(steps, self._workplace.store, on_event)
-            submitter = _Submitter(schedule, self._workplace)
+            submitter = _Submitter(schedule, self._workplace, self._files)
             running: dict[str, _Submitted] = {}
             self._fill(schedule, submitter, running)
             while running:
@@ -135,8 +138,8 @@ class PasselExecutor:
                 continue
             try:
                 ready = submitter.ready(step)
-            except _InputGoneError as gone:
-                schedule.settle(step, StepFailure(step, gone.what, "error", 0, gone.where, gone.todo))
+            except ChangedError as changed:
+                schedule.settle(step, StepFailure(step, changed.what, "error", 0, changed.where, changed.todo))
                 continue
             running[step.digest] = _Submitted(step, ready)
             self._send(ready)
@@ -242,19 +245,15 @@ class _Submitted:
     tries: int = 1
 
 
-class _InputGoneError(PasselError):
-    """A file that a step needs cannot be read any more."""
-
-
 class _Submitter:
     """Describes ready steps for workers that do not see this disk."""
 
-    def __init__(self, schedule: Schedule, workplace: Workplace) -> None:
-        self._schedule, self._workplace = schedule, workplace
+    def __init__(self, schedule: Schedule, workplace: Workplace, files: UserFiles) -> None:
+        self._schedule, self._workplace, self._files = schedule, workplace, files
         self._known: dict[str, InputRef] = {}
 
     def ready(self, step: Step) -> ReadyStep:
-        """Raises _InputGoneError."""
+        """Raises ChangedError."""
         paths = self._schedule.paths(step)
         inputs = tuple(self._ref(role, given, path) for (role, given), (_, path) in zip(step.inputs, paths))
         return ReadyStep(
@@ -273,17 +272,9 @@ class _Submitter:
         key = given.sha256 if isinstance(given, FileInput) else given.digest
         found = self._known.get(role + key)
         if found is None:
-            found = self._file(role, given, path) if isinstance(given, FileInput) else self._artifact(role, given, path)
+            found = self._files.ref(role, given) if isinstance(given, FileInput) else self._artifact(role, given, path)
             self._known[role + key] = found
         return found
-
-    def _file(self, role: str, given: FileInput, path: Path) -> InputRef:
-        try:
-            size_bytes = path.stat().st_size
-        except OSError as error:
-            what = f"A photo cannot be read: {error.strerror or error}"
-            raise _InputGoneError(what, str(path), "put it back and start again") from error
-        return InputRef(role, "file", given.sha256, path.name, size_bytes, path=str(path))
 
     def _artifact(self, role: str, given: ArtifactInput, path: Path) -> InputRef:
         store = self._workplace.store

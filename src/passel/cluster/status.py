@@ -72,7 +72,9 @@ class PasselStatus:
 def capacity_of(dispatcher: Dispatcher) -> Capacity:
     """What the workers that are there and stay have in all."""
     there = [w for w in dispatcher.workers.values() if not w.lost and not w.drains]
-    return Capacity(len(there), sum(w.slots.cpus for w in there), sum(w.slots.memory_mb for w in there))
+    slots = [w.slots for w in there]
+    full = sum(w.request.full for w in there)
+    return Capacity(len(there), sum(s.cpus for s in slots), sum(s.memory_mb for s in slots), full)
 
 
 def status_of(dispatcher: Dispatcher, now_s: float) -> PasselStatus:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 from passel.cluster.agent_options import GIVE_UP, AgentOptions, die_with, tell_on_stderr
@@ -40,7 +41,7 @@ class Supervisor:
                 if code in _ENDS:
                     return code
                 pause_s = _FIRST_PAUSE_S if time.monotonic() - started_s > _LIVED_WELL_S else pause_s
-                _log.error("the worker's agent ended with %d; another one starts in %.1f s", code, pause_s)
+                _log.error("the worker's process %s; it starts again in %.1f s", _how_it_ended(code), pause_s)
                 self._woken.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             return Interrupted.exit_code
@@ -72,6 +73,14 @@ class Supervisor:
         self._woken.set()
         if self._agent is not None and self._agent.poll() is None:
             self._agent.send_signal(signal.SIGTERM)
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    with suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
 
 
 def main() -> None:

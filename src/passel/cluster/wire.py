@@ -158,6 +158,7 @@ class InputRef:
 
     name: the file's own name with its suffix ('' for an artifact). files: of an artifact. path: on the coordinator's machine,
     only for local workers, else ''. size_bytes: in all; 0 when unknown. away: an artifact whose files are in the bucket.
+    sha256: of a photo's content as the survey found it, '' while nobody has read it.
     """
 
     role: str
@@ -168,6 +169,7 @@ class InputRef:
     files: tuple[ArtifactFile, ...] = ()
     path: str = ""
     away: bool = False
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ _TAIL_BYTES = 4000
 _SPARE_BYTES = 100_000_000
 _MOST_SENDS = 10
 _MOST_HINTS = 256
+_log = logging.getLogger("passel.worker")
 
 
 class Workplace(Protocol):
@@ -149,7 +151,7 @@ class RemoteWorkplace:
             raise
         except PasselError as error:
             if is_disk_trouble(error):
-                self._full_below_bytes = 2 * free_disk_bytes(self.cache.root) + _SPARE_BYTES
+                self._note_full()
             failure = _failure_of(error)
         finally:
             await asyncio.to_thread(log.unlink, missing_ok=True)
@@ -179,6 +181,13 @@ class RemoteWorkplace:
     def full(self) -> bool:
         return free_disk_bytes(self.cache.root) < self._full_below_bytes
 
+    def _note_full(self) -> None:
+        """The disk refused a step though the cache gave up what it could: no more steps until somebody has made room."""
+        free_bytes = free_disk_bytes(self.cache.root)
+        self._full_below_bytes = 2 * free_bytes + _SPARE_BYTES
+        more_gb = (self._full_below_bytes - free_bytes) / 1e9
+        _log.warning("the disk of %s is full: no steps until %.1f GB more are free", self.cache.root, more_gb)
+
     async def _make(self, assignment: Assignment, log: Path, moved: _Moved, on_phase: OnPhase) -> Manifest | Failed:
         """The artifact, in the cache and pinned until it is delivered; made here, now or earlier."""
         existing = self.cache.pin_artifact(assignment.digest)
@@ -189,7 +198,7 @@ class RemoteWorkplace:
             answer = await self._try(assignment, log, moved, on_phase)
         if isinstance(answer, Failed):
             if answer.kind == "storage":
-                self._full_below_bytes = 2 * free_disk_bytes(self.cache.root) + _SPARE_BYTES
+                self._note_full()
             return answer
         self.cache.made(answer.manifest)
         return answer.manifest

@@ -75,7 +75,7 @@ def overview_text(seen: Overview) -> str:
     waiting = sum(j.waiting for j in seen.passel.jobs)
     lines = [
         f"{seen.name}: Passel {seen.version}, up {time_text(seen.uptime_s)}",
-        f"{running} steps run, {waiting} wait; {seen.steps_a_minute:g} steps a minute"
+        f"{running} running, {waiting} waiting; {seen.steps_a_minute:g} a minute"
         + (f"; all done in about {time_text(seen.rest_s)}" if seen.rest_s is not None else ""),
         "",
         workers_text(seen),

@@ -44,12 +44,14 @@ class Task:
     """A job as its driver needs it.
 
     photos: folder of the photos. output: folder for the map. options: file with the words of a command line (JSON list).
+    started_ms: of the run, which a driver that is started again goes on with; a restart asked for is another run.
     """
 
     uuid: str
     photos: Path
     output: Path
     options: Path
+    started_ms: int = 0
 
 
 class DriverCommand(Protocol):

@@ -204,7 +204,7 @@ class Runner:
         if self.settings.test is None:  # canned tasks say only what NodeODM's canned tasks say
             console.say(_greeting(self.settings, job) + told)
         runtime.live = Live()
-        task = Task(uuid, folder.photos, folder.output, folder.options)
+        task = Task(uuid, folder.photos, folder.output, folder.options, job.started_ms or 0)
         late_s = asyncio.get_running_loop().time() + self._may_run_s(job)
         end = RunEnd(1)
         for _ in range(MOST_STARTS):
