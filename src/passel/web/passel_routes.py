@@ -38,7 +38,7 @@ def passel_routes(desk: Desk, services: Services) -> APIRouter:
     @router.get("/tokens")
     async def tokens(request: Request) -> Response:
         check_operator(desk, request)
-        return answer({"tokens": [asdict(t) for t in passel.tokens()] if passel else []})
+        return answer({"tokens": [asdict(t) for t in passel.tokens()] if passel else [], "none": passel is None})
 
     if passel is not None:
         _order_routes(router, desk, passel)

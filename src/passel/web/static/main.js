@@ -69,7 +69,7 @@ function logIn(words) {
       field.focus();
     }
   };
-  const hint = el("span", { class: "hint", id: "token-hint" }, "`passel serve` shows it at its start; `passel token create --api` makes another.");
+  const hint = el("span", { class: "hint", id: "token-hint" }, el("code", {}, "passel serve"), " shows it at its start; ", el("code", {}, "passel token create --api"), " makes another.");
   fill(main, el("form", { class: "card stack", onsubmit: send, style: "max-width:460px;margin:8vh auto" },
     el("h1", {}, "Log in"), token.get() && words ? note(words, true) : null, el("label", {}, "Token", field, hint), trouble, el("button", { class: "primary" }, "Log in")));
   document.title = "Log in · Passel";

@@ -5,7 +5,7 @@ import { el, fill, say } from "./dom.js";
 import { MapView, areaOf, lengthOf } from "./map_view.js";
 
 const TITLES = { orthophoto: "Orthophoto", dsm: "Surface", dtm: "Terrain" };
-const HELP = "Drag or arrow keys move the map, wheel, + and − zoom, 0 shows all of it.";
+const HELP = "Drag or arrow keys move the map, wheel, + and − zoom, 0 shows all of it. A click tells the height.";
 
 export function resultMap(uuid, box, still) {
   return new ResultMap(uuid, box, still).element;
@@ -94,8 +94,20 @@ class ResultMap {
     this.measure(mode);
   }
 
+  // The height of a place, while nothing is measured.
+  async tellHeight(east, north) {
+    if (!this.heights) return;
+    const line = JSON.stringify([[east, north], [east + this.box.resolution_m, north]].map((p) => p.map((v) => Number(v.toFixed(3)))));
+    const points = await get(`/ui/api/tasks/${this.uuid}/profile?layer=${this.heights}&line=${encodeURIComponent(line)}`, this.still).catch(() => []);
+    const known = points.find(([, z]) => z !== null);
+    const words = `${east.toFixed(1)} E  ${north.toFixed(1)} N  ${known ? `${known[1].toFixed(2)} m` : "no height"}`;
+    this.reading.hidden = false;
+    this.reading.textContent = words;
+    say(words);
+  }
+
   async click(east, north) {
-    if (!this.mode) return;
+    if (!this.mode) return this.tellHeight(east, north);
     this.corners.push([east, north]);
     this.view.redraw();
     if (this.corners.length < 2) return;

@@ -8,24 +8,30 @@ export async function settingsPage(main, still) {
   document.title = "Settings · Passel";
   const list = el("div");
   const made = el("div", { "aria-live": "polite" });
-  fill(main, el("div", { class: "head" }, el("h1", {}, "Settings")), el("div", { class: "stack" }, create(made, () => show(list, still)), made, list, own()));
+  const form = create(made, () => show(list, form, still));
+  fill(main, el("div", { class: "head" }, el("h1", {}, "Settings")), el("div", { class: "stack" }, form, made, list, own()));
   try {
-    await show(list, still);
+    await show(list, form, still);
   } catch (error) {
     if (error instanceof WrongToken || still.aborted) throw error;
     fill(main, el("div", { class: "head" }, el("h1", {}, "Settings")), el("div", { class: "stack" }, note(error.message, true), own())); // one can log out in any case
   }
 }
 
-async function show(list, still) {
-  const { tokens } = await get("/ui/api/tokens", still);
+async function show(list, form, still) {
+  const { tokens, none } = await get("/ui/api/tokens", still);
+  if (none) {
+    fill(list, note("This server runs in test mode: it makes no tokens."));
+    form.hidden = true;
+    return;
+  }
   const now = Date.now() / 1000;
   const rows = tokens.map((t) => {
     const state = t.trouble || (t.expires_s ? `until ${day(1000 * t.expires_s)}` : "for ever");
     const revoke = el("button", { class: "danger", onclick: async () => {
       if (!window.confirm(`Revoke ${t.name || t.id}?`)) return;
       await post("/ui/api/tokens/revoke", { id: t.id }).catch((error) => window.alert(error.message));
-      await show(list, still);
+      await show(list, form, still);
     } }, "Revoke");
     return [
       [el("strong", {}, t.name || t.id), el("div", { class: "small soft" }, t.id)], t.kind === "join" ? "machines" : "people and programs",
