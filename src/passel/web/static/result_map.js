@@ -74,6 +74,9 @@ class ResultMap {
 
   read(east, north) {
     this.pointer = [east, north];
+    // A hand that trembles does not wipe the height away.
+    if (this.told && Math.hypot(east - this.told[0], north - this.told[1]) < 8 * this.view.metresPerPx) return;
+    this.told = null;
     this.reading.hidden = false;
     this.reading.textContent = `${east.toFixed(1)} E  ${north.toFixed(1)} N`;
     if (this.mode && this.corners.length) this.view.redraw();
@@ -101,6 +104,7 @@ class ResultMap {
     const points = await get(`/ui/api/tasks/${this.uuid}/profile?layer=${this.heights}&line=${encodeURIComponent(line)}`, this.still).catch(() => []);
     const known = points.find(([, z]) => z !== null);
     const words = `${east.toFixed(1)} E  ${north.toFixed(1)} N  ${known ? `${known[1].toFixed(2)} m` : "no height"}`;
+    this.told = [east, north];
     this.reading.hidden = false;
     this.reading.textContent = words;
     say(words);

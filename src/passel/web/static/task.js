@@ -95,7 +95,7 @@ class TaskPage {
     const rows = task.stages.map((s) => el("div", { class: "stage" }, el("span", {}, s.stage), bar(s.total ? (100 * s.done) / s.total : 0, s.stage),
       el("span", {}, `${s.done} / ${s.total}`, s.failed ? ` · ${s.failed} failed` : s.done < s.total && s.rest_s !== null ? ` · ${duration(s.rest_s)}` : "")));
     fill(this.stages, el("div", { class: "row", style: "justify-content:space-between;margin-bottom:8px" }, el("h2", { style: "margin:0" }, "Progress"), el("strong", {}, `${Math.round(task.progress)} %`)),
-      bar(task.progress, "All"), el("div", { style: "margin-top:12px" }, rows.length ? rows : el("p", { class: "soft small" }, task.state === "queued" ? "It starts when it is its turn." : "Starting…")));
+      bar(task.progress, "All"), el("div", { style: "margin-top:12px" }, rows.length ? rows : el("p", { class: "soft small" }, task.state === "queued" ? "It starts when it is its turn." : task.progress > 0 ? "The log tells how far it is." : "Starting…")));
     this.board.show(task.steps);
     const best = ["first", "plan"].find((p) => task.pictures.includes(p)) ?? "";
     if (best && best !== this.pictureOf) {
