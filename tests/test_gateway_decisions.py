@@ -17,7 +17,7 @@ from passel.gateway.commands import node_command
 from passel.gateway.desk import NewNode, NodeDesk, NodeLine
 from passel.gateway.forward import given_up
 from passel.gateway.node import Node, Seen, node_at
-from passel.gateway.nodes_file import read_nodes_file
+from passel.gateway.nodes_file import autoscaled, read_nodes_file
 from passel.gateway.policy import Engine, parts_owner, read_policy, ruled
 from passel.gateway.routing import Need, can_fan_out, choose, free_slots
 from passel.server.jobs import GivenOption
@@ -186,6 +186,7 @@ def test_a_node_file_of_clusterodm(tmp_path):
     rows.append({"hostname": "c", "port": 3000, "token": "", "dockerMachine": {"name": "x"}})
     (tmp_path / "nodes.json").write_text(json.dumps(rows))
     a, b = read_nodes_file(tmp_path / "nodes.json")
+    assert autoscaled(tmp_path / "nodes.json") == 1
     assert (a.url, a.token, a.locked) == ("http://a:3000", "t", True)
     assert b.url == "https://b:443"
     (tmp_path / "bad.json").write_text('[{"port": 1}]')

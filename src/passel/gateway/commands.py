@@ -17,7 +17,7 @@ from pathlib import Path
 from passel.gateway.book import Book
 from passel.gateway.desk import NewNode, NodeDesk, NodeFile, NodeLine
 from passel.gateway.gateway import book_path
-from passel.gateway.nodes_file import read_nodes_file
+from passel.gateway.nodes_file import autoscaled, read_nodes_file
 
 Say = Callable[[str], None]
 
@@ -75,6 +75,8 @@ def import_nodes(book: Book, file: Path, say: Say) -> int:
     for node in nodes:
         book.enroll(node)
     say(f"{len(nodes)} nodes are added.")
+    if machines := autoscaled(file):
+        say(f"{machines} machines of ClusterODM's autoscaler are left out: end them in your provider's console.")
     return list_nodes(asyncio.run(NodeDesk(book).update()), False, say)
 
 
