@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from align_world import CAMERA, World, angles_deg, world
-from passel.align.gates import judge
+from passel.align.gates import judge, nothing_mapped
 from passel.align.level import HEIGHT_M, levelled
 from passel.align.merge import merge_scenes
 from passel.align.similarities import align_jointly, disagreement, shared_between
@@ -177,6 +177,11 @@ def test_a_bent_model_fails(block):
     rotations = np.where(half[:, None, None], swung.cam_from_world, s.cam_from_world)
     bent = replace(s, centres=centres, cam_from_world=rotations)
     assert not judged(block, bent).passed
+
+
+def test_a_submodel_without_a_model_is_told_with_what_to_do():
+    assert "photos placed together 0 (limit 2): " in nothing_mapped().failures
+    assert "fly them again with more overlap" in nothing_mapped().failures
 
 
 def test_too_few_photos_fail(block):

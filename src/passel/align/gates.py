@@ -23,12 +23,19 @@ MAX_GPS_SHARE = 0.02  # … or this share of the submodel's extent, whichever is
 
 @dataclass(frozen=True)
 class Gate:
-    """One test of a submodel: what was measured, the limit, and whether it passed."""
+    """One test of a submodel: what was measured, the limit, and whether it passed. todo: what to do if not."""
 
     name: str
     value: float
     limit: float
     passed: bool
+    todo: str = ""
+
+    @property
+    def failure(self) -> str:
+        """In words."""
+        advice = f": {self.todo}" if self.todo else ""
+        return f"{self.name} {self.value:.3g} (limit {self.limit:.3g}){advice}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,13 @@ class Verdict:
     @property
     def failures(self) -> str:
         """The failed gates in words, '' when none."""
-        return "; ".join(f"{g.name} {g.value:.3g} (limit {g.limit:.3g})" for g in self.gates if not g.passed)
+        return "; ".join(g.failure for g in self.gates if not g.passed)
+
+
+def nothing_mapped() -> Verdict:
+    """Of a submodel of which the mapper could not place even two photos."""
+    todo = "these photos show too little in common; leave out those of water, snow or sky, or fly them again with more overlap"
+    return Verdict((Gate("photos placed together", 0, 2, False, todo),))
 
 
 def judge(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches], photos_wanted: int) -> Verdict:

@@ -141,7 +141,7 @@ class _MatchPlanner:
             tuple(int(self._camera_of[i]) for i in used),
         )
         inputs = outputs("features", [self._features[i] for i in used])
-        return Step("matches", name, f"{CAMERAS}:matches", 1, params, inputs, memory_mb=800, limit_s=1800)
+        return Step("matches", name, f"{CAMERAS}:matches", 1, params, inputs, memory_mb=1000, limit_s=1800)
 
 
 def calibration_step(job: Job, found: Found, plan: SplitPlan) -> Step | None:

@@ -84,8 +84,10 @@ class Progress:
 
     def _say_lines(self) -> None:
         """Plain lines: the stages that changed, every few seconds, and each stage when it is complete."""
-        now_s = time.monotonic()
-        complete = any(s.rest == 0 and self._said.get(s.stage) != s.settled for s in self._tally.stages.values())
+        now_s, stages = time.monotonic(), self._tally.stages.values()
+        if not any(s.rest for s in stages):
+            return  # the plan is about to grow: perhaps by more steps of the stage that seems complete
+        complete = any(s.rest == 0 and self._said.get(s.stage) != s.settled for s in stages)
         if complete or now_s - self._last_line_s >= self._lines_every_s:
             self._say_changed()
             self._last_line_s = now_s

@@ -11,7 +11,7 @@ import numpy as np
 
 from passel.align.block import Keypoints
 from passel.align.camera_priors import CameraPriors, camera_priors
-from passel.align.gates import Gate, Verdict, judge
+from passel.align.gates import Gate, Verdict, judge, nothing_mapped
 from passel.align.thin import fewer_matches
 from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
 from passel.align.whole import Evidence, adjust_whole
@@ -138,7 +138,7 @@ def _mapped(
     fewer = tuple(fewer_matches(local, [loaded[n].xy for n in params.photos], sizes, MAPPED_A_PHOTO))
     scene = map_photos(MappingInput(cameras, photos, fewer, not calibrated), Mapper(params.mapper), scratch)
     if scene is None:
-        return None, Verdict((Gate("photos placed together", 0, 2, False),))
+        return None, nothing_mapped()
     rows = [index[n] for n in scene.photos]
     scene = placed_by_gps(scene, gps[rows], sigma[rows])
     up = survey.up_in_camera()[rows]
@@ -153,7 +153,7 @@ def _mapped(
     try:
         scene, _ = adjust_whole(scene, without_altitudes(evidence, scene) if tilted else evidence, found)
     except ReconstructionError as e:
-        return None, Verdict((Gate(e.what, 0, 1, False),))
+        return None, Verdict((Gate(e.what, 0, 1, False, e.todo),))
     evidence = evidence_for(survey, scene.photos, [loaded[n].xy for n in scene.photos], params.quality, held)
     matched = {n for m in found if len(m.features) >= 30 for n in (m.first, m.second)}
     return scene, judge(scene, evidence, found, len(matched))

@@ -30,6 +30,7 @@ from passel.surface.tile import TileJob, TileSources, make_tile
 from passel.survey.model import Survey
 
 VIEWS = "views.jsonl"
+ENOUGH_POINTS = 2_000_000  # to tell where the ground is: of a large survey's every so many suffices
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def find_ground(inputs: StepInputs, params: GroundParams, out: Path) -> dict[str
     """What the ground needs of a scene: views in the map frame, where the ground is and may be, how fine it is seen, its tiles."""
     survey = Survey.load(inputs.one("survey"))
     scene, frame = Scene.load(inputs.one("scene"), observations=False), survey.frame
-    views, points = views_in_map(scene, frame), frame.map_from_world(scene.points)
+    some = scene.points[:: 1 + len(scene.points) // ENOUGH_POINTS]
+    views, points = views_in_map(scene, frame), frame.map_from_world(some)
     save_views(views, out / VIEWS)
     heights_m = heights_above_ground_m(views, points)
     gsd_m, above_m = ground_sampling_m(views, heights_m), float(np.median(heights_m))
