@@ -109,7 +109,7 @@ def test_every_page_fits_and_can_be_used_by_keyboard(browser: Any, canned: str, 
         page.get_by_role("heading", name=heading, exact=True).wait_for()
         assert visit.fits(), place
     unnamed = page.evaluate(
-        "[...document.querySelectorAll('button, a, input, select')].filter(e => !e.innerText?.trim() && "
+        "[...document.querySelectorAll('button, a, input, select')].filter(e => !e.textContent.trim() && "
         "!e.labels?.length && !e.getAttribute('aria-label') && e.type !== 'file').length"
     )
     assert unnamed == 0

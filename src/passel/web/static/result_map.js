@@ -74,12 +74,12 @@ class ResultMap {
 
   read(east, north) {
     this.pointer = [east, north];
+    if (this.mode && this.corners.length) this.view.redraw();
     // A hand that trembles does not wipe the height away.
     if (this.told && Math.hypot(east - this.told[0], north - this.told[1]) < 8 * this.view.metresPerPx) return;
     this.told = null;
     this.reading.hidden = false;
     this.reading.textContent = `${east.toFixed(1)} E  ${north.toFixed(1)} N`;
-    if (this.mode && this.corners.length) this.view.redraw();
   }
 
   measure(mode) {
