@@ -77,19 +77,22 @@ def turned(rotations: F64, sigma_rad: float, seed: int) -> F64:
 
 def world(
     strips: int = 4, along: int = 5, points: int = 1500, noise_px: float = 0.5, relief_m: float = 4.0, cameras: int = 1,
-    readout_s: float = 0.0, speed_m_s: float = 6.0,
+    readout_s: float = 0.0, speed_m_s: float = 6.0, higher_m: float = 0.0, oblique_rad: float = 0.0,
 ) -> World:  # fmt: skip
     """Strips 25 m apart, photos every 18 m, 80 m above ground; tilts of a few degrees, headings to and fro.
 
-    Image rows run along the strips; clocks tell whole seconds.
+    higher_m: of every other strip, as of a second flight. oblique_rad: by which all cameras look forward. Image rows run along the
+    strips; clocks tell whole seconds.
     """
     rng = np.random.default_rng(0)
     n = strips * along
     place = np.arange(n)
     centres = np.column_stack([place % along * 18.0, place // along * 25.0, np.full(n, 80.0)])
+    centres[:, 2] += higher_m * (place // along % 2)
     centres += rng.normal(0, 2, (n, 3))
     back = np.where(place // along % 2 == 1, -1.0, 1.0)  # every other strip is flown the other way
     rotations = turned(DOWN * np.column_stack([back, back, np.ones(n)])[:, :, None], 0.08, 1)
+    rotations = Rotation.from_rotvec([0.0, -oblique_rad, 0.0]).as_matrix() @ rotations  # image x is forward
     low, high = centres[:, :2].min(axis=0) - 35.0, centres[:, :2].max(axis=0) + 35.0
     xyz = np.column_stack([rng.uniform(low, high, (points, 2)), rng.normal(0, relief_m, points)])
     models = tuple(replace(c, readout_s=readout_s) for c in (CAMERA, SECOND)[:cameras])
