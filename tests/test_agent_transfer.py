@@ -16,6 +16,7 @@ from aiohttp import web
 from passel.cluster.answers import DamagedError, NotThereError, RefusedError
 from passel.cluster.authority import Authority
 from passel.cluster.data_plane import WORKER, DataPlane
+from passel.cluster.follow import follow
 from passel.cluster.incoming import Part
 from passel.cluster.transfer import Link, LinkSettings
 from passel.errors import StorageError
@@ -188,6 +189,23 @@ def test_a_coordinator_that_comes_late_is_found(tmp_path):
                 return await download
 
     assert asyncio.run(go()).sha256 == SHA256
+
+
+def test_a_coordinator_that_moved_is_found_again(tmp_path):
+    """By a download that is under way; addresses where nobody is are gone past."""
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"here")
+
+    async def go() -> bytes:
+        async with serving(web.get("/f", serve)) as url, linked("http://127.0.0.1:9") as link:
+            following = asyncio.create_task(follow(link, lambda: ["http://127.0.0.1:10", url], look_every_s=0.2))
+            await link.fetch("/f", tmp_path / "part")
+            following.cancel()
+            assert link.url == url
+        return (tmp_path / "part").read_bytes()
+
+    assert asyncio.run(go()) == b"here"
 
 
 def test_a_full_disk_here_is_a_storage_error(tmp_path):

@@ -11,6 +11,7 @@ import logging
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -18,8 +19,10 @@ import uvloop
 from passel.cluster.agent import Agent, AgentSettings
 from passel.cluster.agent_options import GIVE_UP, AgentOptions, die_with, tell_on_stderr
 from passel.cluster.cache import Cache
+from passel.cluster.follow import announced_urls, follow
 from passel.cluster.hosts import Hosts
 from passel.cluster.identity import Identity
+from passel.cluster.join import remember_url
 from passel.cluster.machine import free_memory_mb, usable_cpus
 from passel.cluster.transfer import Link, LinkSettings
 from passel.cluster.wire import Slots
@@ -51,7 +54,8 @@ async def _work(options: AgentOptions) -> None:
         options.workers or usable_cpus(),
         options.memory_mb or max(1, int(_SHARE_OF_MEMORY * free_memory_mb())),
     )
-    link = Link(options.url, Identity(options.identity).client_context(), LinkSettings(stall_s=options.stall_s))
+    identity = Identity(options.identity)
+    link = Link(options.url, identity.client_context(), LinkSettings(stall_s=options.stall_s))
     hosts = Hosts(most_idle=slots.cpus)
     cache = None
     try:
@@ -64,7 +68,13 @@ async def _work(options: AgentOptions) -> None:
         agent = Agent(link, place, hosts, AgentSettings(slots, options.local, options.wait_s))
         _listen_to_signals(agent)
         _log.warning("%s threads, %s MB for steps of %s", slots.cpus, slots.memory_mb, link.url)
-        await agent.run()
+        following = asyncio.create_task(follow(link, partial(announced_urls, identity)))
+        try:
+            await agent.run()
+        finally:
+            following.cancel()
+        if link.url != options.url.rstrip("/"):
+            remember_url(identity, link.url)
     finally:
         hosts.close()
         await link.close()

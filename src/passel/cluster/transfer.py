@@ -110,6 +110,18 @@ class Link:
             await self._session.close()
             self._session = None
 
+    @property
+    def down_s(self) -> float:
+        """For how long the coordinator has not answered; 0 when it does."""
+        return 0.0 if self._down_since_s is None else time.monotonic() - self._down_since_s
+
+    async def move(self, url: str) -> None:
+        """The coordinator is at another address from now on. What is under way goes on there."""
+        self.url = url.rstrip("/")
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
     async def poll(self, request: PollRequest) -> PollReply:
         """One poll, one try. Raises RefusedError, and TimeoutError or OSError when the coordinator was not reached."""
         timeout = self._timeout(request.wait_s)

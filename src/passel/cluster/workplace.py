@@ -29,6 +29,7 @@ OnPhase = Callable[[Phase], None]
 _TAIL_BYTES = 4000
 _SPARE_BYTES = 100_000_000
 _MOST_SENDS = 10
+_MOST_MENDS = 5
 _MOST_HINTS = 256
 _log = logging.getLogger("passel.worker")
 
@@ -120,6 +121,8 @@ class RemoteWorkplace:
     link: Link
     logs: Path
     _full_below_bytes: int = 0
+    _unsent: int = 0
+    _sent: asyncio.Event = field(default_factory=asyncio.Event)
     _hints: deque[tuple[str, Sequence[InputRef]]] = field(default_factory=lambda: deque(maxlen=_MOST_HINTS))
     _prefetching: asyncio.Task[None] | None = None
 
@@ -137,12 +140,15 @@ class RemoteWorkplace:
                 if isinstance(made, Failed):
                     failure = await asyncio.to_thread(_failure, made, log)
                     break
+                self._unsent += 1
                 manifest, failure = made, _wrong_artifact(assignment, made)
                 try:
                     if failure is not None or await self._deliver(assignment, made, moved, on_phase):
                         break
                 finally:
                     self.cache.unpin(made.digest)
+                    self._unsent -= 1
+                    self._sent.set()
             else:
                 failure = Failure(
                     "storage", "The artifact was damaged on its way, again and again", str(self.cache.root)
@@ -194,7 +200,9 @@ class RemoteWorkplace:
         if existing is not None:
             return existing
         answer = await self._try(assignment, log, moved, on_phase)
-        if isinstance(answer, Failed) and await asyncio.to_thread(self._was_our_fault, assignment, answer):
+        for _ in range(_MOST_MENDS):
+            if not isinstance(answer, Failed) or not await self._was_our_fault(assignment, answer):
+                break
             answer = await self._try(assignment, log, moved, on_phase)
         if isinstance(answer, Failed):
             if answer.kind == "storage":
@@ -212,11 +220,16 @@ class RemoteWorkplace:
             request = Request(step, paths, self.cache.store.root, log, assignment.attempt)
             return await self.hosts.run(assignment.ticket, request)
 
-    def _was_our_fault(self, assignment: Assignment, failed: Failed) -> bool:
-        """After a failure: True when something was wrong here and no longer is, so that the step deserves a second try."""
-        if failed.kind == "storage":
-            return self.cache.free(self.cache.most_bytes) > 0
-        return bool(self.cache.verify([i.key for i in assignment.inputs]))
+    async def _was_our_fault(self, assignment: Assignment, failed: Failed) -> bool:
+        """After a failure: True when something was wrong here and no longer is, so that the step deserves another try."""
+        if failed.kind != "storage":
+            return bool(await asyncio.to_thread(self.cache.verify, [i.key for i in assignment.inputs]))
+        while not await asyncio.to_thread(self.cache.free, self.cache.most_bytes):
+            if not self._unsent:
+                return False
+            self._sent.clear()
+            await self._sent.wait()  # what waits to be delivered fills the disk, and goes from there
+        return True
 
     @asynccontextmanager
     async def _inputs(self, assignment: Assignment, moved: _Moved) -> AsyncIterator[tuple[tuple[str, Path], ...]]:
