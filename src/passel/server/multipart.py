@@ -21,6 +21,8 @@ from passel.server.jobs import JobError
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every malformed body: clients fill no logs
 BUFFER_BYTES = 1 << 20
+FINISHED_AT_ONCE = 4
+"""Files of a form that are flushed to the disk at once: a disk writes several in little more time than one."""
 MOST_HEADERS, MOST_HEADER_BYTES = 16, 8192
 
 
@@ -32,7 +34,7 @@ Piece = bytes | memoryview
 
 
 class Sink(Protocol):
-    """Takes a file of a form. Its methods block and are called in a thread, one after another."""
+    """Takes a file of a form. Its methods block and are called in a thread, one after another; other files beside it."""
 
     def write(self, chunks: Sequence[Piece]) -> None:
         """More bytes of the file."""
@@ -176,6 +178,7 @@ class _Form:
         self._part = _Part()
         self._done = False
         self._writing: asyncio.Future[None] | None = None
+        self._finishing: list[asyncio.Future[None]] = []
         self._header_name, self._header_value = b"", b""
         self._headers: dict[bytes, bytes] = {}
         try:
@@ -204,9 +207,10 @@ class _Form:
                 if chunk:
                     empty = False
                     await self._take_chunk(chunk)
+            await self._finished(0)
         finally:
-            if self._writing is not None:  # its file must not be closed under it
-                await asyncio.gather(self._writing, return_exceptions=True)
+            open_ones = [*self._finishing, *([self._writing] if self._writing is not None else [])]
+            await asyncio.gather(*open_ones, return_exceptions=True)  # files must not be closed under their threads
         if not empty and not self._done:
             raise JobError("Malformed form: it ends in the middle")
         return self._fields
@@ -284,5 +288,12 @@ class _Form:
             sink.finish()
 
         await self._written()
-        self._writing = asyncio.ensure_future(asyncio.to_thread(finish))
-        await self._written()
+        # Flushed to the disk while the next file of the form arrives.
+        self._finishing.append(asyncio.ensure_future(asyncio.to_thread(finish)))
+        await self._finished(FINISHED_AT_ONCE - 1)
+
+    async def _finished(self, most_open: int) -> None:
+        """Wait until no more files than these are being finished, and for the errors of the others."""
+        while len(self._finishing) > most_open:
+            await asyncio.shield(self._finishing[0])
+            self._finishing.pop(0)

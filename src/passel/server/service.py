@@ -11,6 +11,7 @@ import logging
 import shutil
 import uuid as uuids
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
@@ -35,6 +36,7 @@ from passel.server.webhooks import Webhooks
 log = logging.getLogger("passel.server")
 
 CLEANUP_EVERY_S = 60.0
+DISK_THREADS = 24
 
 
 class JobService:
@@ -55,6 +57,8 @@ class JobService:
 
     async def start(self) -> None:
         """Go on where the server ended, however it ended."""
+        # Threads mostly wait for the disk: with asyncio's few, slow flushes would keep everything else waiting.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk"))
         self.settings.jobs.mkdir(parents=True, exist_ok=True)
         self.settings.trash.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(self._empty_trash)

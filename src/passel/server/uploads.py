@@ -84,6 +84,7 @@ class Receiver:
 
     def __init__(self, folder: JobFolder, limits: Limits, field: str = "images", tally: Tally | None = None) -> None:
         self._folder, self._limits, self._field, self._tally = folder, limits, field, tally
+        self._turn = threading.Lock()
         self._taken: set[str] = set()
         self._sinks: list[FileSink] = []
         self._closed = False
@@ -100,7 +101,13 @@ class Receiver:
         return sink
 
     def place(self, aside: Path, name: str, size: int) -> Received:
-        """Rename a complete file to be a photo, under a free name, unless the very same is there."""
+        """Rename a complete file to be a photo, under a free name, unless the very same is there. One file of the request
+        after the other: two of the same bytes and name are two photos.
+        """
+        with self._turn:
+            return self._place(aside, name, size)
+
+    def _place(self, aside: Path, name: str, size: int) -> Received:
         for count in range(1000):
             wanted = next_name(name, count)
             target = self._folder.photos / wanted
