@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -260,12 +261,25 @@ def test_a_port_in_use_leaves_nothing_behind(tmp_path: Path) -> None:
     with_coordinator(tmp_path, test)
 
 
+@pytest.mark.parametrize("parting", [False, True])
+def test_drivers_that_end_because_we_do_leave_the_workers_their_steps(tmp_path: Path, parting: bool) -> None:
+    async def test(place: Served) -> None:
+        held = Running("t1", JOB, STEP.digest, "running", 1, 100, 1)
+        async with place.client() as worker:
+            await poll(worker, replace(request(1, wait_s=0.1), running=(held,)))
+            if parting:
+                place.coordinator.part()
+            place.coordinator.driver_left(JOB, withdrawn=True)
+            answer = await poll(worker, replace(request(2, wait_s=0.1), running=(held,)))
+            assert answer.cancel == (() if parting else ("t1",))
+
+    with_coordinator(tmp_path, test)
+
+
 def test_a_worker_tells_its_cache_when_asked(tmp_path: Path) -> None:
     async def test(place: Served) -> None:
         async with place.client() as worker:
             assert (await poll(worker, request(1))).want_cache
-            from dataclasses import replace
-
             told = replace(request(2, wait_s=0.1), cache=CacheNews(True, ("k1", "k2")))
             assert not (await poll(worker, told)).want_cache
 
