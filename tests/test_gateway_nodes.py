@@ -28,7 +28,7 @@ def lock(front: Front, node: Fake, on: bool) -> None:
     book.close()
 
 
-def test_nodes_with_full_disks_rest_and_the_task_is_not_blamed(tmp_path):
+def test_nodes_with_full_disks_rest(tmp_path):
     moments = ("init", "upload", "task")
     full = [Fake(tmp_path / moment, full=moment, max_images=50 + i) for i, moment in enumerate(moments)]
     other = Fake(tmp_path / "other")
@@ -37,7 +37,7 @@ def test_nodes_with_full_disks_rest_and_the_task_is_not_blamed(tmp_path):
         task = submit(front, photos("x", 3))
         assert front.wait_for(task, 40, 30) == 40
         assert nodes_of(front, task) == [n.port for n in (*full, other)]
-        assert not any(a.blamed for a in front.attempts(task))
+        assert [a.blamed for a in front.attempts(task)] == [False, False, True, False]  # it may be what fills disks
         for node in full:
             isolated, why = state_of(front, node)
             assert isolated

@@ -239,7 +239,8 @@ class Forwarder:
         if isinstance(error, TaskUnknown):
             outcome, blamed = FORGOT, had_it
         elif isinstance(error, NodeUnfit):
-            outcome, blamed = f"takes nothing: {error.what}", False
+            # Whose disk is full before it has anything is not the task's victim; later, the task may be what fills disks.
+            outcome, blamed = f"takes nothing: {error.what}", had_it or bool(self._book.sent(attempt))
             self._book.troubled(node.name, error.what, lies=True)
         elif isinstance(error, NodeRefuses):
             outcome, blamed = f"refused: {error.what}", True
