@@ -15,7 +15,7 @@ from pathlib import Path
 from passel.errors import InputError, UsageError
 
 _BUCKET = "results go to the bucket of the fleet file: docs/cloud.md"
-_SERVICE = "the system starts it and keeps it: docs/deploy/"
+_SERVICE = "the system starts it: ExecStart=passel serve … in a systemd unit"
 INSTEAD = {
     **dict.fromkeys(("daemon", "deamon", "d"), _SERVICE),
     **dict.fromkeys(("s3-endpoint", "s3-bucket", "s3-access-key", "s3-secret-key"), _BUCKET),
