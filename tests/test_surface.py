@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +141,35 @@ def test_points_say_what_is_likely() -> None:
     assert open_ground.mean() > 0.1
     assert np.median(np.abs(ground - true)[open_ground]) < 0.5
     assert ((low <= true) & (true <= high)).mean() > 0.9
+
+
+def test_what_stands_without_points_is_not_flattened(made: World) -> None:
+    """No feature was found on the house: so it is with single trees and sheds."""
+    points = world.scene_points()
+    west, south, east, north, roof_m = world.HOUSE
+    beside = (points[:, 0] < west) | (points[:, 0] > east) | (points[:, 1] < south) | (points[:, 1] > north)
+    prior = coarse_of.prior_heights(points[beside], world.HEIGHT_M, CELL_M, (0.0, 0.0))
+    tile = Tile("a", Window(-32, -32, 64, 64))
+    z = coarse_of.coarse_tile(tile, CELL_M, prior, world.views(), made.plates)
+    coarse = coarse_of.mosaic(Grid(CELL_M * 8, (0.0, 0.0)), [(tile, z)])
+    found = run(replace(made, coarse=coarse), Window(-128, -128, 128, 128))
+    x, y, true = truth(GRID, found.dem_window)
+    roof = (x > west + 0.3) & (y > south + 0.3) & (y < north - 0.3)
+    assert (np.abs(found.dsm - roof_m)[roof] < 0.2).mean() > 0.9
+    ground = (true < 2.0) & ~((x > west - 1.5) & (y > south - 1.5) & (y < north + 1.5)) & (np.hypot(x, y) < 11)
+    assert (np.abs(found.dsm - true)[ground] < 0.2).mean() > 0.98
+
+
+def test_finer_coarse_levels_try_all_that_is_possible() -> None:
+    above = coarse_of.Heights(np.zeros((8, 8), np.float32), *(np.zeros((8, 8), np.uint8) for _ in range(3)))
+    low, high = np.full((16, 16), -2.0, np.float32), np.full((16, 16), 9.0, np.float32)
+    high[:, 8:] = 900.0  # steep: too much to try all of it
+    lowest, count = coarse_of._heights_to_try(low, high, 0.5, above)
+    assert (lowest[:, :8] * 0.5 <= -2.0).all()
+    assert ((lowest + count - 1)[:, :8] * 0.5 >= 9.0).all()
+    assert (count <= coarse_of.MOST_HEIGHTS).all()
+    assert (lowest[:, 8:] < 0).all()
+    assert ((lowest + count - 1)[:, 8:] > 0).all()
 
 
 def test_doubtful_cells_take_the_ground_beside_them() -> None:

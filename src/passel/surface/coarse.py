@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
 from passel.surface.match import (
+    MOST_HEIGHTS,
     Heights,
     Level,
     block_planes,
@@ -30,6 +31,7 @@ from passel.surface.resample import bilinear
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
 
 COARSE_FACTOR = 8  # matching cells
@@ -44,6 +46,9 @@ WILD_SHARE = 0.4  # of the flying height: no tree or house stands out so far
 COARSE_MARGIN = 128  # coarse cells
 LEAST_WIDTH = 48
 BLOCK_CELLS = 16  # of the coarse levels
+MOST_AT_START = 250  # heights of one cell of the first level
+REACH = 4  # height steps tried at least beyond those of the coarser level around
+JUMP_COST = 40.0  # quarter bits, less than on finer levels: a tree is few cells wide here
 WORST_COST = 104  # quarter bits: 42 % of the bits differ
 
 
@@ -169,12 +174,8 @@ def coarse_tile(
         ground, likely_low, likely_high = prior.likely_over(window, BIN_FACTOR // factor)
         dz = cell_m * factor
         likely = np.floor(likely_low / dz).astype(np.int32), np.ceil(likely_high / dz).astype(np.int32)
-        if found is None:
-            lowest = np.floor(low_m / dz).astype(np.int32)
-            count = np.minimum(np.ceil(high_m / dz).astype(np.int32) - lowest + 1, 250)
-        else:
-            lowest, count = ranges_around(found.z, 2, dz, 4)
-        level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, np.ascontiguousarray(lowest), count, likely)
+        lowest, count = _heights_to_try(low_m, high_m, dz, found)
+        level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, lowest, count, likely, JUMP_COST)
         middle = ((low_m + high_m) / 2).astype(np.float32)
         blocks = plan_level(level, views, block_planes(middle, BLOCK_CELLS, dz))
         skip_unseen(level, blocks)
@@ -183,6 +184,22 @@ def coarse_tile(
         found = _keep_middle(found, middle) if above is None else _keep_coarser(found, above)
     assert found is not None
     return _core(found, ground, tile, padded)
+
+
+def _heights_to_try(low_m: F32, high_m: F32, dz_m: float, above: Heights | None) -> tuple[I32, I32]:
+    """lowest and count of a `Level`: all that is possible, since the coarser level `above` does not see single trees and sheds.
+
+    Where that is too much (steep ground within a bin) only what lies around the coarser level's heights.
+    """
+    lowest = np.floor(low_m / dz_m).astype(np.int32)
+    count = np.ceil(high_m / dz_m).astype(np.int32) - lowest + 1
+    if above is None:
+        return lowest, np.minimum(count, MOST_AT_START)
+    near, near_count = ranges_around(above.z, 2, dz_m, REACH)
+    low = np.minimum(lowest, near)
+    n = np.maximum(lowest + count, near + near_count) - low
+    many = n > MOST_HEIGHTS
+    return np.where(many, near, low), np.where(many, near_count, n)
 
 
 def start_factor(views: Sequence[View], plates: Mapping[str, Plate]) -> int:

@@ -42,6 +42,7 @@ GUESS_DIFFERS_CELLS = 1.5
 GUESS_STEP_CELLS = 0.6
 GUESS_GAIN = 0.0
 REACH = 4  # height steps tried beyond those of the coarser level around
+FIRST_REACH = 8  # beyond those of the coarse surface: bushes and cars are too small for it
 WIDE_REACH = 12  # where that is only filled in
 
 
@@ -70,7 +71,9 @@ def match_tile(
     planes = block_planes(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
     known = coarse.valid_over(_divided(padded, COARSE_FACTOR).grown(4))
     # where the coarse surface is a guess (rims of the survey, mostly) the search is wide
-    reach: int | I32 = np.where(cv2.erode(known, np.ones((3, 3), np.uint8)) > 0, REACH, WIDE_REACH).astype(np.int32)
+    reach: int | I32 = np.where(cv2.erode(known, np.ones((3, 3), np.uint8)) > 0, FIRST_REACH, WIDE_REACH).astype(
+        np.int32
+    )
     z, inner = start, (slice(8, -8), slice(8, -8))
     for factor in (4, 2, 1):
         dz = grid.resolution_m * factor

@@ -26,7 +26,7 @@ Cell = TypeVar("Cell", bound=np.generic)
 
 SMALL_CHANGE_COST = 6.0  # quarter bits for one height step between neighbours
 JUMP_COST = 60.0
-DOUBT_COST = 16  # of heights that no point around suggests: a picture without features shows nothing better
+DOUBT_COST = 24  # of heights that no point around suggests: pictures without features show nothing better
 MOST_HEIGHTS = 96  # of one cell: bounds a tile's memory
 
 
@@ -36,6 +36,7 @@ class Level:
 
     dz_m: height step; lowest, count: (rows, cols) int32, cell (r, c) tries (lowest + 0 … count-1)·dz_m.
     expected: (rows, cols) int32 lowest and highest height that the scene's points around suggest, others are doubted; None: no idea.
+    jump_cost: of a step of many heights between neighbours, quarter bits.
     """
 
     grid: Grid
@@ -45,6 +46,7 @@ class Level:
     lowest: I32
     count: I32
     expected: tuple[I32, I32] | None = None
+    jump_cost: float = JUMP_COST
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def match_level(
         add_doubt(cost, level.lowest, level.count, start, *level.expected, DOUBT_COST)
     total = np.zeros(len(cost), np.uint16)
     for forward in (True, False):
-        aggregate(cost, level.lowest, level.count, start, SMALL_CHANGE_COST, JUMP_COST, forward, total)
+        aggregate(cost, level.lowest, level.count, start, SMALL_CHANGE_COST, level.jump_cost, forward, total)
     z = np.empty((rows, cols), np.float32)
     own, edge = np.empty((rows, cols), np.uint8), np.empty((rows, cols), np.uint8)
     best_heights(cost, total, level.lowest, level.count, start, level.dz_m, z, own, edge)
