@@ -23,15 +23,15 @@ from pathlib import Path
 
 import psutil
 
-from passel.cluster.agent import Agent, AgentSettings
-from passel.cluster.authority import Authority
-from passel.cluster.coordinator import Coordinator, Listen
-from passel.cluster.hosts import Hosts
-from passel.cluster.identity import Identity
-from passel.cluster.passel_executor import JobLink, PasselExecutor
-from passel.cluster.transfer import Link
-from passel.cluster.wire import Assignment, CacheNews, Finished, InputRef, Slots, unpack
-from passel.cluster.workplace import OnPhase
+from passel.cluster.coordinator.coordinator import Coordinator, Listen
+from passel.cluster.driver.passel_executor import JobLink, PasselExecutor
+from passel.cluster.trust.authority import Authority
+from passel.cluster.trust.identity import Identity
+from passel.cluster.wire.workers import Assignment, CacheNews, Finished, InputRef, Slots, unpack
+from passel.cluster.worker.agent import Agent, AgentSettings
+from passel.cluster.worker.hosts import Hosts
+from passel.cluster.worker.transfer import Link
+from passel.cluster.worker.workplace import OnPhase
 from passel.pipeline.events import Artifact
 from passel.pipeline.executor import Workplace, ignore_events
 from passel.pipeline.manifest import Cost

@@ -25,12 +25,12 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from passel.cluster.authority import Authority
-from passel.cluster.data_plane import DataPlane
-from passel.cluster.driver_wire import ReadyStep
-from passel.cluster.identity import Identity
-from passel.cluster.transfer import Link, LinkSettings
-from passel.cluster.wire import InputRef, file_path
+from passel.cluster.coordinator.data_plane import DataPlane
+from passel.cluster.trust.authority import Authority
+from passel.cluster.trust.identity import Identity
+from passel.cluster.wire.drivers import ReadyStep
+from passel.cluster.wire.workers import InputRef, file_path
+from passel.cluster.worker.transfer import Link, LinkSettings
 from results import Check, SurveyResult
 
 NAME = "cluster_transfer"

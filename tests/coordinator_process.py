@@ -13,10 +13,10 @@ from pathlib import Path
 
 import uvloop
 
-from passel.cluster import dispatch
-from passel.cluster.authority import Authority
-from passel.cluster.bucket import ArtifactBucket, BucketPlace
-from passel.cluster.coordinator import Coordinator, Listen
+from passel.cluster.coordinator import dispatch
+from passel.cluster.coordinator.bucket import ArtifactBucket, BucketPlace
+from passel.cluster.coordinator.coordinator import Coordinator, Listen
+from passel.cluster.trust.authority import Authority
 
 
 async def serve(data: Path, host: str, port: int) -> None:

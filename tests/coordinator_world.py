@@ -10,10 +10,10 @@ from pathlib import Path
 import aiohttp
 
 import passel
-from passel.cluster.authority import Authority
-from passel.cluster.coordinator import Coordinator, Listen
-from passel.cluster.driver_wire import Hello, ReadyStep
-from passel.cluster.wire import (
+from passel.cluster.coordinator.coordinator import Coordinator, Listen
+from passel.cluster.trust.authority import Authority
+from passel.cluster.wire.drivers import Hello, ReadyStep
+from passel.cluster.wire.workers import (
     POLL_PATH,
     VERSION_HEADER,
     Finished,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from passel.cluster.dispatch import Dispatcher
-from passel.cluster.driver_wire import Ended, Hello, ReadyStep, Started
-from passel.cluster.wire import (
+from passel.cluster.coordinator.dispatch import Dispatcher
+from passel.cluster.wire.drivers import Ended, Hello, ReadyStep, Started
+from passel.cluster.wire.workers import (
     Assignment,
     CacheNews,
     Failure,

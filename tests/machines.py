@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from passel.cluster.agent_options import AgentOptions
-from passel.cluster.authority import Authority
-from passel.cluster.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
+from passel.cluster.driver.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
+from passel.cluster.trust.authority import Authority
+from passel.cluster.worker.agent_options import AgentOptions
 from passel.pipeline.events import Artifact, Event, Outcome
 from passel.pipeline.executor import SerialExecutor, Workplace, ignore_events
 from passel.pipeline.step import Step
@@ -110,7 +110,7 @@ class Machines:
         fields: dict[str, object] = {"workers": 2, "memory_mb": 4000, "cache": self.root / name / "cache", **more}
         url = f"https://{self.host}:{self.port}"
         options = AgentOptions(url, identity.folder, local=local, stall_s=2.0, wait_s=2.0, **fields)  # type: ignore[arg-type]
-        command = [sys.executable, "-P", "-m", "passel.cluster.supervisor", *options.words()]
+        command = [sys.executable, "-P", "-m", "passel.cluster.worker.supervisor", *options.words()]
         log = self.root / f"{name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
@@ -198,7 +198,7 @@ class Job:
             sys.executable,
             "-P",
             "-m",
-            "passel.cluster.driver",
+            "passel.cluster.driver.driver",
             "--socket",
             str(machines.data / "driver.sock"),
         ]

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from passel.cluster.authority import Authority
+from passel.cluster.trust.authority import Authority
 
 TESTS = Path(__file__).parent
 
@@ -37,7 +37,9 @@ class Passel:
         identity = Authority.open(self.folder / "ca").issue(self.folder / name, name).folder
         url = f"https://127.0.0.1:{self.port}"
         places = ["--identity", str(identity), "--cache", str(self.folder / f"{name}-cache")]
-        return self._start(["-m", "passel.cluster.agent_process", "--url", url, *places, "--memory", "4000", *words])
+        return self._start(
+            ["-m", "passel.cluster.worker.agent_process", "--url", url, *places, "--memory", "4000", *words]
+        )
 
     def driver(
         self, photos: Path, output: Path, *options: str, job: str = "job-1", lifeline: int = -1
@@ -46,7 +48,7 @@ class Passel:
         file.write_text(json.dumps(options))
         words = ["--socket", self.socket, "--job", job, "--photos", photos, "--output", output, "--options", file]
         return self._start(
-            ["-m", "passel.cluster.driver", *map(str, words), "--lifeline", str(lifeline)],
+            ["-m", "passel.cluster.driver.driver", *map(str, words), "--lifeline", str(lifeline)],
             (lifeline,) if lifeline >= 0 else (),
         )
 

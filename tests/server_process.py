@@ -12,11 +12,11 @@ from pathlib import Path
 
 import uvicorn
 
-from passel.serve_fleet import results_bucket
 from passel.server.app import create_app
 from passel.server.ports import Task
 from passel.server.settings import Limits, ServerSettings, TestMode
 from passel.server.sockets import uvicorn_config
+from passel.serving.fleet import results_bucket
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from machines import Drive, Machines, contents, undisturbed, until
-from passel.cluster.hosts import Hosts, Usage, is_nearly_out, to_be_killed
-from passel.cluster.machine import machine_info
-from passel.cluster.packed_step import packed_step
-from passel.cluster.wire import Assignment, WireError, pack
+from passel.cluster.wire.packed_step import packed_step
+from passel.cluster.wire.workers import Assignment, WireError, pack
+from passel.cluster.worker.hosts import Hosts, Usage, is_nearly_out, to_be_killed
+from passel.cluster.worker.machine import machine_info
 from passel.errors import StorageError
 from passel.pipeline.events import Artifact, StepFailure
 from passel.pipeline.messages import Failed, Request
@@ -241,7 +241,7 @@ def test_this_machine_is_described(tmp_path):
 
 
 def test_a_wrong_command_line_is_said():
-    words = [sys.executable, "-m", "passel.cluster.agent_process", "--url", "https://x"]
+    words = [sys.executable, "-m", "passel.cluster.worker.agent_process", "--url", "https://x"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--identity" in done.stderr

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from passel.cluster.agent import Agent, AgentSettings
-from passel.cluster.answers import RefusedError
-from passel.cluster.hosts import Hosts
-from passel.cluster.wire import Assignment, CacheNews, Finished, PollReply, PollRequest, Slots
+from passel.cluster.wire.workers import Assignment, CacheNews, Finished, PollReply, PollRequest, Slots
+from passel.cluster.worker.agent import Agent, AgentSettings
+from passel.cluster.worker.answers import RefusedError
+from passel.cluster.worker.hosts import Hosts
 from passel.errors import Interrupted
 
 SETTINGS = AgentSettings(Slots(2, 1000), wait_s=30.0, longest_pause_s=0.02)

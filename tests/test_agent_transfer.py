@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from passel.cluster.answers import DamagedError, NotThereError, RefusedError
-from passel.cluster.authority import Authority
-from passel.cluster.data_plane import WORKER, DataPlane
-from passel.cluster.follow import follow
-from passel.cluster.incoming import Part
-from passel.cluster.transfer import Link, LinkSettings
+from passel.cluster.coordinator.data_plane import WORKER, DataPlane
+from passel.cluster.coordinator.incoming import Part
+from passel.cluster.trust.authority import Authority
+from passel.cluster.worker.answers import DamagedError, NotThereError, RefusedError
+from passel.cluster.worker.follow import follow
+from passel.cluster.worker.transfer import Link, LinkSettings
 from passel.errors import StorageError
 from passel.pipeline.host import run_step
 from passel.pipeline.messages import Request

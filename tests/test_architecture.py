@@ -56,6 +56,7 @@ CATCH_ALL: dict[str, tuple[int, str]] = {
     ),
 }
 # Files that may print: what the user talks to, and the child process whose output is a step's log.
+SIDES = {"coordinator", "worker", "driver"}  # of cluster/
 PRINTERS = ("cli.py", "commands/", "pipeline/progress.py", "pipeline/host.py")
 
 
@@ -99,13 +100,26 @@ def tree(path: Path) -> ast.Module:
 
 def test_imports_go_in_one_direction(path, tree):
     room = room_of(path)
-    if room in {"", "__main__", "cli", "commands", "serve"} or room.startswith("serve_"):
+    if room in {"", "__main__", "cli", "commands", "serving"}:
         return  # they know everybody
     assert room in ROOMS or room in BESIDE, f"{relative(path)} lies in no room: add it to the list on purpose"
     for module, line in imports(tree):
         if module.startswith("passel."):
             other = module.split(".")[1]
             assert may_import(room, other), f"{relative(path)}:{line}: {room} must not import {other}"
+
+
+def test_the_sides_of_a_passel_share_only_what_they_say(path, tree):
+    """Coordinator, worker and driver may run on three machines: none needs another's code."""
+    place = relative(path).split("/")
+    if place[0] != "cluster" or len(place) < 3:
+        return
+    shared = {"wire", "trust", "user_files"} if place[1] in SIDES else {"wire"}
+    for module, line in imports(tree):
+        other = module.split(".")[2:3] if module.startswith("passel.cluster.") else []
+        assert not other or other[0] in {place[1], *shared}, (
+            f"{relative(path)}:{line}: {place[1]} must not import {module}"
+        )
 
 
 def test_heavy_libraries_stay_in_their_rooms(path, tree):

@@ -19,11 +19,11 @@ from aiohttp import web
 
 from bucket_world import BUCKET, KEY, SECRET, Line, bucket_line
 from machines import Drive, Machines, undisturbed, until
-from passel.cluster.bucket import ArtifactBucket, BucketError, BucketPlace, LostError
-from passel.cluster.bucket_wire import Uploaded
-from passel.cluster.incoming import manifest_of
-from passel.cluster.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
-from passel.cluster.wire import WireError
+from passel.cluster.coordinator.bucket import ArtifactBucket, BucketError, BucketPlace, LostError
+from passel.cluster.coordinator.incoming import manifest_of
+from passel.cluster.driver.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
+from passel.cluster.wire.bucket import Uploaded
+from passel.cluster.wire.workers import WireError
 from passel.commands.serve import options_of
 from passel.errors import UsageError
 from passel.pipeline.events import Artifact
@@ -33,7 +33,7 @@ from passel.pipeline.manifest import Manifest, manifest_to_json
 from passel.pipeline.messages import Request
 from passel.pipeline.step import Step
 from passel.pipeline.store import Store
-from passel.serve_bucket import artifact_bucket
+from passel.serving.bucket import artifact_bucket
 from runs import command, digests
 from serving import running, said, serve_words
 from step_functions import step
@@ -142,7 +142,7 @@ def test_bad_addresses_and_refusals_are_told_without_secrets(bucket, line, monke
     line.fault = lambda request: 403
     with pytest.raises(BucketError, match="refuses") as refused:
         bucket.check()
-    monkeypatch.setattr("passel.cluster.bucket._CONNECT_S", 1)
+    monkeypatch.setattr("passel.cluster.coordinator.bucket._CONNECT_S", 1)
     with (
         closing(ArtifactBucket(BucketPlace(f"s3://{BUCKET}", "http://127.0.0.1:9", "p"))) as gone,
         pytest.raises(BucketError, match="cannot be used") as away,

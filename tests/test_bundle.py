@@ -23,10 +23,10 @@ import pytest
 import uvicorn
 
 import passel
-from passel.cluster import bundle as bundling
-from passel.cluster.bundle import BundleError, bundle, is_whole, needed_distributions
-from passel.cluster.join_script import Kit, join_script, script_beside_kit
-from passel.cluster.kit_server import KitApp
+from passel.cluster.kit import bundle as bundling
+from passel.cluster.kit.bundle import BundleError, bundle, is_whole, needed_distributions
+from passel.cluster.kit.join_script import Kit, join_script, script_beside_kit
+from passel.cluster.kit.kit_server import KitApp
 from passel.errors import StorageError
 
 PARTS = ("passel", "segno", "psutil", "markupsafe")  # pure, for any Python 3, for this one only

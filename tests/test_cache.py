@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from passel.cluster.cache import Cache
+from passel.cluster.worker.cache import Cache
 from passel.errors import StorageError
 from passel.pipeline.host import run_step
 from passel.pipeline.manifest import Manifest, manifest_to_json
@@ -217,7 +217,7 @@ def test_garbage_in_the_folder_is_no_entry(cache):
 def test_a_killed_agent_leaves_a_cache_that_opens(tmp_path):
     """kill -9 amid a download, a view and a pin."""
     code = (
-        "import os, signal\nfrom pathlib import Path\nfrom passel.cluster.cache import Cache\n"
+        "import os, signal\nfrom pathlib import Path\nfrom passel.cluster.worker.cache import Cache\n"
         f"cache = Cache(Path({str(tmp_path)!r}), 1000); cache.open()\n"
         "part = cache.download('d' * 64, 100).__enter__(); part.write_bytes(b'half')\n"
         "cache.view([(part, 'x.jpg')]).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)\n"

@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from coordinator_world import JOB, Served, made, photo_step, poll, request, served
-from passel.cluster.coordinator import Coordinator, Listen
-from passel.cluster.wire import (
+from passel.cluster.coordinator.coordinator import Coordinator, Listen
+from passel.cluster.wire.workers import (
     POLL_PATH,
     CacheNews,
     Running,
@@ -65,7 +65,7 @@ def test_who_may_speak(tmp_path: Path) -> None:
 
 def test_a_certificate_of_another_authority_is_refused(tmp_path: Path) -> None:
     async def test(place: Served) -> None:
-        from passel.cluster.authority import Authority
+        from passel.cluster.trust.authority import Authority
 
         foreign = Authority.open(tmp_path / "other_ca").issue(tmp_path / "foreign", "w1").client_context()
         foreign.check_hostname = False

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passel.cluster import wire
-from passel.cluster.wire import PollReply, PollRequest, WireError, WireProblem, decode, encode, pack, unpack
+from passel.cluster.wire import workers as wire
+from passel.cluster.wire.workers import PollReply, PollRequest, WireError, WireProblem, decode, encode, pack, unpack
 
 KINDS = (PollRequest, PollReply, WireProblem)
 JSON = st.recursive(

@@ -15,7 +15,7 @@ FINGERPRINT_A, FINGERPRINT_B = "a" * 24, "b" * 24
 
 ANNOUNCE = """
 import asyncio, sys
-from passel.cluster.discovery import announced
+from passel.cluster.trust.discovery import announced
 async def main():
     name, fingerprint = sys.argv[1:]
     async with announced(name, 3001, fingerprint, ["127.0.0.1", "10.77.0.1"]):
@@ -25,7 +25,7 @@ asyncio.run(main())
 """
 FIND = """
 import sys
-from passel.cluster.discovery import find_coordinators
+from passel.cluster.trust.discovery import find_coordinators
 for f in find_coordinators(float(sys.argv[2]), 1.5, sys.argv[1]):
     print(f.name, f.urls[0], f.fingerprint, len(f.urls))
 """

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from dispatch_world import World, ready, small
-from passel.cluster.dispatch import STALL_S
-from passel.cluster.dispatch_state import ReplacedError, StalePollError
-from passel.cluster.driver_wire import Ended
-from passel.cluster.placement import PATIENCE_S
-from passel.cluster.setbacks import FULL_S, HOLD_S, MOST_STRIKES
-from passel.cluster.status import capacity_of
-from passel.cluster.wire import LEASE_S, Failure
+from passel.cluster.coordinator.dispatch import STALL_S
+from passel.cluster.coordinator.dispatch_state import ReplacedError, StalePollError
+from passel.cluster.coordinator.placement import PATIENCE_S
+from passel.cluster.coordinator.setbacks import FULL_S, HOLD_S, MOST_STRIKES
+from passel.cluster.coordinator.status import capacity_of
+from passel.cluster.wire.drivers import Ended
+from passel.cluster.wire.workers import LEASE_S, Failure
 
 DIED = Failure("died", "the step's process died with SIGSEGV")
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dispatch_world import ScriptedWorker, ready
-from passel.cluster.dispatch import Dispatcher
-from passel.cluster.dispatch_state import ReplacedError, StalePollError
-from passel.cluster.driver_wire import Ended, Hello, ReadyStep
-from passel.cluster.wire import Failure, PollReply, PollRequest, Slots
+from passel.cluster.coordinator.dispatch import Dispatcher
+from passel.cluster.coordinator.dispatch_state import ReplacedError, StalePollError
+from passel.cluster.wire.drivers import Ended, Hello, ReadyStep
+from passel.cluster.wire.workers import Failure, PollReply, PollRequest, Slots
 
 WORKERS = (("small", Slots(1, 1000)), ("middle", Slots(2, 3000)), ("large", Slots(4, 4000)))
 JOBS = ("j1", "j2")

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from passel.cluster.driver_events import EventLines, percent
-from passel.cluster.driver_wire import Capacity, Ended, Hello, Started, from_line, to_line
-from passel.cluster.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
-from passel.cluster.wire import Failure, WireError
+from passel.cluster.driver.driver_events import EventLines, percent
+from passel.cluster.driver.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
+from passel.cluster.wire.drivers import Capacity, Ended, Hello, Started, from_line, to_line
+from passel.cluster.wire.workers import Failure, WireError
 from passel.demo.truth import DemoTruth
 from passel.errors import Interrupted
 from passel.pipeline.events import Artifact, Event, StepDone, StepFailed, StepFailure, StepsPlanned, StepStarted

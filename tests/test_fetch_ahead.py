@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from passel.cluster.cache import Cache
-from passel.cluster.fetch import Fetcher
-from passel.cluster.wire import InputRef
+from passel.cluster.wire.workers import InputRef
+from passel.cluster.worker.cache import Cache
+from passel.cluster.worker.fetch import Fetcher
 from test_agent_transfer import linked, serving
 
 CONTENTS = {name: os.urandom(100_000) for name in ("a", "b", "c")}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from passel.cluster.authority import Authority
+from passel.cluster.trust.authority import Authority
 from passel.errors import UsageError
 from passel.gateway.attempt import Attempt, Stage
 from passel.gateway.book import Book

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from passel.cluster.authority import Authority, own_names
-from passel.cluster.identity import Identity, IdentityError, fingerprint_of, peer_name, trusting
+from passel.cluster.trust.authority import Authority, own_names
+from passel.cluster.trust.identity import Identity, IdentityError, fingerprint_of, peer_name, trusting
 from passel.errors import StorageError
 
 NAMES = ("localhost", "127.0.0.1")

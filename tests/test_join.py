@@ -15,14 +15,14 @@ import pytest
 from aiohttp import web
 
 import passel
-from passel.cluster import join as joining
-from passel.cluster.admit import Door, JoinRequest
-from passel.cluster.authority import Authority
-from passel.cluster.identity import Identity, IdentityError, trusting
-from passel.cluster.join import Unreachable, join, kept_identity, meet, remember_url, workers_url
-from passel.cluster.roster import Roster
-from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens
-from passel.cluster.wire import encode
+from passel.cluster.trust import join as joining
+from passel.cluster.trust.admit import Door, JoinRequest
+from passel.cluster.trust.authority import Authority
+from passel.cluster.trust.identity import Identity, IdentityError, trusting
+from passel.cluster.trust.join import Unreachable, join, kept_identity, meet, remember_url, workers_url
+from passel.cluster.trust.roster import Roster
+from passel.cluster.trust.tokens import AccessBook, Throttle, TokenRefused, Tokens
+from passel.cluster.wire.workers import encode
 from passel.commands.join import find_and_join
 from passel.errors import PasselError, UsageError
 
@@ -147,7 +147,7 @@ def test_a_request_that_proves_nothing_uses_nothing_up(
     one: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = one.tokens.create("join", uses_allowed=1)
-    monkeypatch.setattr("passel.cluster.identity.Identity.request_pem", lambda *_: "garbage")
+    monkeypatch.setattr("passel.cluster.trust.identity.Identity.request_pem", lambda *_: "garbage")
     with pytest.raises(PasselError, match="signing request cannot be read"):
         join(meet(one.url), token, tmp_path / "home", "pc")
     monkeypatch.undo()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import passel
-from passel.cluster.admin_client import AdminClient
-from passel.cluster.discovery import Announced, DiscoveryError
+from passel.cluster.coordinator.admin_client import AdminClient
+from passel.cluster.trust.discovery import Announced, DiscoveryError
 from passel.commands.join import _choose
 from passel.errors import UsageError
 from runs import command

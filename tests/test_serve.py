@@ -21,11 +21,11 @@ from cryptography.x509.oid import NameOID
 
 import passel
 from passel import cli
-from passel.cluster.admin_client import AdminClient
+from passel.cluster.coordinator.admin_client import AdminClient
 from passel.commands.serve import invitation, options_of
 from passel.errors import PasselError
-from passel.serve_options import Ready, TlsFiles
-from passel.serve_public import PublicTls
+from passel.serving.options import Ready, TlsFiles
+from passel.serving.public import PublicTls
 from runs import command
 from serving import all_gone, ask, free_port, running, said, serve_words, until
 
@@ -340,9 +340,9 @@ def test_an_address_of_another_machine(tmp_path: Path) -> None:
 
 
 def test_tokens_are_listed_without_their_secrets(tmp_path: Path, told: Told) -> None:
-    from passel.cluster.authority import Authority
-    from passel.cluster.data_folder import DataFolder
-    from passel.cluster.tokens import AccessBook
+    from passel.cluster.coordinator.data_folder import DataFolder
+    from passel.cluster.trust.authority import Authority
+    from passel.cluster.trust.tokens import AccessBook
 
     paths = DataFolder(tmp_path / "data")
     paths.prepare()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from passel.cluster.admin import JobLine, Overview, Pace, overview_of
-from passel.cluster.roster import Roster
-from passel.cluster.status import JobStatus, PasselStatus, RunningStep, WorkerStatus
-from passel.cluster.tokens import AccessBook, TokenRefused, Tokens
-from passel.cluster.wire import MachineInfo, Slots
+from passel.cluster.coordinator.admin import JobLine, Overview, Pace, overview_of
+from passel.cluster.coordinator.status import JobStatus, PasselStatus, RunningStep, WorkerStatus
+from passel.cluster.trust.roster import Roster
+from passel.cluster.trust.tokens import AccessBook, TokenRefused, Tokens
+from passel.cluster.wire.workers import MachineInfo, Slots
 from passel.errors import UsageError
 from passel.fleet.ports import JobDemand, WorkerSeen
-from passel.serve_fleet import FleetCoordinator, demand_of
+from passel.serving.fleet import FleetCoordinator, demand_of
 
 
 def step(job: str, memory_mb: int) -> RunningStep:

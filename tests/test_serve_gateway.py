@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from passel import cli
-from passel.cluster.tokens import OWN_NAME, AccessBook, Tokens
+from passel.cluster.trust.tokens import OWN_NAME, AccessBook, Tokens
 from passel.fleet.ports import WorkerSeen
 from passel.gateway.book import Book
 from passel.gateway.node import Seen
-from passel.serve_gateway import FleetNodes, PublicDoor
+from passel.serving.gateway import FleetNodes, PublicDoor
 from serving import running, serve_words, until
 
 

@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 
 from passel.commands.serve import options_of
 from passel.errors import UsageError
-from passel.serve_fleet import results_bucket
+from passel.serving.fleet import results_bucket
 from server_world import World, running
 
 ORTHO = b"II*\0" + bytes(range(256)) * 400  # what server_driver.py delivers

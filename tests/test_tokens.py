@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from passel.cluster.roster import Roster
-from passel.cluster.tokens import AccessBook, Throttle, TokenRefused, Tokens, fingerprint_in
+from passel.cluster.trust.roster import Roster
+from passel.cluster.trust.tokens import AccessBook, Throttle, TokenRefused, Tokens, fingerprint_in
 from passel.errors import StorageError, UsageError
 
 FINGERPRINT = "abcdefghijklmnopqrstuvwx"
@@ -108,7 +108,7 @@ def test_another_process_revokes_and_it_counts_at_once(tokens: Tokens, book: Acc
     text = tokens.create("api", "shared")
     tokens.check("api", text)
     script = (
-        "import sys; from pathlib import Path; from passel.cluster.tokens import *;"
+        "import sys; from pathlib import Path; from passel.cluster.trust.tokens import *;"
         f"Tokens(AccessBook(Path(sys.argv[1])), {FINGERPRINT!r}).revoke('shared')"
     )
     subprocess.run([sys.executable, "-c", script, str(book.path)], check=True, timeout=120)

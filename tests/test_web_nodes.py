@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 
 from passel.gateway.book import Book
 from passel.gateway.desk import NodeDesk
-from passel.serve_ui import UiNodes
 from passel.server.app import create_app
 from passel.server.settings import ServerSettings, TestMode
+from passel.serving.ui import UiNodes
 from passel.web.app import add_ui
 from passel.web.ports import Services
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from passel.geo.frames import Frame
-from passel.serve_preview import footprints_in_world, with_footprints
+from passel.serving.preview import footprints_in_world, with_footprints
 from passel.survey.model import Camera, Photo, Position, Survey
 
 CAMERA = Camera("c", "make", "model", "", 1000, 800, 1000.0, "xmp", 0.01)

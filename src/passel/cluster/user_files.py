@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from passel.cluster.wire import InputRef
+from passel.cluster.wire.workers import InputRef
 from passel.errors import PasselError
 from passel.pipeline.step import FileInput, Step
 

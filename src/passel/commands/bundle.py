@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from passel.cluster.bundle import SUMS, bundle
-from passel.cluster.data_folder import DataFolder
-from passel.cluster.join_script import Kit, script_beside_kit
+from passel.cluster.coordinator.data_folder import DataFolder
+from passel.cluster.kit.bundle import SUMS, bundle
+from passel.cluster.kit.join_script import Kit, script_beside_kit
 from passel.commands.arguments import CommandParser, default_data, folder
 
 _ABOUT = """Make the field kit from what is installed here, without any network: wheels of Passel and all that it needs, for computers

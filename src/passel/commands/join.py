@@ -10,12 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import passel
-from passel.cluster.agent_options import AgentOptions, tell_on_stderr
-from passel.cluster.discovery import Announced, DiscoveryError, find_coordinators
-from passel.cluster.identity import Identity
-from passel.cluster.join import Coordinator, Unreachable, join, kept_identity, kept_url, meet, remember_url, workers_url
-from passel.cluster.supervisor import Supervisor
-from passel.cluster.tokens import TokenRefused, fingerprint_in
+from passel.cluster.trust.discovery import Announced, DiscoveryError, find_coordinators
+from passel.cluster.trust.identity import Identity
+from passel.cluster.trust.join import (
+    Coordinator,
+    Unreachable,
+    join,
+    kept_identity,
+    kept_url,
+    meet,
+    remember_url,
+    workers_url,
+)
+from passel.cluster.trust.tokens import TokenRefused, fingerprint_in
+from passel.cluster.worker.agent_options import AgentOptions, tell_on_stderr
+from passel.cluster.worker.supervisor import Supervisor
 from passel.commands.arguments import CommandParser, folder, own_folder, positive, whole
 from passel.errors import PasselError, UsageError
 

@@ -77,7 +77,7 @@ def check_writable(output: Path) -> None:
 def _executor(workplace: Workplace, workers: int) -> Executor:
     """Dask on this machine; for finding faults PASSEL_EXECUTOR=serial (one step at a time) or =inline (in this process)."""
     from passel.cluster.local import LocalDaskExecutor
-    from passel.cluster.machine import free_memory_mb
+    from passel.cluster.worker.machine import free_memory_mb
     from passel.pipeline.executor import SerialExecutor
 
     wanted = os.environ.get("PASSEL_EXECUTOR", "dask")

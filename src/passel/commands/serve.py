@@ -13,18 +13,18 @@ from urllib.parse import quote
 import segno
 
 import passel
-from passel.cluster.listening import is_loopback
+from passel.cluster.coordinator.listening import is_loopback
 from passel.commands.arguments import CommandParser, default_data, folder, positive, whole
 from passel.commands.nodeodm_words import in_our_words
 from passel.errors import UsageError
 from passel.gateway.policy import Engine
 from passel.option_table import usable_cores
-from passel.serve import serve
-from passel.serve_options import JOIN_TOKEN_DAYS, Ready, ServeOptions, TlsFiles
 from passel.server.buckets import bucket_prefix
 from passel.server.jobs import JobError
 from passel.server.outgoing import Gate
 from passel.server.settings import ServerSettings, TestMode
+from passel.serving.options import JOIN_TOKEN_DAYS, Ready, ServeOptions, TlsFiles
+from passel.serving.serve import serve
 
 _ABOUT = """Make this computer the coordinator of a passel: it takes photos over the NodeODM API (for WebODM, CloudODM, PyODM
 and browsers), maps them here and on every computer that joins, and goes on after any interruption.

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from passel.cluster.authority import Authority
-from passel.cluster.data_folder import DataFolder
-from passel.cluster.tokens import AccessBook, Kind, Token, Tokens
+from passel.cluster.coordinator.data_folder import DataFolder
+from passel.cluster.trust.authority import Authority
+from passel.cluster.trust.tokens import AccessBook, Kind, Token, Tokens
 from passel.commands.arguments import CommandParser, default_data, duration_s, folder, whole
 from passel.commands.table import table
 from passel.errors import UsageError

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from passel.cluster.admin import Overview
-from passel.cluster.admin_client import AdminClient
-from passel.cluster.data_folder import DataFolder
-from passel.cluster.join import Unreachable
-from passel.cluster.roster import Member, Roster
-from passel.cluster.status import JobStatus, WorkerStatus
-from passel.cluster.tokens import AccessBook, Tokens
+from passel.cluster.coordinator.admin import Overview
+from passel.cluster.coordinator.admin_client import AdminClient
+from passel.cluster.coordinator.data_folder import DataFolder
+from passel.cluster.coordinator.status import JobStatus, WorkerStatus
+from passel.cluster.trust.join import Unreachable
+from passel.cluster.trust.roster import Member, Roster
+from passel.cluster.trust.tokens import AccessBook, Tokens
 from passel.commands.arguments import CommandParser, default_data, folder
 from passel.commands.table import memory_text, table, time_text
 from passel.errors import UsageError

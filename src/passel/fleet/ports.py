@@ -1,4 +1,4 @@
-"""What the fleet needs from the rest of Passel; `serve.py` fills these in.
+"""What the fleet needs from the rest of Passel; `serving/` fills these in.
 
 All methods are called from the fleet's own thread, one at a time; they must answer within seconds and be safe beside the event loop
 (`asyncio.run_coroutine_threadsafe(...).result(timeout)` does). An error they raise ends the turn, and the next turn tries again.

@@ -1,4 +1,4 @@
-"""What the gateway needs from the rest of Passel; `serve.py` fills these in."""
+"""What the gateway needs from the rest of Passel; `serving/` fills these in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server needs from others, as Protocols: `serve.py` fills them, tests use small stand-ins."""
+"""What the server needs from others, as Protocols: `serving/` fills them, tests use small stand-ins."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What a bare computer gets from its coordinator: wheels and the script that installs them."""

@@ -1,0 +1,148 @@
+"""How a machine joins: see who the coordinator is, check that against the token, ask for a certificate, keep it.
+
+Run twice it does the same; with an identity kept from an earlier time no token is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from passel import __version__
+from passel.cluster.trust.admit import CA_PATH, JOIN_PATH, JoinReply, JoinRequest, read_all
+from passel.cluster.trust.identity import Identity, IdentityError, fingerprint_of, trusting, write_secret
+from passel.cluster.trust.tokens import TokenRefused, fingerprint_in
+from passel.cluster.wire.workers import VERSION_HEADER, WireError, WireProblem, decode, encode
+from passel.errors import PasselError, UsageError
+
+WORKERS_PORT = 3001
+_PATIENCE_S = 15.0
+_MOST_ANSWER_BYTES = 65_536
+
+
+class Unreachable(PasselError):  # noqa: N818 - a state of the network, said to the user
+    """Nobody, or nobody who speaks our protocol, answers at an address."""
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Where a coordinator's workers' port is, and the authority that it showed. Not to be believed without a token's pin."""
+
+    url: str
+    ca_pem: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The authority's, to be compared with the one in a token."""
+        return fingerprint_of(self.ca_pem.encode("ascii", "replace"))
+
+
+def workers_url(text: str) -> str:
+    """The address of the workers' port from what people type: a host, host:port or an https URL. Raises UsageError."""
+    try:
+        parts = urlsplit(text if "//" in text else f"https://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError as e:
+        raise UsageError(f"the coordinator's address cannot be read: {e}", text, "passel join https://HOST:3001") from e
+    if not host or parts.path not in ("", "/") or parts.query or parts.username:
+        raise UsageError("this is no address of a coordinator", text, "passel join https://HOST:3001")
+    host = f"[{host}]" if ":" in host else host
+    if parts.scheme != "https":
+        todo = f"passel join https://{host}:{WORKERS_PORT}"
+        raise UsageError(f"workers join over https, not {parts.scheme}", text, todo)
+    return f"https://{host}:{port or WORKERS_PORT}"
+
+
+def meet(url: str) -> Coordinator:
+    """Ask who is at this address. Raises Unreachable or IdentityError."""
+    return asyncio.run(_meet(url))
+
+
+def kept_identity(coordinator: Coordinator, home: Path) -> Identity | None:
+    """The identity that this machine has with that coordinator from an earlier time."""
+    identity = Identity(home / coordinator.fingerprint)
+    return identity if identity.is_complete else None
+
+
+def kept_url(identity: Identity) -> str:
+    """Where that identity's coordinator was last met; '' if it never was."""
+    try:
+        return (identity.folder / "url").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def remember_url(identity: Identity, url: str) -> None:
+    """So that a worker that starts while the coordinator is away knows whom to wait for. One coordinator is at an address."""
+    for folder in identity.folder.parent.glob("*"):
+        if folder != identity.folder and kept_url(Identity(folder)) == url:
+            (folder / "url").unlink(missing_ok=True)
+    write_secret(identity.folder / "url", url.encode("ascii"))
+
+
+def join(coordinator: Coordinator, token: str, home: Path, hostname: str) -> Identity:
+    """Become a worker of this coordinator and keep the identity in a folder of `home`. Raises PasselError."""
+    pinned = fingerprint_in(token)
+    if not pinned:
+        raise TokenRefused("this is no join token", token[:8] + "…", "on the coordinator: passel token create --join")
+    if pinned != coordinator.fingerprint:
+        raise IdentityError(
+            "the token belongs to another coordinator", coordinator.url, "check the address, or ask for a new token"
+        )
+    identity = Identity(home / pinned)
+    request = JoinRequest(token, identity.request_pem(hostname), hostname)
+    reply = asyncio.run(_ask(coordinator, request))
+    identity.keep(reply.certificate_pem, coordinator.ca_pem)
+    return identity
+
+
+async def _meet(url: str) -> Coordinator:
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE  # the token's pin decides, not this handshake
+    status, body = await _request("GET", url + CA_PATH, stranger)
+    if status != 200:
+        raise Unreachable(f"this is no Passel coordinator: it answers {status}", url, "check the address and the port")
+    coordinator = Coordinator(url, body.decode("ascii", "replace"))
+    _ = coordinator.fingerprint  # raises if it is no certificate
+    return coordinator
+
+
+async def _ask(coordinator: Coordinator, request: JoinRequest) -> JoinReply:
+    context = trusting(coordinator.ca_pem)
+    status, body = await _request("POST", coordinator.url + JOIN_PATH, context, encode(request))
+    if status == 200:
+        return decode(JoinReply, body)
+    try:
+        said = decode(WireProblem, body)
+    except WireError:
+        raise Unreachable(f"the coordinator answers {status}", coordinator.url, "see its log") from None
+    kind = TokenRefused if status in (401, 429) else PasselError
+    raise kind(said.what, said.where or coordinator.url, said.todo)
+
+
+async def _request(method: str, url: str, context: ssl.SSLContext, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of one request. Raises Unreachable for every way in which a network may fail."""
+    patience = aiohttp.ClientTimeout(total=_PATIENCE_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=patience, headers={VERSION_HEADER: __version__}) as session,
+            session.request(method, url, ssl=context, data=body, allow_redirects=False) as answer,
+        ):
+            return answer.status, await read_all(answer.content, _MOST_ANSWER_BYTES, url)
+    except aiohttp.ClientConnectorCertificateError as e:
+        raise IdentityError("the coordinator cannot prove who it is", url, "somebody may be in between") from e
+    except aiohttp.ClientSSLError as e:
+        raise Unreachable("no workers' port: it does not speak TLS", url, f"workers join at port {WORKERS_PORT}") from e
+    except TimeoutError as e:
+        raise Unreachable("the coordinator does not answer", url, "check the address, the network and firewalls") from e
+    except (aiohttp.ClientError, OSError) as e:
+        number = e.errno if isinstance(e, OSError) else None
+        reason = os.strerror(number) if number and number > 0 else str(e)  # asyncio's own text is longer and says less
+        todo = "check the address, and that `passel serve` runs there with --listen"
+        raise Unreachable(f"the coordinator cannot be reached: {reason}", url, todo) from e

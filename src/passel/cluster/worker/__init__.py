@@ -1,0 +1,1 @@
+"""A worker's side: the agent, its hosts and its cache; the same beside the coordinator and far away."""

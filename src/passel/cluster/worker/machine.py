@@ -1,0 +1,120 @@
+"""What this machine has, as a worker tells it; containers' limits count."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from passel.cluster.wire.workers import MachineInfo
+from passel.option_table import usable_cores
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def machine_info(disk: Path) -> MachineInfo:
+    """This machine; `disk` is a folder on the disk that counts."""
+    return MachineInfo(
+        platform.node(),
+        usable_cpus(),
+        int(_memory_bytes() / 1e6),
+        free_memory_mb(),
+        int(free_disk_bytes(disk) / 1e6),
+        gpu_name(),
+    )
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use, a container's quota rounded up."""
+    count = usable_cores()
+    for folder in _own_groups():
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max":
+                count = min(count, max(1, -(-int(quota) // int(period))))
+    for folder in _own_groups("cpu"):
+        with suppress(OSError, ValueError):
+            quota_us = int((folder / "cpu.cfs_quota_us").read_text())  # -1: none
+            if quota_us > 0:
+                count = min(count, max(1, -(-quota_us // int((folder / "cpu.cfs_period_us").read_text()))))
+    return count
+
+
+def free_memory_mb() -> int:
+    """Memory that can be taken now before something is killed: the machine's or, where tighter, the container's."""
+    free = [int(psutil.virtual_memory().available), *(limit.free_bytes() for limit in _memory_limits())]
+    return max(0, int(min(free) / 1e6))
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Free space on the disk of a folder, or where the folder will be."""
+    for place in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place).free
+    return 0
+
+
+def gpu_name() -> str:
+    """The first NVIDIA GPU's model, 'GPU' for one that has no name, '' when there is none."""
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with suppress(OSError):
+            for line in file.read_text(errors="replace").splitlines():
+                if line.startswith("Model:"):
+                    return line.partition(":")[2].strip() or "GPU"
+    return "GPU" if Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists() else ""
+
+
+@dataclass(frozen=True)
+class _MemoryLimit:
+    """A control group's limit, where its use is written, and the name of what the kernel gives up first when more is needed."""
+
+    limit_bytes: int
+    usage: Path
+    statistics: Path
+    file_pages: str
+
+    def free_bytes(self) -> int:
+        try:
+            used_bytes = int(self.usage.read_text())
+            counts = dict(line.split() for line in self.statistics.read_text().splitlines())
+            return self.limit_bytes - used_bytes + int(counts.get(self.file_pages, 0))
+        except (OSError, ValueError):
+            return self.limit_bytes
+
+
+def _memory_bytes() -> int:
+    return min([int(psutil.virtual_memory().total), *(limit.limit_bytes for limit in _memory_limits())])
+
+
+def _memory_limits() -> list[_MemoryLimit]:
+    """Of this process's control groups and all above them, of both generations."""
+    found = []
+    for folder in _own_groups():
+        with suppress(OSError, ValueError):  # 'max' is no number: no limit
+            limit_bytes = int((folder / "memory.max").read_text())
+            found.append(_MemoryLimit(limit_bytes, folder / "memory.current", folder / "memory.stat", "inactive_file"))
+    for folder in _own_groups("memory"):
+        with suppress(OSError, ValueError):  # without a limit it says something enormous
+            limit_bytes = int((folder / "memory.limit_in_bytes").read_text())
+            usage = folder / "memory.usage_in_bytes"
+            found.append(_MemoryLimit(limit_bytes, usage, folder / "memory.stat", "total_inactive_file"))
+    return found
+
+
+def _own_groups(controller: str = "") -> list[Path]:
+    """The folders of this process's control group and of all above it; in a container that is the root.
+
+    controller: of the first generation; '' for the second.
+    """
+    try:
+        fields = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return []
+    own = next((path for _, name, path in fields if controller in name.split(",")), "/").strip("/")
+    root = _CGROUPS / controller
+    folders = [root / own, *(p for p in (root / own).parents if p.is_relative_to(root))]
+    return list(dict.fromkeys(folders))

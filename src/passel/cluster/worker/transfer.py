@@ -1,0 +1,363 @@
+"""The worker's line to its coordinator: polls, downloads and uploads over HTTPS, for which a link that is down is no error.
+
+`Link.poll` tries once. Everything else is tried until it is done: a broken transfer goes on where it was, a silent connection is
+given up after `stall_s` and made anew, and a coordinator that is away, or whose disk is full, is waited for. Only refusals are raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import aiohttp
+
+import passel
+from passel.cluster.wire.bucket import WORTH_BYTES, BucketCommit, BucketPlan, here_path, kept_path, plan_path
+from passel.cluster.wire.workers import (
+    POLL_PATH,
+    VERSION_HEADER,
+    PollReply,
+    PollRequest,
+    WireError,
+    artifact_path,
+    decode,
+    encode,
+)
+from passel.cluster.worker.agent_options import STALL_S
+from passel.cluster.worker.answers import (
+    AlreadyThere,
+    DamagedError,
+    NotThereError,
+    Trouble,
+    Unready,
+    named_sha256,
+    raise_for,
+)
+from passel.cluster.worker.bucket_line import BucketLine, BucketTrouble
+from passel.cluster.worker.sink import Meter, complete, receive
+from passel.cluster.worker.together import together
+from passel.pipeline.manifest import ArtifactFile, Manifest, manifest_to_json
+from passel.pipeline.store import storage_errors
+
+_BLOCK_BYTES = 256 * 2**10
+_WORTH_ASKING_BYTES = 8 * 2**20
+"""From this size on an upload asks first how much an earlier one has left."""
+_MANY = 100
+_MOST_TROUBLES = 6
+_MOST_BUCKET_TRIES = 4
+_ELSEWHERE = 307
+_WORTH_TELLING_S = 1.0
+_LONG = aiohttp.ClientTimeout(total=600.0)
+"""For what makes the coordinator read or write whole artifacts."""
+_log = logging.getLogger("passel.worker")
+Result = TypeVar("Result")
+
+
+_TRANSIENT = (aiohttp.ClientError, TimeoutError, ConnectionError, Unready, WireError)
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """stall_s: a connection without a byte for so long is given up. connect_s: the same for making one.
+
+    longest_pause_s: between two tries. downloads, uploads: files at a time.
+    """
+
+    stall_s: float = STALL_S
+    connect_s: float = 3.0
+    longest_pause_s: float = 2.0
+    downloads: int = 4
+    uploads: int = 4
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A finished download. sha256: of the whole content, hashed here. moved_bytes: what went over the network."""
+
+    sha256: str
+    moved_bytes: int
+
+
+class Link:
+    """The coordinator at `url`, as the TLS context's identity sees it. For one event loop; `close` it there."""
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None, settings: LinkSettings | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._settings = settings or LinkSettings()
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+        self._downloads = asyncio.Semaphore(self._settings.downloads)
+        self._uploads = asyncio.Semaphore(self._settings.uploads)
+        self._bucket = BucketLine(self._settings.stall_s, self._settings.connect_s, self._uploads)
+        self._bucket_offered = False
+        self._down_since_s: float | None = None
+        self._told_down = False
+        self._waited_for = ""
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        await self._bucket.close()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @property
+    def down_s(self) -> float:
+        """For how long the coordinator has not answered; 0 when it does."""
+        return 0.0 if self._down_since_s is None else time.monotonic() - self._down_since_s
+
+    async def move(self, url: str) -> None:
+        """The coordinator is at another address from now on. What is under way goes on there."""
+        self.url = url.rstrip("/")
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def poll(self, request: PollRequest) -> PollReply:
+        """One poll, one try. Raises RefusedError, and TimeoutError or OSError when the coordinator was not reached."""
+        timeout = self._timeout(request.wait_s)
+        try:
+            async with self._http.post(POLL_PATH, data=encode(request), timeout=timeout) as response:
+                await raise_for(response)
+                reply = decode(PollReply, await response.read())
+        except _TRANSIENT as error:
+            self._missed(error)
+            raise ConnectionError(str(error)) from error
+        self._reached()
+        self._bucket_offered = reply.bucket
+        return reply
+
+    async def manifest_text(self, job: str, digest: str) -> str:
+        """The manifest of an artifact as the coordinator has it."""
+
+        async def attempt() -> str:
+            async with self._http.get(artifact_path(job, digest)) as response:
+                await raise_for(response)
+                return await response.text("utf-8")
+
+        return await self._until_done(attempt)
+
+    async def fetch(self, path: str, part: Path, known: Callable[[str], bool] | None = None) -> Fetched:
+        """Downloads into `part`, after what is in it already; from the bucket when the coordinator says so and that works.
+
+        known: told the content's sha256 as the coordinator names it; True ends the download at once, with nothing moved.
+        Raises NotThereError, GoneError, RefusedError, StorageError.
+        """
+        moved, bucket_tries = Meter(), 0
+
+        async def attempt() -> str:
+            nonlocal bucket_tries
+            async with self._downloads:
+                try:
+                    by_bucket = self._bucket.is_well and bucket_tries < _MOST_BUCKET_TRIES
+                    found = await self._fetch_once(path if by_bucket else f"{path}?here", part, known, moved)
+                    if not isinstance(found, _Elsewhere):
+                        return found
+                    bucket_tries += 1
+                    return await self._bucket.fetch_once(found.url, part, found.sha256, moved)
+                except BucketTrouble as trouble:
+                    self._bucket.note(trouble)
+                    bucket_tries += not trouble.unwell  # this object is no better at the next try
+                    raise Unready(str(trouble)) from trouble
+
+        return Fetched(await self._until_done(attempt), moved.moved_bytes)
+
+    async def bring(self, job: str, digest: str) -> None:
+        """Has the coordinator fetch an artifact from the bucket. Raises NotThereError, GoneError, RefusedError."""
+
+        async def attempt() -> None:
+            async with self._http.post(here_path(job, digest), timeout=_LONG) as response:
+                await raise_for(response)
+
+        await self._until_done(attempt)
+
+    async def send_artifact(self, job: str, manifest: Manifest, folder: Path) -> int:
+        """Uploads the artifact in `folder` and has it committed; returns the bytes moved.
+
+        Raises NotThereError, RefusedError, DamagedError.
+        """
+        moved = Meter()
+        try:
+            if self._bucket_offered and self._bucket.is_well and manifest.size_bytes >= WORTH_BYTES:
+                try:
+                    await self._send_by_bucket(job, manifest, folder, moved)
+                    return moved.moved_bytes
+                except BucketTrouble as trouble:
+                    self._bucket.note(trouble)
+            await together(self._send_file(job, manifest.digest, f, folder, moved) for f in manifest.files)
+        except AlreadyThere:
+            return moved.moved_bytes
+        with suppress(AlreadyThere):
+            await self._post(artifact_path(job, manifest.digest), manifest_to_json(manifest).encode())
+        return moved.moved_bytes
+
+    async def _send_by_bucket(self, job: str, manifest: Manifest, folder: Path, moved: Meter) -> None:
+        """Raises BucketTrouble, AlreadyThere, and what `send_artifact` raises."""
+        text = manifest_to_json(manifest)
+        try:
+            plan = decode(BucketPlan, await self._post(plan_path(job, manifest.digest), text.encode()))
+            if [u.name for u in plan.uploads] != [f.name for f in manifest.files]:
+                raise WireError("The coordinator's plan is not for this artifact")
+            uploads = list(zip(plan.uploads, manifest.files, strict=True))
+            uploaded = await self._bucket.put_all(uploads, folder, moved)
+            await self._post(kept_path(job, manifest.digest), encode(BucketCommit(text, tuple(uploaded))))
+        except NotThereError as error:  # the coordinator has trouble with the bucket
+            raise BucketTrouble(error.what, error.where) from error
+        except DamagedError as error:
+            raise BucketTrouble(error.what, error.where, unwell=False) from error
+
+    async def _post(self, path: str, body: bytes) -> bytes:
+        """Until it is answered. Raises AlreadyThere, NotThereError, DamagedError, RefusedError."""
+
+        async def attempt() -> bytes:
+            async with self._http.post(path, data=body, timeout=_LONG) as response:
+                await raise_for(response)
+                return await response.read()
+
+        return await self._until_done(attempt)
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        """Made at first use, since it belongs to the running loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                self.url,
+                connector=aiohttp.TCPConnector(ssl=self._tls or True, limit=_MANY, keepalive_timeout=60),
+                headers={VERSION_HEADER: passel.__version__, "Accept-Encoding": "identity"},
+                timeout=self._timeout(0.0),
+                read_bufsize=2**20,
+            )
+        return self._session
+
+    def _timeout(self, wait_s: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None, sock_connect=self._settings.connect_s, sock_read=self._settings.stall_s + wait_s
+        )
+
+    async def _until_done(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Tries for as long as it takes, with growing pauses; a withdrawn step ends it by cancelling the task."""
+        pause_s, troubles = 0.1, 0
+        while True:
+            try:
+                result = await attempt()
+            except _TRANSIENT as error:
+                if isinstance(error, Trouble):
+                    troubles += 1
+                    if troubles >= _MOST_TROUBLES:
+                        raise NotThereError(error.problem.what, error.problem.where, error.problem.todo) from error
+                if isinstance(error, Unready):
+                    pause_s = max(pause_s, error.after_s)
+                    self._wait_for(str(error))
+                else:
+                    self._missed(error)
+                await asyncio.sleep(pause_s * random.uniform(0.7, 1.0))
+                pause_s = min(2 * pause_s, max(self._settings.longest_pause_s, pause_s))
+            else:
+                self._reached()
+                return result
+
+    async def _fetch_once(
+        self, path: str, part: Path, known: Callable[[str], bool] | None, moved: Meter
+    ) -> str | _Elsewhere:
+        have = part.stat().st_size if part.exists() else 0
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        async with self._http.get(path, headers=headers, allow_redirects=False) as response:
+            if response.status == 416:  # all of it is there, or too much
+                return await asyncio.to_thread(complete, part, named_sha256(response))
+            if response.status == _ELSEWHERE:
+                return _Elsewhere(response.headers.get("Location", ""), named_sha256(response))
+            await raise_for(response)
+            sha256 = named_sha256(response)
+            if known is not None and sha256 and known(sha256):
+                response.close()
+                return sha256
+            found = await receive(response, part, moved)
+        if sha256 and found != sha256:
+            part.unlink(missing_ok=True)  # the file was changed between two tries, or bytes went astray
+            raise Unready(f"{path} came damaged")
+        return found
+
+    async def _send_file(self, job: str, digest: str, file: ArtifactFile, folder: Path, moved: Meter) -> None:
+        path = artifact_path(job, digest, quote(file.name))
+        tries = 0
+
+        async def attempt() -> None:
+            nonlocal tries
+            tries += 1
+            async with self._uploads:
+                start = await self._received(path) if tries > 1 or file.size_bytes >= _WORTH_ASKING_BYTES else 0
+                if start < file.size_bytes or file.size_bytes == 0:
+                    await self._put(path, folder / file.name, file.size_bytes, start % (file.size_bytes or 1), moved)
+
+        await self._until_done(attempt)
+
+    async def _received(self, path: str) -> int:
+        """How much of a file an earlier upload has left."""
+        async with self._http.head(path) as response:
+            if response.status == 404:
+                return 0
+            await raise_for(response)
+            return int(response.headers.get("Content-Length", 0))
+
+    async def _put(self, path: str, file: Path, size_bytes: int, start: int, moved: Meter) -> None:
+        headers = {"Content-Length": str(size_bytes - start)}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"
+        stall_s = self._settings.stall_s
+        async with asyncio.timeout(stall_s) as deadline:
+
+            async def body() -> AsyncIterator[bytes]:
+                with storage_errors(file.parent):
+                    source = file.open("rb")
+                with source:
+                    source.seek(start)
+                    while block := await asyncio.to_thread(source.read, _BLOCK_BYTES):
+                        yield block
+                        moved.moved_bytes += len(block)
+                        deadline.reschedule(asyncio.get_running_loop().time() + stall_s)
+                deadline.reschedule(asyncio.get_running_loop().time() + max(60.0, stall_s))  # it may sync its disk
+
+            async with self._http.put(path, data=body(), headers=headers) as response:
+                await raise_for(response)
+
+    def _wait_for(self, reason: str) -> None:
+        """Says once what is waited for, not at every try."""
+        if reason != self._waited_for:
+            self._waited_for = reason
+            _log.info("waiting: %s", reason)
+
+    def _missed(self, error: Exception) -> None:
+        now_s = time.monotonic()
+        if self._down_since_s is None:
+            self._down_since_s = now_s
+        if not self._told_down and now_s - self._down_since_s > _WORTH_TELLING_S:
+            self._told_down = True
+            _log.warning(
+                "%s does not answer (%s): what runs goes on, and this worker tries again", self.url, _short(error)
+            )
+
+    def _reached(self) -> None:
+        if self._told_down and self._down_since_s is not None:
+            _log.warning("%s answers again after %.0f s", self.url, time.monotonic() - self._down_since_s)
+        self._down_since_s, self._told_down = None, False
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """The coordinator's word where the file is to be fetched, and what it is."""
+
+    url: str
+    sha256: str
+
+
+def _short(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""`passel serve` put together: each file fills the Protocols of one room; they know everybody."""
