@@ -120,7 +120,7 @@ async def _take_piece(service: JobService, job: Job, name: str, request: Request
     service.touch(job)
     if received is None:
         return _offset(*await asyncio.to_thread(part.offset))
-    row = {"name": received.name, "size": received.size}
+    row = {"name": received.name, "size": received.size, "sha256": received.sha256}
     return answer({"success": True, "complete": True, "files": [row]})
 
 

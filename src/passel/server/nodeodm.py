@@ -200,4 +200,4 @@ async def _receive_files(desk: Desk, job: Job, request: Request) -> list[dict[st
         await desk.form(request, receiver.open)
         received = await asyncio.to_thread(receiver.settle)
     desk.service.touch(job)
-    return [{"name": r.name, "size": r.size} for r in received]
+    return [{"name": r.name, "size": r.size, "sha256": r.sha256} for r in received]

@@ -33,10 +33,11 @@ _placing = threading.Lock()  # one server owns the folder, so this makes 'look a
 
 @dataclass(frozen=True)
 class Received:
-    """A file as it was stored. repeated: it was here already."""
+    """A file as it was stored: clients compare size (bytes) and sha256 with theirs. repeated: it was here already."""
 
     name: str
     size: int
+    sha256: str
     repeated: bool
 
 
@@ -100,14 +101,14 @@ class Receiver:
         self._sinks.append(sink)
         return sink
 
-    def place(self, aside: Path, name: str, size: int) -> Received:
+    def place(self, aside: Path, name: str, size: int, sha256: str) -> Received:
         """Rename a complete file to be a photo, under a free name, unless the very same is there. One file of the request
         after the other: two of the same bytes and name are two photos.
         """
         with self._turn:
-            return self._place(aside, name, size)
+            return self._place(aside, name, size, sha256)
 
-    def _place(self, aside: Path, name: str, size: int) -> Received:
+    def _place(self, aside: Path, name: str, size: int, sha256: str) -> Received:
         for count in range(1000):
             wanted = next_name(name, count)
             target = self._folder.photos / wanted
@@ -121,16 +122,16 @@ class Receiver:
                         self._tally.take(wanted, size)
                     aside.rename(target)
                     self._taken.add(wanted)
-                    return Received(wanted, size, repeated=False)
+                    return Received(wanted, size, sha256, repeated=False)
             if is_same(target, aside):
                 aside.unlink()
                 self._taken.add(wanted)
-                return Received(wanted, size, repeated=True)
+                return Received(wanted, size, sha256, repeated=True)
         raise JobError(f"Too many files are called {name}")
 
     def adopt(self, path: Path, name: str) -> Received:
         """Make a complete file that lies on the same disk a photo."""
-        return self.place(path, name, path.stat().st_size)
+        return self.place(path, name, path.stat().st_size, digest_of(path))
 
     def settle(self) -> list[Received]:
         """What was received, now durable."""
@@ -155,6 +156,7 @@ class FileSink:
         self._aside, self._name, self._receiver, self._limits = aside, name, receiver, limits
         self._fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._size = 0
+        self._digest = hashlib.sha256()
         self._unchecked = 0
         self._begun = 0
         self.received: Received | None = None
@@ -170,6 +172,8 @@ class FileSink:
             check_room(self._aside.parent, self._limits)
             self._unchecked = 0
         write_all(self._fd, chunks)
+        for chunk in chunks:
+            self._digest.update(chunk)
         if self._size - self._begun >= _WRITE_BACK_BYTES:
             begin_write_back(self._fd, self._begun, self._size - self._begun)
             self._begun = self._size
@@ -178,7 +182,7 @@ class FileSink:
         """The file is complete: flush it to the disk and make it a photo."""
         os.fsync(self._fd)
         self._close()
-        self.received = self._receiver.place(self._aside, self._name, self._size)
+        self.received = self._receiver.place(self._aside, self._name, self._size, self._digest.hexdigest())
 
     def discard(self) -> None:
         """Throw it away unless it became a photo."""
@@ -256,6 +260,12 @@ def begin_write_back(fd: int, start: int, size: int) -> None:
     """Let the disk begin with these bytes while more arrive, so that less is left for fsync. A hint: it may do nothing."""
     if _sync_file_range is not None:
         _sync_file_range(fd, ctypes.c_int64(start), ctypes.c_int64(size), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file's bytes."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def is_same(one: Path, other: Path) -> bool:
