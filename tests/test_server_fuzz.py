@@ -51,7 +51,7 @@ class Kept:
     """A sink that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.content, self.finished = b"", False
+        self.content, self.finished, self.kept = b"", False, False
 
     def write(self, chunks: list[bytes]) -> None:
         assert not self.finished
@@ -59,6 +59,10 @@ class Kept:
 
     def finish(self) -> None:
         self.finished = True
+
+    def keep(self) -> None:
+        assert self.finished and not self.kept
+        self.kept = True
 
 
 def read(body: bytes, cuts: list[int], content_type: str) -> tuple[dict[str, str], list[tuple[str, str, Kept]]]:

@@ -41,7 +41,11 @@ class Sink(Protocol):
         ...
 
     def finish(self) -> None:
-        """The file is complete."""
+        """The file is complete: to the disk with it."""
+        ...
+
+    def keep(self) -> None:
+        """It is on the disk. Called for one file of a form after the other, in their order."""
         ...
 
 
@@ -178,7 +182,7 @@ class _Form:
         self._part = _Part()
         self._done = False
         self._writing: asyncio.Future[None] | None = None
-        self._finishing: list[asyncio.Future[None]] = []
+        self._finishing: list[tuple[asyncio.Future[None], Sink]] = []
         self._header_name, self._header_value = b"", b""
         self._headers: dict[bytes, bytes] = {}
         try:
@@ -209,7 +213,10 @@ class _Form:
                     await self._take_chunk(chunk)
             await self._finished(0)
         finally:
-            open_ones = [*self._finishing, *([self._writing] if self._writing is not None else [])]
+            open_ones = [
+                *(flushed for flushed, _ in self._finishing),
+                *([self._writing] if self._writing is not None else []),
+            ]
             await asyncio.gather(*open_ones, return_exceptions=True)  # files must not be closed under their threads
         if not empty and not self._done:
             raise JobError("Malformed form: it ends in the middle")
@@ -289,11 +296,14 @@ class _Form:
 
         await self._written()
         # Flushed to the disk while the next file of the form arrives.
-        self._finishing.append(asyncio.ensure_future(asyncio.to_thread(finish)))
+        self._finishing.append((asyncio.ensure_future(asyncio.to_thread(finish)), sink))
         await self._finished(FINISHED_AT_ONCE - 1)
 
     async def _finished(self, most_open: int) -> None:
         """Wait until no more files than these are being finished, and for the errors of the others."""
         while len(self._finishing) > most_open:
-            await asyncio.shield(self._finishing[0])
+            flushed, sink = self._finishing[0]
+            await asyncio.shield(flushed)
             self._finishing.pop(0)
+            # In the order of the form: of two files with the same name the first one keeps it.
+            await asyncio.to_thread(sink.keep)

@@ -85,7 +85,6 @@ class Receiver:
 
     def __init__(self, folder: JobFolder, limits: Limits, field: str = "images", tally: Tally | None = None) -> None:
         self._folder, self._limits, self._field, self._tally = folder, limits, field, tally
-        self._turn = threading.Lock()
         self._taken: set[str] = set()
         self._sinks: list[FileSink] = []
         self._closed = False
@@ -105,10 +104,6 @@ class Receiver:
         """Rename a complete file to be a photo, under a free name, unless the very same is there. One file of the request
         after the other: two of the same bytes and name are two photos.
         """
-        with self._turn:
-            return self._place(aside, name, size, sha256)
-
-    def _place(self, aside: Path, name: str, size: int, sha256: str) -> Received:
         for count in range(1000):
             wanted = next_name(name, count)
             target = self._folder.photos / wanted
@@ -179,9 +174,12 @@ class FileSink:
             self._begun = self._size
 
     def finish(self) -> None:
-        """The file is complete: flush it to the disk and make it a photo."""
+        """The file is complete: flush it to the disk."""
         os.fsync(self._fd)
         self._close()
+
+    def keep(self) -> None:
+        """Make it a photo."""
         self.received = self._receiver.place(self._aside, self._name, self._size, self._digest.hexdigest())
 
     def discard(self) -> None:
