@@ -143,6 +143,7 @@ def _keep(source: Readable, name: str, to: Preparation, check: Callable[[], None
             sink.write([chunk])
         check()
         sink.finish()
+        sink.keep()
         receiver.settle()
     finally:
         receiver.discard()
