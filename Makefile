@@ -7,7 +7,7 @@ STAMP = .venv/.installed
 OUT ?= $(if $(filter demo,$(MAKECMDGOALS)),demo,out)
 ARGS ?=
 
-.PHONY: help setup demo photos-given map test test-flight test-long fuzz check format bench bench-cluster clean
+.PHONY: help setup demo photos-given map test test-flight test-long fuzz check format bench bench-large bench-server bench-cluster clean
 
 help:
 	@echo "make demo                           set up, map the built-in synthetic survey, say where the map is"
@@ -18,6 +18,8 @@ help:
 	@echo "make fuzz                           garbage for the server, for ten minutes"
 	@echo "make check                          format, lint, types and tests, as continuous integration does"
 	@echo "make bench                          measure speed, memory and accuracy"
+	@echo "make bench-large                    the steps that see a whole survey, on 12,000 made-up photos (half an hour)"
+	@echo "make bench-server                   measure the API and the gateway under load, with nodes that are killed"
 	@echo "make bench-cluster                  measure many machines: scheduling, transfer, faults, overhead (hours)"
 	@echo "make setup                          only set up .venv"
 	@echo "make clean                          remove .venv, caches and the demo's map"
@@ -79,6 +81,14 @@ format: setup
 
 bench: setup
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-large: setup
+	$(BIN)/python bench/large.py $(ARGS)
+
+bench-server: setup
+	$(BIN)/python bench/server_load.py
+	$(BIN)/python bench/gateway_proxy.py
+	$(BIN)/python bench/gateway_chaos.py
 
 bench-cluster: setup
 	$(BIN)/python bench/cluster_graph.py $(ARGS)
