@@ -63,7 +63,7 @@ class Book:
         """All nodes, by name."""
         with self._told():
             rows = self._db.execute("select body from node order by name").fetchall()
-        return tuple(_node(body) for (body,) in rows)
+        return tuple(self._node(body) for (body,) in rows)
 
     def node(self, name: str) -> Node | None:
         """The node, if there is one of this name or address."""
@@ -239,7 +239,16 @@ class Book:
 
     def _read_node(self, name: str) -> Node | None:
         row = self._db.execute("select body from node where name = ?", (name,)).fetchone()
-        return None if row is None else _node(row[0])
+        return None if row is None else self._node(row[0])
+
+    def _node(self, body: str) -> Node:
+        try:
+            fields = json.loads(body)
+            seen = fields.pop("seen")
+            return Node(**fields, seen=None if seen is None else Seen(**seen))
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            todo = "another version may have written it; delete the file and add the nodes again"
+            raise StorageError(f"A node's line cannot be read: {e}", str(self.path), todo) from None
 
     def _write_node(self, node: Node) -> None:
         self._db.execute("insert or replace into node values (?, ?)", (node.name, json.dumps(asdict(node))))
@@ -248,16 +257,19 @@ class Book:
     def _writing(self) -> Iterator[None]:
         """All or nothing, and against what others write meanwhile."""
         with self._lock, self._told():
-            if self._db.in_transaction:
+            if self._is_writing():
                 yield
                 return
             self._db.execute("begin immediate")
-            whole = False
             try:
                 yield
-                whole = True
+                self._db.execute("commit")
             finally:
-                self._db.execute("commit" if whole else "rollback")
+                if self._is_writing():  # also after a commit that failed: left open, it would lock out everybody
+                    self._db.execute("rollback")
+
+    def _is_writing(self) -> bool:
+        return self._db.in_transaction
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -265,7 +277,8 @@ class Book:
             with self._lock:
                 yield
         except (sqlite3.Error, OSError) as e:
-            raise StorageError(f"The book of nodes cannot be used: {e}", str(self.path), "make room") from None
+            todo = "make room, or see who may write there"
+            raise StorageError(f"The book of nodes cannot be used: {e}", str(self.path), todo) from None
 
 
 def found_node(book: Book, name: str) -> Node:
@@ -275,12 +288,6 @@ def found_node(book: Book, name: str) -> Node:
         known = ", ".join(n.name for n in book.nodes()) or "none"
         raise UsageError("There is no such node", name, f"known are: {known}")
     return node
-
-
-def _node(body: str) -> Node:
-    fields = json.loads(body)
-    seen = fields.pop("seen")
-    return Node(**fields, seen=None if seen is None else Seen(**seen))
 
 
 def _attempt(row: tuple[object, ...]) -> Attempt:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import re
+import secrets
 import ssl
 import time
 import urllib.parse
@@ -22,6 +22,7 @@ import aiohttp
 
 from passel.errors import PasselError
 from passel.gateway.node import Node, Seen
+from passel.gateway.words import number_or, plain, sound, why_silent
 
 MOST_ANSWER_BYTES = 16 << 20
 MOST_INFO_BYTES = 64 << 10
@@ -143,14 +144,15 @@ class NodeClient:
         output = said.get("output") or []
         if not isinstance(output, list) or len(output) > MOST_LINES:
             raise NodeLies("It sent output that is none", self.node.name)
-        progress = said.get("progress", 0)
+        if said.get("uuid", uuid) != uuid:
+            raise NodeLies("It tells of another task than it was asked for", self.node.name)
         return RemoteTask(
             code=_whole(status.get("code"), "status.code"),
-            error=str(status.get("errorMessage") or "")[:1000],
-            progress=float(progress) if isinstance(progress, int | float) and math.isfinite(progress) else 0.0,
-            processing_ms=max(-1, int(p)) if isinstance(p := said.get("processingTime"), int | float) else -1,
+            error=plain(status.get("errorMessage") or "", 1000),
+            progress=number_or(0.0, said.get("progress")),
+            processing_ms=max(-1, int(number_or(-1.0, said.get("processingTime")))),
             images=_whole(said.get("imagesCount", 0), "imagesCount"),
-            lines=tuple(str(line)[:LONGEST_LINE] for line in output),
+            lines=tuple(sound(line, LONGEST_LINE) for line in output),
         )
 
     async def init(self, uuid: str, what: Commission) -> None:
@@ -168,7 +170,7 @@ class NodeClient:
 
     async def upload(self, uuid: str, path: Path, pace: Pace) -> None:
         """Send one file, streamed from the disk."""
-        size, boundary = path.stat().st_size, "passel-3d1f8e0c75b94f7a"
+        size, boundary = path.stat().st_size, f"passel-{secrets.token_hex(16)}"  # no photo can hold it on purpose
         name = path.name.replace('"', "%22").replace("\r", "").replace("\n", "")
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n'
@@ -288,12 +290,11 @@ class _Troubles:
             why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
             raise NodeUntrusted(f"Its TLS certificate is not trusted: {why}", self._node.name) from error
         if isinstance(error, aiohttp.ClientSSLError):
-            raise NodeSilent(f"It does not speak TLS: {error}", self._node.name) from error
+            raise NodeSilent("It does not speak TLS on this port", self._node.name) from error
         if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | TimeoutError | OSError):
-            words = str(error) or type(error).__name__
-            raise NodeSilent(f"It does not answer: {words[:200]}", self._node.name) from error
+            raise NodeSilent(f"It does not answer: {why_silent(error)}", self._node.name) from error
         if isinstance(error, aiohttp.ClientError | ValueError):
-            raise NodeLies(f"It does not speak HTTP: {str(error)[:200]}", self._node.name) from error
+            raise NodeLies(f"It does not speak HTTP: {plain(error, 200)}", self._node.name) from error
 
 
 @asynccontextmanager
@@ -356,7 +357,7 @@ def _parsed(body: bytes, node: Node, path: str) -> object:
         begin = body[:40].decode(errors="replace")
         raise NodeLies(f"Its answer to {path} is no JSON but {begin!r}", node.name) from None
     if isinstance(said, dict) and said.get("error"):
-        words = str(said["error"])[:1000]
+        words = plain(said["error"], 1000)
         unfit = is_full(words) or words.startswith("Invalid authentication token")
         kind = TaskUnknown if "not found" in words else NodeUnfit if unfit else NodeRefuses
         raise kind(f"It says: {words}", node.name)
@@ -372,7 +373,7 @@ def _fields(said: object, where: str) -> dict[str, Any]:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise NodeLies(f"{where} is no text")
-    return value[:100]
+    return plain(value, 100)
 
 
 def _whole(value: object, where: str) -> int:

@@ -96,7 +96,8 @@ def _put_in_place(archive: Path, folder: JobFolder, limits: Limits) -> None:
     aside.mkdir()
     bounds = Bounds(limits.max_unzipped_bytes, limits.max_zip_members, limits.disk_floor_bytes)
     try:
-        unpack_tree(archive, aside, bounds)
+        if not unpack_tree(archive, aside, bounds):
+            raise JobError("ZIP file is empty")
         shutil.rmtree(folder.output, ignore_errors=True)
         aside.rename(folder.output)
         sync_folder(folder.root)

@@ -79,7 +79,7 @@ def node_at(text: str, token: str = "", name: str = "") -> Node:
     except ValueError as e:
         raise UsageError(f"No address of a node: {e}", text, advice) from None
     host = parts.hostname or ""
-    if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[0-9A-Za-z._:%-]+", host) or parts.username:
+    if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[0-9A-Za-z._:%-]+", host) or "@" in parts.netloc:
         raise UsageError("No address of a node", text, advice)
     if parts.path not in {"", "/"}:
         raise UsageError("A node's address has no path: its clients leave it out", text, advice)

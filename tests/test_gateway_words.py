@@ -1,0 +1,151 @@
+"""What nodes say that no client expects, and a book whose disk is full."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from passel.errors import StorageError
+from passel.gateway.book import Book
+from passel.gateway.client import NodeLies, NodeSilent, RemoteTask, opened
+from passel.gateway.desk import NewNode, NodeDesk
+from passel.gateway.fetching import fetch
+from passel.gateway.node import node_at
+from passel.server.folders import JobFolder
+from passel.server.settings import Limits
+from server_world import free_port
+
+UUID = "0b0c0d0e-0000-4000-8000-000000000001"
+
+
+@contextlib.asynccontextmanager
+async def saying(body: bytes, kind: str = "application/json") -> AsyncIterator[str]:
+    """A node that answers everything with this; its address."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=kind)
+
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    runner, port = web.AppRunner(app), free_port()
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def task_of(body: str) -> RemoteTask:
+    async def asked() -> RemoteTask:
+        async with saying(body.encode()) as url, opened(node_at(url)) as client:
+            return await client.task(UUID, 0)
+
+    return asyncio.run(asked())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1" + "0" * 400, '"3"', "null"])
+def test_numbers_that_are_none_do_not_count(number):
+    task = task_of(f'{{"status": {{"code": 20}}, "progress": {number}, "processingTime": {number}}}')
+    assert (task.progress, task.processing_ms) == (0.0, -1)
+
+
+def test_half_characters_and_control_codes_stay_on_the_node(tmp_path):
+    task = task_of(r'{"status": {"code": 30, "errorMessage": "\ud800 \u001b[2J"}, "output": ["\udfff \u001b[1mbold"]}')
+    assert (task.error, task.lines) == ("?  [2J", ("? \x1b[1mbold",))
+    book = Book(tmp_path / "book")
+
+    async def added(body: bytes) -> str:
+        async with saying(body) as url:
+            return (await NodeDesk(book).add(NewNode(url))).engine_version
+
+    version = rb'{"version": "2", "taskQueueCount": 0, "engineVersion": "3\u001b]0;\ud800"}'
+    assert asyncio.run(added(version)) == "3 ]0;?"
+    book.close()
+
+
+def test_another_tasks_state_is_a_lie():
+    with pytest.raises(NodeLies, match="another task"):
+        task_of('{"uuid": "somebody-elses", "status": {"code": 40}}')
+    assert task_of(f'{{"uuid": "{UUID}", "status": {{"code": 40}}}}').code == 40
+
+
+def test_troubles_are_sentences():
+    async def ask(url: str) -> str:
+        async with opened(node_at(url)) as client:
+            with pytest.raises(NodeSilent) as told:
+                await client.info()
+        return told.value.what
+
+    nobody = asyncio.run(ask(f"http://127.0.0.1:{free_port()}"))
+    assert nobody == "It does not answer: nothing listens at its address and port"
+    assert asyncio.run(ask("http://no-such-name.invalid:3000")) == "It does not answer: its name leads to no address"
+
+    async def plain_http() -> str:
+        async with saying(b"{}") as url:
+            return await ask(url.replace("http", "https"))
+
+    assert asyncio.run(plain_http()) == "It does not speak TLS on this port"
+
+
+def test_an_empty_archive_is_no_result(tmp_path, monkeypatch):
+    folder = JobFolder(tmp_path / "job")
+    (tmp_path / "job" / "output").mkdir(parents=True)
+    monkeypatch.setattr("passel.gateway.fetching.Limits", lambda: Limits(disk_floor_bytes=0))
+
+    async def fetched() -> None:
+        empty = b"PK\x05\x06" + bytes(18)
+        async with saying(empty, "application/zip") as url, opened(node_at(url)) as client:
+            await fetch(client, UUID, folder, 1.0)
+
+    with pytest.raises(NodeLies, match="empty"):
+        asyncio.run(fetched())
+
+
+def test_a_full_disk_locks_nobody_out_of_the_book(tmp_path):
+    """The writer meets a limit on the size of its files, as it would meet the end of the disk, and is then let go on."""
+    script = Path(tmp_path / "writer.py")
+    script.write_text(
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from passel.errors import StorageError\n"
+        "from passel.gateway.book import Book\n"
+        "from passel.gateway.node import node_at\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "book = Book(Path(sys.argv[1]))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
+        "failed = 0\n"
+        "for i in range(40):\n"
+        "    try:\n"
+        "        book.add(node_at(f'host{i}', 't' * 3000))\n"
+        "    except StorageError:\n"
+        "        failed += 1\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+        "assert failed, 'never full'\n"
+        "before = len(book.nodes())\n"
+        "assert before + failed == 40, (before, failed)\n"
+        "book.add(node_at('late'))\n"
+        "other = Book(Path(sys.argv[1]))\n"
+        "assert len(other.nodes()) == before + 1\n"
+        "other.add(node_at('later'))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "book")], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_line_of_the_book_that_cannot_be_read_is_told(tmp_path):
+    book = Book(tmp_path / "book")
+    book.add(node_at("host"))
+    book._db.execute("update node set body = '{\"name\": 1}'")
+    with pytest.raises(StorageError, match="cannot be read"):
+        book.nodes()
+    book.close()
