@@ -57,10 +57,11 @@ class Field:
         np.save(out / "ortho.npy", rgba)
         r, c = np.nonzero(np.isfinite(z))
         grid = Grid(self.resolution_m, self.frame.map_offset_m)
-        xyz = np.column_stack([grid.x(dsm.col + c + 0.5), grid.y(dsm.row + r + 0.5), z[r, c].astype(float)])
+        xyz_m = np.column_stack([grid.x(dsm.col + c + 0.5), grid.y(dsm.row + r + 0.5), z[r, c].astype(float)])
+        xyz_mm = np.rint(xyz_m / 0.001).astype(np.int32)
         keep = slice(None) if points else slice(0)
         views = (c % 7 + 2).astype(np.uint8)
-        np.savez(out / "points.npz", xyz=xyz[keep], rgb=rgba[2 * r, 2 * c, :3][keep], views=views[keep])
+        np.savez(out / "points.npz", xyz_mm=xyz_mm[keep], rgb=rgba[2 * r, 2 * c, :3][keep], views=views[keep])
         head = {
             "name": out.name,
             "dsm_window": [dsm.col, dsm.row, dsm.cols, dsm.rows],

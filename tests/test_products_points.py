@@ -27,7 +27,7 @@ def truth(tiles: tuple[ProductTile, ...], frame: Frame) -> np.ndarray:  # type: 
     rows = []
     for t in tiles:
         with np.load(t.points_path) as d:
-            xyz = np.rint((d["xyz"] + [*frame.map_offset_m, 0.0]) * 1000)
+            xyz = np.rint(d["xyz_mm"] + 1000 * np.array([*frame.map_offset_m, 0.0]))
             rows.append(np.column_stack([xyz, d["rgb"].astype(float) * 256, d["views"]]))
     found = np.concatenate(rows)
     return np.asarray(found[np.lexsort(found.T)])

@@ -115,8 +115,9 @@ def _read(tile: ProductTile) -> Points:
     if not tile.points_path.exists():
         return np.zeros(0, _POINT)
     with np.load(tile.points_path) as d:
-        out = np.empty(len(d["xyz"]), _POINT)
-        out["xyz"] = np.rint(d["xyz"] / UNIT_M)
+        xyz_mm = d["xyz_mm"]
+        out = np.empty(len(xyz_mm), _POINT)
+        out["xyz"] = xyz_mm
         out["rgb"], out["views"] = d["rgb"], d["views"]
     return out
 

@@ -16,8 +16,8 @@ class ProductTile:
     """One tile's folder. dsm, ortho: windows on the absolute lattice of that product; resolutions in metres a cell.
 
     Arrays in the folder: dsm.npy (rows, cols) float32 heights in metres, NaN = none; filled.npy uint8, 1 = filled hole;
-    ortho.npy (rows, cols, 4) uint8 RGBA; points.npz with xyz (n, 3) float64 map metres, rgb (n, 3) and views (n,)
-    uint8. An array that is missing is a gap.
+    ortho.npy (rows, cols, 4) uint8 RGBA; points.npz with xyz_mm (n, 3) int32 map millimetres, rgb (n, 3) and views
+    (n,) uint8. An array that is missing is a gap.
     """
 
     name: str
@@ -49,7 +49,7 @@ def read_tile(folder: Path) -> ProductTile:
 
 
 def read_tiles(folders: Sequence[Path]) -> tuple[ProductTile, ...]:
-    """Tiles sorted from the north-west, row by row: the order of everything that is written from them."""
+    """Tiles sorted by their north-west corners, row by row: the order of everything that is written from them."""
     tiles = [read_tile(f) for f in folders]
     if len({(t.dsm_resolution_m, t.ortho_resolution_m) for t in tiles}) > 1:
         raise StepError("Tiles of different resolutions cannot be merged", "", "run again with --rerun-all")

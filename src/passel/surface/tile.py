@@ -70,11 +70,29 @@ class TileResult:
     ortho: U8
     points: TilePoints
 
+    def cropped(self) -> TileResult:
+        """The same without the rims that show nothing: a quarter of what tiles would otherwise write and send to other machines."""
+        dem_window = _holding(np.isfinite(self.dsm), self.dem_window)
+        ortho_window = _holding(self.ortho[:, :, 3] > 0, self.ortho_window)
+        dem, ortho = dem_window.slices_in(self.dem_window), ortho_window.slices_in(self.ortho_window)
+        return TileResult(dem_window, self.dsm[dem], self.filled[dem], ortho_window, self.ortho[ortho], self.points)
+
     def save(self, out: Path) -> None:
-        np.save(out / "dsm.npy", self.dsm)
-        np.save(out / "filled.npy", self.filled)
-        np.save(out / "ortho.npy", self.ortho)
-        np.savez(out / "points.npz", xyz=self.points.xyz, rgb=self.points.rgb, views=self.points.views)
+        """Points in whole millimetres, as they are in the cloud."""
+        np.save(out / "dsm.npy", np.ascontiguousarray(self.dsm))
+        np.save(out / "filled.npy", np.ascontiguousarray(self.filled))
+        np.save(out / "ortho.npy", np.ascontiguousarray(self.ortho))
+        xyz_mm = np.rint(self.points.xyz / 0.001).astype(np.int32)
+        np.savez(out / "points.npz", xyz_mm=xyz_mm, rgb=self.points.rgb, views=self.points.views)
+
+
+def _holding(held: NDArray[np.bool_], window: Window) -> Window:
+    """The part of a window outside which nothing is held; its first cell when nothing is."""
+    rows, cols = np.flatnonzero(held.any(axis=1)), np.flatnonzero(held.any(axis=0))
+    if not len(rows):
+        return Window(window.col, window.row, min(1, window.cols), min(1, window.rows))
+    row, col = int(rows[0]), int(cols[0])
+    return Window(window.col + col, window.row + row, int(cols[-1]) + 1 - col, int(rows[-1]) + 1 - row)
 
 
 def product_window(job_grid: Grid, tile: Tile, product: Grid) -> Window:

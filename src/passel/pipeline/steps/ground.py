@@ -194,11 +194,12 @@ def tile(inputs: StepInputs, params: TileParams, out: Path) -> dict[str, Fact]:
         CoarseSurface.load(inputs.one("coarse")), Gains.load(inputs.one("gains"), photos),
     )  # fmt: skip
     result = make_tile(job, sources)
-    result.save(out)
+    kept = result.cropped()
+    kept.save(out)
     head = {
         "name": params.name,
-        "dsm_window": astuple(result.dem_window),
-        "ortho_window": astuple(result.ortho_window),
+        "dsm_window": astuple(kept.dem_window),
+        "ortho_window": astuple(kept.ortho_window),
         "dsm_resolution_m": params.dem_m,
         "ortho_resolution_m": params.ortho_m,
     }
