@@ -275,6 +275,20 @@ def test_scaleways_disks_go_too(http: Stage) -> None:
     assert not http.cloud.disks
 
 
+@pytest.mark.parametrize("http", ["scaleway"], indirect=True)
+def test_a_disk_that_does_not_go_hides_no_machine(http: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(http.provider, ScalewayProvider)
+
+    def stuck(prefix: str, zone: str) -> None:
+        raise OSError("the volume is in error")
+
+    monkeypatch.setattr(http.provider, "_remove_loose_disks", stuck)
+    http.provider.create(http.order)
+    listing = http.provider.list(FLEET, http.regions)
+    assert len(listing.machines) == 1
+    assert not listing.silent_regions
+
+
 def test_aws_is_asked_for_what_the_file_says(aws: Stage) -> None:
     machine_id = aws.provider.create(replace(aws.order, storage_gb=77))
     client = boto3.client("ec2", "us-west-2", aws_access_key_id="a", aws_secret_access_key="b")

@@ -12,6 +12,7 @@ import pytest
 
 from fake_clouds.simulated import Killed
 from fleet_world import LIMITS, World, config
+from passel.errors import StorageError
 from passel.fleet.ledger import State
 from passel.fleet.loop import Fleet, Surroundings
 from passel.fleet.machine import Power
@@ -324,6 +325,49 @@ def test_a_full_disk_does_not_let_machines_run_for_ever(tmp_path: Path) -> None:
     assert bill <= 1.0
     assert any("book cannot be used" in text for text in world.said)
     world.ledger.close()
+
+
+@pytest.mark.parametrize("trouble", [KeyError("a bug"), TimeoutError()])
+def test_trouble_in_the_coordinator_does_not_overrun_the_budget(tmp_path: Path, trouble: Exception) -> None:
+    world = World(tmp_path, config(dataclasses.replace(LIMITS, turn_s=0.01), budget=1.0))
+    world.coordinator.photos = 400
+    world.until(lambda: len(world.alive()) == 4)
+    stop = threading.Event()
+    count = itertools.count()
+
+    def broken() -> None:
+        world.clock.now_s += 10
+        if not world.alive() or next(count) > 2000:
+            stop.set()
+        raise trouble
+
+    world.coordinator.workers = broken  # type: ignore[method-assign]
+    world.fleet.run(stop)
+    assert not world.alive()
+    assert sum((m.ended_s - m.created_s) * 0.5 / 3600 for m in world.cloud.machines if m.ended_s) <= 1.0
+    world.ledger.close()
+
+
+def test_under_a_budget_no_machine_runs_whose_price_nobody_knows(tmp_path: Path) -> None:
+    world = World(tmp_path, config(budget=5.0))
+    world.coordinator.photos = 80
+    world.until(lambda: world.only().state is State.UP)
+    world.ledger._db.execute("update machine set per_hour = null")
+    world.cloud.rates.clear()
+    world.ledger.close()
+    world.start()
+    world.coordinator.finish_steps()
+    world.until(lambda: not world.alive())
+    assert "nobody knows its price" in world.only().reason
+    world.ledger.close()
+
+
+def test_a_line_of_the_book_that_is_none_is_told(world: World) -> None:
+    world.coordinator.photos = 80
+    world.turns(1)
+    world.ledger._db.execute("update machine set state = 'married'")
+    with pytest.raises(StorageError, match="book cannot be used"):
+        world.fleet.turn()
 
 
 def test_a_bug_ends_no_loop(world: World) -> None:

@@ -57,7 +57,8 @@ def test_addresses(text, url, token):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ftp://host", "http://host/path", "http://a:b@host", "http://:b@host", "host:99999", "ho st", "http://"]
+    "text",
+    ["", "ftp://host", "http://host/path", "http://a:b@host", "http://:b@host", "host:99999", "ho st", "http://"],
 )
 def test_what_is_no_address(text):
     with pytest.raises(UsageError):

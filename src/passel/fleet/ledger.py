@@ -108,7 +108,7 @@ class Ledger:
         """Every machine, the oldest first."""
         with self._told():
             rows = self._db.execute(f"select {', '.join(_COLUMNS)} from machine order by wanted_s, name").fetchall()
-        return tuple(_machine(row) for row in rows)
+            return tuple(_machine(row) for row in rows)
 
     def save(self, changed: Iterable[tuple[Machine, str]], now_s: float) -> None:
         """Writes machines and, where the text is not empty, what happened to them; all or nothing, on disk when it returns."""
@@ -174,7 +174,7 @@ class Ledger:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: a line that is none
             raise StorageError(
                 f"The fleet's book cannot be used: {error}", str(self.path), "check the disk and who may write there"
             ) from error

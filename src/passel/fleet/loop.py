@@ -82,9 +82,13 @@ class Fleet:
             except PasselError as error:
                 self._tell(str(error))
                 self._end_what_must_end()
+            except TimeoutError:
+                self._tell("The coordinator is too busy to answer the fleet; it is asked again")
+                self._end_what_must_end()
             except Exception as error:
                 _log.exception("a turn of the fleet failed")
                 self._tell(f"A turn of the fleet failed, machines may run on: {error!r}; see the log and report it")
+                self._end_what_must_end()
             self._end_of_telling()
             stop.wait(self._config.limits.turn_s)
 
@@ -105,6 +109,7 @@ class Fleet:
         if held:
             self._tell(f"The budget of {self._config.budget_text} is used up: machines are drained, none are made")
         book = self._apply(book, held, now_s)
+        book = self._apply(book, Purse(self._config, now_s).unpriced(book), now_s)
         self._attach(book, crew)
         self._pass_on_drains(book, crew)
         self._destroy(book)

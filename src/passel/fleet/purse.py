@@ -16,6 +16,7 @@ _MARGIN_S = 120.0
 _USEFUL_S = 600.0
 """A new machine must be able to stay at least so long, or it is not made."""
 SPENT_UP = "the budget is used up"
+UNPRICED = "nobody knows its price, and there is a budget (give priceHour)"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Purse:
             return []
         booting = [leave(m, SPENT_UP) for m in book if m.state is State.BOOTING]
         return booting + [drain(m, SPENT_UP, self.now_s) for m in book if m.state is State.UP]
+
+    def unpriced(self, book: Sequence[Machine]) -> list[Change]:
+        """Drains what no budget can count: adopted machines, or such from before there was a budget."""
+        if self.config.budget is None:
+            return []
+        booting = [leave(m, UNPRICED) for m in book if m.state is State.BOOTING and m.per_hour is None]
+        return booting + [drain(m, UNPRICED, self.now_s) for m in book if m.state is State.UP and m.per_hour is None]
 
     @property
     def _stay_s(self) -> float:

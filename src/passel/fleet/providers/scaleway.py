@@ -6,6 +6,7 @@ is gone.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from passel.fleet.config import ScalewayAccount
 from passel.fleet.machine import FLEET_TAG, Listing, MachineSeen, Order, Power, Price, ProviderError, fleet_tag
 from passel.fleet.providers.answers import Answer, problem
 
+_log = logging.getLogger("passel.fleet")
 _POWER = {"starting": Power.STARTING, "running": Power.ON, "locked": Power.OFF}
 _ON = {"running", "starting"}
 _DISK_GB = 40
@@ -86,10 +88,14 @@ class ScalewayProvider:
             try:
                 servers = self._servers(fleet_tag(fleet) if fleet else FLEET_TAG, zone)
                 machines += [_seen(server, zone) for server in servers]
-                if fleet:
-                    self._remove_loose_disks(machine_name(fleet, ""), zone)
             except _ERRORS as error:
                 silent[zone] = _problem(f"list machines in {zone}", error)
+                continue
+            try:
+                if fleet:
+                    self._remove_loose_disks(machine_name(fleet, ""), zone)
+            except _ERRORS as error:  # the listing holds all the same
+                _log.warning("%s; look at volumes in the console", _problem(f"remove old disks in {zone}", error).what)
         if silent and len(silent) == len(regions):
             raise next(iter(silent.values()))
         return Listing(tuple(machines), frozenset(silent))
