@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -43,6 +44,8 @@ NAME = "cluster_graph"
 WORKERS, SLOTS_EACH = 10, 10
 LONGEST_S = 100.0
 """Single long steps are cut to this: waiting for them measures nothing."""
+PHOTOS_A_PLATE_STEP = 40  # as in passel.pipeline.plan_ground, which would bring all of the engine along
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -61,54 +64,85 @@ class Phase:
         return max(*ends.values(), sum(s.params for s in self.steps) / slots)
 
 
-def phases(photos: int, scale: float, photo: Path) -> list[Phase]:
-    """The plan's shape, with the CPU seconds that the steps took on seneca_half (bench/results)."""
+class Planner:
+    """Makes steps that sleep. scale: of the seconds they took; `photo` stands for every photo, under another name each time."""
 
-    def steps(
-        stage: str, count: int, seconds: float, memory_mb: int, before: Sequence[Sequence[Step]] = ()
-    ) -> list[Step]:
-        made = []
-        for i in range(count):
-            own = ("name", FileInput(str(photo), f"{stage}{i}".ljust(64, "0")))
-            others = [("in", ArtifactInput(s.digest)) for s in (before[i % len(before)] if before else ())]
-            sleep_s = min(seconds, LONGEST_S) * scale
-            made.append(Step(stage, f"{stage}{i}", "none:sleep", 1, sleep_s, (own, *others), memory_mb=memory_mb))
-        return made
+    def __init__(self, scale: float, photo: Path) -> None:
+        self._scale, self._photo = scale, str(photo)
 
-    survey = steps("survey", math.ceil(photos / 40), 0.3, 300)
-    features = steps("features", photos, 0.42, 500)
-    batches = math.ceil(photos / 14)
-    matches = steps("matches", batches, 8.6, 800, [features[14 * i : 14 * i + 28] for i in range(batches)])
-    submodels = math.ceil(photos / 200)
-    share = math.ceil(batches / submodels)
-    mapping = steps(
-        "mapping", submodels, 100.0, 2000, [matches[share * i : share * (i + 1) + 1] for i in range(submodels)]
-    )
-    merged = steps("align", 1, 10.0, 2500, [mapping])
-    adjusted = steps("align_whole", 1, 100.0, 2500, [merged])
-    ground = steps("coarse", 1, 10.0, 2000, [adjusted])
-    plates = steps("plates", photos, 0.036, 400, [ground])
-    pieces = math.ceil(photos / 400)
-    coarse = steps("coarse_tiles", pieces, 1.0, 1500, [plates[400 * i : 400 * (i + 1)] for i in range(pieces)])
-    count = math.ceil(photos / 7.6)
-    tiles = steps(
-        "tiles",
-        count,
-        4.0,
-        2200,
-        [[*coarse[i % pieces : i % pieces + 1], *plates[5 * i : 5 * i + 20]] for i in range(count)],
-    )
-    products = steps("merge", 4, 100.0, 800, [tiles])
+    def step(
+        self,
+        stage: str,
+        number: int,
+        seconds: float,
+        memory_mb: int,
+        photos: Iterable[int] = (),
+        before: Sequence[Step] = (),
+    ) -> Step:
+        """One that reads these photos, by their numbers, and what the steps before have left."""
+        files = [("photo", FileInput(self._photo, f"photo{i}".ljust(64, "0"))) for i in photos]
+        others = [("in", ArtifactInput(s.digest)) for s in before]
+        sleep_s = min(seconds, LONGEST_S) * self._scale
+        return Step(stage, f"{stage}{number}", "none:sleep", 1, sleep_s, (*files, *others), memory_mb=memory_mb)
+
+
+def phases(photos: int, planner: Planner) -> list[Phase]:
+    """The plan's shape, with the CPU seconds that the steps took on seneca_half; of steps for the whole survey, by its photos."""
+    larger = photos / 167
+    step = planner.step
+    survey = [step("survey", i, 0.26, 300, numbers) for i, numbers in enumerate(_cut(range(photos), 40))]
+    features = [step("features", i, 0.42, 550, [i]) for i in range(photos)]
+    matches = [step("matches", i, 8.6, 1000, (), features[14 * i : 14 * i + 28]) for i in range(math.ceil(photos / 14))]
+    calibration = step("calibration", 0, 9.5, 1000, (), matches[:6])
+    shares = _cut(matches, math.ceil(200 / 14))
+    mapping = [step("mapping", i, 100.0, 900, (), [calibration, *share]) for i, share in enumerate(shares)]
+    aligned = step("align", 0, 0.1 * larger, 1250, (), mapping)
+    adjusted = step("align", 1, 9.9 * larger, 2500, (), [aligned, *features, *matches])
     return [
         Phase("survey", tuple(survey)),
-        Phase("features and matches", (*features, *matches)),
+        Phase("features and matches", (*features, *matches, calibration)),
         Phase("mapping", tuple(mapping)),
-        Phase("align", (*merged, *adjusted)),
-        Phase("ground", tuple(ground)),
-        Phase("coarse surface", (*plates, *coarse)),
-        Phase("tiles", tuple(tiles)),
+        Phase("align", (aligned, adjusted)),
+        *_ground_phases(photos, larger, step, adjusted),
+    ]
+
+
+def _ground_phases(photos: int, larger: float, step: Callable[..., Step], adjusted: Step) -> list[Phase]:
+    """Of `passel.pipeline.plan_ground`. A tile is the ground of 7.6 photos and reads 20; a coarse tile has the area of 16 tiles."""
+    ground = step("ground", 0, 0.5 * larger, 2000, (), [adjusted])
+    plates = [
+        step("plates", i, 0.34 * len(numbers) / 40, 400, numbers)
+        for i, numbers in enumerate(_cut(range(photos), PHOTOS_A_PLATE_STEP))
+    ]
+    tiles = math.ceil(photos / 7.6)
+
+    def seen(first: float, count: int) -> tuple[range, list[Step]]:
+        numbers = range(int(first), min(int(first) + count, photos))
+        return numbers, plates[numbers.start // PHOTOS_A_PLATE_STEP : (numbers.stop - 1) // PHOTOS_A_PLATE_STEP + 1]
+
+    coarse_tiles = [
+        step("coarse_tiles", i, 0.22 * 16, 1500, (), [ground, *seen(7.6 * 16 * i, 180)[1]])
+        for i in range(math.ceil(tiles / 16))
+    ]
+    mosaic = step("mosaic", 0, 0.02 * larger, 1000, (), coarse_tiles)
+    gains = step("gains", 0, 0.34 * larger, 2200, (), [ground, mosaic, *plates])
+    quick = step("quick", 0, 0.12 * larger, 800, (), [ground, mosaic, gains, *plates])
+    made = []
+    for i in range(tiles):
+        numbers, own = seen(7.6 * i, 20)
+        made.append(step("tiles", i, 4.8, 2200, numbers, [ground, mosaic, gains, *own]))
+    products = [step("merge", i, s * larger, 800, (), made) for i, s in enumerate((7.3, 1.3, 3.9))]
+    products.append(step("merge", 3, 0.11 * larger, 2000, (), [adjusted]))
+    return [
+        Phase("ground", (ground,)),
+        Phase("coarse surface", (*plates, *coarse_tiles, mosaic, gains, quick)),
+        Phase("tiles", tuple(made)),
         Phase("products", tuple(products)),
     ]
+
+
+def _cut(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 class Sleeper:
@@ -168,7 +202,7 @@ def measure(photos: int, scale: float, folder: Path) -> Measured:
     """Runs the graph; raises AssertionError when a step is missing."""
     photo = folder / "photo.jpg"
     photo.write_bytes(b"photo")
-    plan = phases(photos, scale, photo)
+    plan = phases(photos, Planner(scale, photo))
     coordinator = _start(folder, "--coordinator")
     assert coordinator.stdout is not None
     port = int(coordinator.stdout.readline())
