@@ -42,6 +42,9 @@ class TestDoor:
     def url_for(self, owner: str, job: str) -> str:
         return f"{self.url}/?token=of-{owner}" if self.url else ""
 
+    def shut(self, url: str) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class Tokens:

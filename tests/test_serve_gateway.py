@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from passel import cli
-from passel.cluster.trust.tokens import OWN_NAME, AccessBook, Tokens
+from passel.cluster.trust.tokens import OWN_NAME, AccessBook, TokenRefused, Tokens
 from passel.fleet.ports import WorkerSeen
 from passel.gateway.book import Book
 from passel.gateway.node import Seen
@@ -78,6 +78,13 @@ def test_nodes_never_get_a_token_of_the_operators(tmp_path: Path) -> None:
         known = tokens.check("api", token)
         assert known.name == name
         assert known.expires_s is not None
+    url = door.url_for("anna", "job")
+    for _ in range(2):
+        door.shut(url)
+    with pytest.raises(TokenRefused, match="revoked"):
+        tokens.check("api", url.partition("?token=")[2])
+    tokens.check("api", door.url_for("anna", "job").partition("?token=")[2])
+    door.shut("http://h:3000/?token=nobodys")
     assert PublicDoor(tokens, lambda: "").url_for("anna", "job") == ""
     book.close()
 

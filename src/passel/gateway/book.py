@@ -17,6 +17,7 @@ from pathlib import Path
 from passel.errors import StorageError, UsageError
 from passel.gateway.attempt import DONE, Attempt, Stage
 from passel.gateway.node import Node, Seen
+from passel.gateway.ports import OpenDoor
 from passel.gateway.routing import Choice, Need, choose
 
 ISOLATION_S = 600.0
@@ -30,6 +31,7 @@ create table if not exists attempt (id integer primary key autoincrement, job te
     cleaned integer not null default 0);
 create index if not exists attempt_job on attempt (job, round);
 create index if not exists attempt_cleaned on attempt (cleaned);
+create table if not exists door (url text primary key, job text not null);
 create table if not exists sent (attempt integer not null, name text not null, primary key (attempt, name)) without rowid;
 """
 _SPEED_MEMORY = 0.7
@@ -215,6 +217,23 @@ class Book:
         """The node has acknowledged a file."""
         with self._writing():
             self._db.execute("insert or ignore into sent values (?, ?)", (attempt.id, name))
+
+    # ---- doors
+
+    def keep_door(self, job: str, url: str) -> None:
+        """The parts of a job may come in by this address, which holds a token."""
+        with self._writing():
+            self._db.execute("insert or replace into door values (?, ?)", (url, job))
+
+    def doors(self) -> tuple[OpenDoor, ...]:
+        """All that were not dropped."""
+        with self._told():
+            return tuple(OpenDoor(job, url) for url, job in self._db.execute("select url, job from door").fetchall())
+
+    def drop_door(self, url: str) -> None:
+        """It is shut."""
+        with self._writing():
+            self._db.execute("delete from door where url = ?", (url,))
 
     # ---- beneath
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +17,24 @@ from passel.errors import InputError
 from passel.gateway.attempt import Attempt
 from passel.gateway.book import Book
 from passel.gateway.desk import NodeDesk
+from passel.gateway.doors import Doors
 from passel.gateway.forward import Patience
 from passel.gateway.freight import freight_of
 from passel.gateway.monitor import Monitor, look_at_all
 from passel.gateway.node import Node
 from passel.gateway.policy import Engine, Policy, ruled
-from passel.gateway.ports import Door, Jobs
-from passel.gateway.routing import can_fan_out
+from passel.gateway.ports import Door, Jobs, Workers
+from passel.gateway.routing import can_fan_out, free_slots
+from passel.gateway.sending import ran_here
 from passel.server.jobs import Job, State
 from passel.server.ports import Machine, Task
 
 _REMEMBERED_S = 30 * 24 * 3600.0
 _FIRST_LOOK_S = 3.0
+_PROMISED_S = 20.0
+"""A forwarder that was started has its slot by then, or there was none."""
 _WAITS_FOR_ITS_RUN = {State.QUEUED, State.RUNNING}
+_OVER = {State.COMPLETED, State.FAILED, State.CANCELED, State.REMOVING}
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,16 @@ def book_path(data: Path) -> Path:
 class Gateway:
     """Made before the server, started and closed in its event loop. StorageError when the book cannot be opened."""
 
-    def __init__(self, data: Path, settings: GatewaySettings, jobs: Jobs, door: Door) -> None:
+    def __init__(
+        self, data: Path, settings: GatewaySettings, jobs: Jobs, door: Door, workers: Workers | None = None
+    ) -> None:
         self.book = Book(book_path(data))
         self.desk = NodeDesk(self.book)
-        self._settings, self._jobs, self._door = settings, jobs, door
+        self._settings, self._jobs, self._workers = settings, jobs, workers
+        self._doors = Doors(self.book, door, self._is_over)
+        self._promised_s: dict[str, float] = {}
         self._monitor = Monitor(self.book, self._is_wanted, settings.look_every_s)
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
         """Begin to look after the nodes. Before the server starts jobs, so that these find the nodes online."""
@@ -64,14 +72,13 @@ class Gateway:
         first = asyncio.create_task(look_at_all(self.book, self.nodes()))
         await asyncio.wait([first], timeout=_FIRST_LOOK_S)
         first.cancel()
-        self._watching = asyncio.create_task(self._monitor.run())
+        self._watching = (asyncio.create_task(self._monitor.run()), asyncio.create_task(self._doors.run()))
 
     async def close(self) -> None:
         """Leave the nodes alone; what they work on they go on with."""
-        if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+        for watching in self._watching:
+            watching.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         await asyncio.to_thread(self.book.close)
 
     def nodes(self) -> tuple[Node, ...]:
@@ -97,7 +104,7 @@ class Gateway:
         A round that began on a node stays with the nodes, whatever the policy says by now.
         """
         job = self._jobs.job(task.uuid)
-        if job is None or not (self.book.attempts(job.uuid, job.order.created_ms) or self._goes_to_nodes(job)):
+        if job is None or not (self.book.attempts(job.uuid, job.order.created_ms) or self._goes_to_nodes(job, task)):
             return None
         allowance = self._settings.policy.of(job.owner)
         if allowance.max_images is not None and job.images_count > allowance.max_images:
@@ -109,7 +116,7 @@ class Gateway:
             told = (*told, "note: --engine passel is not for this token; a node makes the map")
         folder, door = task.photos.parent, ""
         if any(o.name == "split" for o in options):
-            door = self._door.url_for(job.owner, job.uuid)
+            door = self._doors.open(job.owner, job.uuid)
             if not door or not can_fan_out(self.nodes(), self.book.now_s()):
                 told = (*told, "note: the node works on all parts of the split by itself")
         freight_of(job, door, allowance.most_tasks, options, told).write(folder)
@@ -119,15 +126,35 @@ class Gateway:
         named = (str(w) for name, value in words.items() for w in (f"--{name}", value))
         return (sys.executable, "-P", "-m", "passel.gateway.forward_driver", *named)
 
-    def _goes_to_nodes(self, job: Job) -> bool:
-        """What the token's policy demands, else what the task asks for, else what the server does."""
+    def _goes_to_nodes(self, job: Job, task: Task) -> bool:
+        """What the token's policy demands, else what the task asks for, else what the server does. What our own engine has
+        begun it goes on with, unless somebody demands a node.
+        """
         engine, asked = self._settings.policy.of(job.owner).engine, _asked(job)
         if engine in {None, Engine.AUTO}:
             engine = (engine or self._settings.engine) if asked is Engine.AUTO else asked
         if engine is not Engine.AUTO:
             return engine is Engine.ODM
-        now_s = self.book.now_s()
-        return any(_could_take(n, job.images_count, now_s) for n in self.nodes())
+        return not ran_here(task.output) and self._is_better_on_a_node(job)
+
+    def _is_better_on_a_node(self, job: Job) -> bool:
+        """A node that is free, else workers of our own that are, else a node that will be free."""
+        now_s, attempts = self.book.now_s(), self.book.open_attempts()
+        able = [n for n in self.nodes() if _could_take(n, job.images_count, now_s)]
+        if not able or self._workers is None or not self._workers.idle():
+            return bool(able)
+        claimed = {a.job for a in attempts}
+        waiting = {j: s for j, s in self._promised_s.items() if j not in claimed and now_s - s < _PROMISED_S}
+        self._promised_s = waiting
+        free = sum(max(0, free_slots(n, attempts)) for n in able) > len(waiting.keys() - {job.uuid})
+        if free:
+            self._promised_s[job.uuid] = now_s
+        return free
+
+    def _is_over(self, uuid: str) -> bool:
+        """Whether nobody works on the job any more, or it is gone."""
+        job = self._jobs.job(uuid)
+        return job is None or job.state in _OVER
 
     def _is_wanted(self, attempt: Attempt) -> bool:
         """Whether the attempt's round still waits for it. Asked in the event loop."""

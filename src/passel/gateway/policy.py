@@ -27,7 +27,9 @@ _PARTS = "parts of "
 
 
 class Engine(StrEnum):
-    """Who makes the map. AUTO: a node, when one that could take it is online; otherwise Passel's own engine."""
+    """Who makes the map. AUTO: a free node, else idle workers of our own, else the next node that is free; Passel's own
+    engine when no node could take it.
+    """
 
     PASSEL = "passel"
     ODM = "odm"

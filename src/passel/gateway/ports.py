@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from passel.server.jobs import Job
@@ -23,3 +24,23 @@ class Door(Protocol):
         Nodes keep it as long as the task runs. '' = they cannot reach us, and process split tasks alone.
         """
         ...
+
+    def shut(self, url: str) -> None:
+        """The token in this address opens nothing any more. From any thread; may be called again."""
+        ...
+
+
+class Workers(Protocol):
+    """Passel's own engine. Called in the event loop; must answer at once."""
+
+    def idle(self) -> bool:
+        """Workers are connected, and none of them has work."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenDoor:
+    """An address that a `Door` gave out for the parts of a job."""
+
+    job: str
+    url: str

@@ -159,7 +159,7 @@ def _seed(folder: JobFolder) -> Path | None:
         try:
             kept.parent.mkdir(exist_ok=True)
             aside = kept.with_suffix(".part")
-            names = [] if _ran_here(folder.output) else _below(folder.output)
+            names = [] if ran_here(folder.output) else _below(folder.output)
             with aside.open("wb") as file:
                 if names:
                     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as zipped:
@@ -173,8 +173,8 @@ def _seed(folder: JobFolder) -> Path | None:
     return kept if kept.stat().st_size else None
 
 
-def _ran_here(output: Path) -> bool:
-    """Our own engine keeps its store in a hidden folder."""
+def ran_here(output: Path) -> bool:
+    """Whether our own engine worked here: it keeps its store in a hidden folder."""
     return output.is_dir() and any(p.name.startswith(".") for p in output.iterdir())
 
 

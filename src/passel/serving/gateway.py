@@ -4,9 +4,10 @@ the fleet is given of the gateway: nodes that come and go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from passel.cluster.coordinator.status import WorkerStatus
 from passel.cluster.trust.tokens import Tokens
 from passel.fleet.ports import WorkerSeen
 from passel.gateway.book import Book
@@ -42,6 +43,24 @@ class PublicDoor:
         if not page:
             return ""
         return f"{page}?token={self.tokens.create('api', parts_owner(owner), _LIFETIME_S)}"
+
+    def shut(self, url: str) -> None:
+        """Revoke the token that `url_for` put into this address."""
+        token = self.tokens.find("api", url.partition("?token=")[2])
+        if token is not None and not token.revoked:
+            self.tokens.revoke(token.id)
+
+
+@dataclass(frozen=True)
+class OwnWorkers:
+    """The gateway's `Workers`. seen: those that the coordinator knows."""
+
+    seen: Callable[[], Sequence[WorkerStatus]]
+
+    def idle(self) -> bool:
+        """Some are connected and take work, and none has any."""
+        states = {w.state for w in self.seen()}
+        return "idle" in states and "working" not in states
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from passel.server.settings import ServerSettings
 from passel.serving.api import AllMachines, ApiTokens, driver_command
 from passel.serving.bucket import artifact_bucket, bucket_kept_clean
 from passel.serving.fleet import FleetCoordinator, results_bucket
-from passel.serving.gateway import FleetNodes, GatewayJobs, PublicDoor
+from passel.serving.gateway import FleetNodes, GatewayJobs, OwnWorkers, PublicDoor
 from passel.serving.options import JOIN_TOKEN_DAYS, Ready, ServeOptions
 from passel.serving.public import PublicTls, announced_here, kit_made, public_port
 from passel.serving.ui import UiNodes, UiPassel, UiSurveyor, join_lines
@@ -178,7 +178,8 @@ class _Serving:
             return None
         jobs = GatewayJobs(lambda: self._server.service)
         door = PublicDoor(self._tokens, lambda: self._page)
-        gateway = Gateway(self._folder.root, GatewaySettings(options.engine, self._policy), jobs, door)
+        workers = OwnWorkers(lambda: self._coordinator.status().workers)
+        gateway = Gateway(self._folder.root, GatewaySettings(options.engine, self._policy), jobs, door, workers)
         for node in read_nodes_file(options.nodes) if options.nodes else ():
             gateway.book.enroll(node)
         return gateway
