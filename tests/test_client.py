@@ -18,6 +18,7 @@ from passel import cli
 from passel.client import hand_over
 from passel.client.hand_over import Desk, order_of, submit
 from passel.client.wire import Address, AwayError, RemoteError, Server
+from passel.commands.unread import unread_pictures
 from passel.errors import InputError, UsageError
 from runs import command
 from serving import Running, running, said, serve_words, until
@@ -63,12 +64,33 @@ def test_submit_then_look_and_fetch(server: str, photos: Path, tmp_path: Path) -
     fetched = said("download", uuid, "--server", server, "--output", str(tmp_path / "map"))
     assert fetched.returncode == 0, fetched.stderr
     assert (tmp_path / "map" / "odm_orthophoto" / "odm_orthophoto.tif").is_file()
+    late = said("cancel", uuid, "--server", server)
+    assert (late.returncode, "nothing to cancel" in late.stderr) == (1, True)
+    assert "done" in said("tasks", "--server", server).stdout
     assert said("restart", uuid, "--server", server).stdout == f"{uuid} runs again.\n"
-    assert said("cancel", uuid, "--server", server).stdout == f"{uuid} is canceled.\n"
-    assert said("download", uuid, "--server", server).returncode == 1
     assert said("remove", uuid, "--server", server).stdout == f"{uuid} is removed.\n"
     gone = said("logs", uuid, "--server", server)
     assert (gone.returncode, "not found" in gone.stderr) == (1, True)
+
+
+def test_a_task_that_runs_is_cancelled(photos: Path, tmp_path: Path) -> None:
+    words, port, _ = serve_words(tmp_path / "data", "--test", "--test-seconds", "600")
+    with running(words, tmp_path / "serve.log") as process:
+        process.wait_for("is ready")
+        server = f"http://127.0.0.1:{port}"
+        uuid = said("submit", str(photos), "--server", server, XDG_DATA_HOME=str(tmp_path / "home")).stdout.strip()
+        assert said("cancel", uuid, "--server", server).stdout == f"{uuid} is canceled.\n"
+        assert said("download", uuid, "--server", server).returncode == 1
+
+
+def test_pictures_of_other_formats_are_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "A.DNG", "b.dng", "c.heic", "d.webp", "e.bmp", "notes.txt"):
+        (tmp_path / name).touch()
+    (warning,) = unread_pictures(tmp_path)
+    assert "b.dng, c.heic, d.webp and 1 more" in warning  # A.DNG is the raw copy of a.jpg
+    for name in ("b.dng", "c.heic", "d.webp", "e.bmp"):
+        (tmp_path / name).unlink()
+    assert unread_pictures(tmp_path) == ()
 
 
 def quiet_desk(output: Path) -> Desk:
@@ -189,7 +211,10 @@ def test_a_wrong_token_is_said(photos: Path, tmp_path: Path) -> None:
     words, port, _ = serve_words(tmp_path / "data", "--test", "--token", "right")
     with running(words, tmp_path / "serve.log") as process:
         process.wait_for("is ready")
-        with Server(Address.parse(f"127.0.0.1:{port}", "wrong")) as server, pytest.raises(RemoteError, match="token"):
+        with (
+            Server(Address.parse(f"127.0.0.1:{port}", "wrong")) as server,
+            pytest.raises(RemoteError, match="token create --api"),
+        ):
             server.tasks()
         with Server(Address.parse(f"127.0.0.1:{port}/?token=right")) as server:
             assert server.tasks() == []

@@ -202,8 +202,14 @@ class Server:
                 "this is no Passel or NodeODM server", self.address.url, "check the address and port"
             ) from None
         if isinstance(found, dict) and found.get("error"):
-            raise RemoteError(f"the server refuses: {found['error']}", self.address.url)
+            raise self._refusal(str(found["error"]))
         return found
+
+    def _refusal(self, words: str) -> RemoteError:
+        todo = "a Passel's operator makes one: passel token create --api" if "token" in words else ""
+        if todo and not self.address.token:
+            todo = f"give --token TOKEN, or set PASSEL_TOKEN; {todo}"
+        return RemoteError(f"the server refuses: {words}", self.address.url, todo)
 
     def _answer(self, method: str, path: str, **more: Any) -> _Answer:
         params = dict(more.pop("params", {}))
@@ -257,7 +263,7 @@ def patiently(work: Callable[[], T], say: Callable[[str], None], most_s: float, 
             now_s = time.monotonic()
             if away_since_s is None:
                 away_since_s = now_s
-                say(f"{e.what}; trying again")
+                say(f"{e.what} [{e.where}]; trying again" if e.where else f"{e.what}; trying again")
             if now_s - away_since_s >= most_s:
                 raise
             sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])

@@ -18,6 +18,7 @@ from passel.client.hand_over import Desk, Order, bring_back, hand_over, order_of
 from passel.client.wire import COMPLETED, STATES, Address, RemoteError, Server, TaskState
 from passel.commands.arguments import CommandParser, folder, own_folder
 from passel.commands.table import table, time_text
+from passel.commands.unread import unread_pictures
 from passel.errors import InputError, UsageError
 from passel.option_table import BY_NAME, Value
 from passel.options import Parsed, has_json_text, parse_options
@@ -100,6 +101,8 @@ def submit_photos(words: tuple[str, ...]) -> int:
     photos = Path(parsed.arguments[0]).absolute()
     if not photos.is_dir():
         raise InputError("photos cannot be read: no such folder", str(photos), "give the folder that holds the photos")
+    for notice in unread_pictures(photos):
+        print(f"passel: {notice}", file=sys.stderr)
     display = Display()
     # Not beside the photos: they may lie on a card that is locked.
     state = own_folder() / "submitted" / hashlib.sha256(str(photos).encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -164,8 +167,14 @@ def download(words: tuple[str, ...]) -> int:
 
 
 def cancel(words: tuple[str, ...]) -> int:
-    """`passel cancel UUID`."""
-    return _act("cancel", "Stop a task. What is finished is kept.", words, "is canceled")
+    """`passel cancel UUID`. A map that is done stays one: NodeODM's cancel would take it out of reach."""
+    given = _parser("cancel", "Stop a task. What is finished is kept.", uuid=True).parse_args(words)
+    with _server(given) as server:
+        if server.task(given.uuid).code == COMPLETED:
+            raise RemoteError("the task is done: nothing to cancel", given.uuid, "passel remove UUID deletes it")
+        server.act("cancel", given.uuid)
+    print(f"{given.uuid} is canceled.")
+    return 0
 
 
 def remove(words: tuple[str, ...]) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import passel
+from passel.commands.unread import unread_pictures
 from passel.errors import InputError, StorageError, UsageError
 from passel.options import Options, Parsed, has_json_text, parse_options
 from passel.pipeline.side_files import side_file, with_side_files
@@ -24,6 +25,8 @@ def run(words: tuple[str, ...]) -> int:
     """`passel run`: map the photos of a folder, here or (`--cluster`) by a Passel elsewhere; returns the exit code."""
     parsed = parse_options(words)
     photos, output = _folders(parsed)
+    for notice in unread_pictures(photos):
+        print(f"passel: {notice}", file=sys.stderr)
     if parsed.server:
         from passel.commands.remote import run_elsewhere
 

@@ -8,12 +8,13 @@ import os
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from passel.cluster.coordinator.admin import Overview
 from passel.cluster.coordinator.admin_client import AdminClient
 from passel.cluster.coordinator.data_folder import DataFolder
 from passel.cluster.coordinator.status import JobStatus, WorkerStatus
-from passel.cluster.trust.join import Unreachable
+from passel.cluster.trust.join import WORKERS_PORT, Unreachable
 from passel.cluster.trust.roster import Member, Roster
 from passel.cluster.trust.tokens import AccessBook, Tokens
 from passel.commands.arguments import CommandParser, default_data, folder
@@ -158,6 +159,9 @@ def _client(given: argparse.Namespace) -> AdminClient:
     if given.url:
         if given.data is not None:
             raise UsageError("--url and --data contradict each other", todo="give one of them")
+        if given.url.startswith("http://"):
+            todo = f"give the workers' port: --url https://{urlsplit(given.url).hostname or 'HOST'}:{WORKERS_PORT}"
+            raise UsageError("this is the address for browsers and clients", given.url, todo)
         return AdminClient.at(given.url, given.token or os.environ.get("PASSEL_API_TOKEN", ""))
     data: Path = given.data or default_data()
     return AdminClient.here(data)

@@ -323,7 +323,7 @@ def _greeting(settings: ServerSettings, job: Job) -> list[str]:
     """The first lines of a run. OpenDroneMap's own client takes a task with fewer than three for one that waits."""
     given = " ".join(f"--{o.name} {o.value}" for o in job.order.options)
     first = f"{settings.engine} {settings.engine_version}, task {job.uuid}"
-    lines = [first, f"{job.images_count} photos", f"options: {given or 'none'}"]
+    lines = [first, f"{job.images_count} photo{'s' * (job.images_count != 1)}", f"options: {given or 'none'}"]
     return lines if job.started_ms == job.touched_ms else [*lines, "The server was restarted; the run goes on"]
 
 
