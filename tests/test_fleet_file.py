@@ -196,6 +196,7 @@ def test_toml_is_the_same_in_snake_case(tmp_path: Path, monkeypatch: pytest.Monk
         ({"imageSizeMapping": []}, "No sizes are given"),
         ({"imageSizeMapping": [{"maxImages": 5}]}, "imageSizeMapping[0].slug"),
         ({"imageSizeMapping": [{"slug": "x", "maxImages": -3}]}, "at least 1"),
+        ({"imageSizeMapping": [{"slug": "big host", "maxImages": 3}]}, "one word"),
         ({"machinesLimit": "many"}, "must be a number"),
         ({"machinesLimit": -7}, "at least 0, or -1 for none"),
         ({"createRetries": 0}, "at least 1"),

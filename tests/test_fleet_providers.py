@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -330,6 +331,10 @@ def test_a_host_that_is_taken_or_away(tmp_path: Path) -> None:
     listed(stage, 1)
     provider.create(first)
     listed(stage, 1)
+    (pid,) = tmp_path.rglob("pid")
+    os.utime(pid, (time.time() + 3600, time.time() + 3600))  # the host's clock was set back
+    (machine,) = listed(stage, 1)
+    assert machine.created_s <= time.time()
     with pytest.raises(NoCapacityError):
         provider.create(replace(first, name=f"passel-{FLEET}-2"))
     listing = provider.list(FLEET, ("one", "unreachable"))

@@ -103,6 +103,8 @@ def _sizes(keys: Keys, provider: str) -> tuple[Size, ...]:
     for line in keys.tables("imageSizeMapping"):
         photos = int(line.at_least("maxImages", 1, 1_000_000_000))
         slug = line.text("slug")
+        if slug.split() != [slug]:
+            raise UsageError("A slug is one word", line.where("slug"), "correct it")
         sizes.append(
             Size(
                 slug=slug,

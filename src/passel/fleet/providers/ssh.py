@@ -137,11 +137,10 @@ def _read(text: str, host: str, fleet: str) -> list[MachineSeen]:
     machines = []
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 4 and words[3].isdigit() and (not fleet or words[1] == fleet):
+        if len(words) == 4 and words[3].lstrip("-").isdigit() and (not fleet or words[1] == fleet):
             name, _, size, age = words
-            machines.append(
-                MachineSeen(name, name, size, host, Power.ON, time.time() - int(age), host.rpartition("@")[2])
-            )
+            made_s = time.time() - max(0, int(age))  # the host's clock may have been set back
+            machines.append(MachineSeen(name, name, size, host, Power.ON, made_s, host.rpartition("@")[2]))
     return machines
 
 
