@@ -98,6 +98,11 @@ def test_slots_count_ours_once_and_those_of_others():
     assert free_slots(busy, [attempt(1, "other")]) == 2
 
 
+def test_a_clock_that_is_set_back_isolates_nobody_for_years():
+    alone = replace(node("a"), isolated_until_s=NOW + 600)
+    assert [alone.is_isolated(NOW + s) for s in (-(10**8), 0, 599, 600)] == [False, True, True, False]
+
+
 def test_a_node_that_lost_the_task_is_the_last_resort():
     nodes = [node("a"), node("b", 9.0)]
     assert choose(nodes, [], replace(NEED, avoided=frozenset({"a"})), NOW).node == nodes[1]

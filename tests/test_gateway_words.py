@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,13 @@ async def saying(body: bytes, kind: str = "application/json") -> AsyncIterator[s
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type=kind)
 
+    async with serving(answer) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def serving(answer: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    """A node with one answer to everything; its address."""
     app = web.Application()
     app.router.add_route("*", "/{any:.*}", answer)
     runner, port = web.AppRunner(app), free_port()
@@ -92,6 +99,14 @@ def test_troubles_are_sentences():
         async with saying(b"{}") as url:
             return await ask(url.replace("http", "https"))
 
+    async def elsewhere() -> str:
+        async def moved(_: web.Request) -> web.Response:
+            raise web.HTTPMovedPermanently("https://other.example/info")
+
+        async with serving(moved) as url:
+            return await ask(url)
+
+    assert asyncio.run(elsewhere()).startswith("It sends us on to https://other.example/info")
     assert asyncio.run(plain_http()) == "It does not speak TLS on this port"
 
 

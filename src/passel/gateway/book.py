@@ -16,12 +16,10 @@ from pathlib import Path
 
 from passel.errors import StorageError, UsageError
 from passel.gateway.attempt import DONE, Attempt, Stage
-from passel.gateway.node import Node, Seen
+from passel.gateway.node import ISOLATION_S, Node, Seen
 from passel.gateway.ports import OpenDoor
 from passel.gateway.routing import Choice, Need, choose
 
-ISOLATION_S = 600.0
-"""A node that answers nonsense, or whose disk is full, is left alone for so long; `passel node update` asks it at once."""
 _SCHEMA = """
 create table if not exists node (name text primary key, body text not null);
 create table if not exists attempt (id integer primary key autoincrement, job text not null, round integer not null,

@@ -263,6 +263,9 @@ class NodeClient:
         if response.status in {429, 503}:
             wait_s = _seconds(response.headers.get("Retry-After", ""))
             raise NodeBusy(f"It asks for a pause, with status {response.status}", self.node.name, wait_s)
+        if 300 <= response.status < 400:
+            elsewhere = plain(response.headers.get("Location", "nowhere"), 100)
+            raise NodeSilent(f"It sends us on to {elsewhere}", self.node.name, "add the node with its own address")
         if response.status != 200:
             raise NodeSilent(f"It answers {path} with status {response.status}", self.node.name)
         return _parsed(body, self.node, path)

@@ -11,6 +11,8 @@ from passel.errors import UsageError
 DEFAULT_PORT = 3000
 FRESH_S = 60.0
 """A node that has not answered for so long is offline."""
+ISOLATION_S = 600.0
+"""A node that answers nonsense, or whose disk is full, is left alone for so long; `passel node update` asks it at once."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Node:
         return fresh and not self.trouble and not self.is_isolated(now_s)
 
     def is_isolated(self, now_s: float) -> bool:
-        """It is left alone for a while."""
-        return now_s < self.isolated_until_s
+        """It is left alone for a while; not for years after a clock that was ahead is set right."""
+        return now_s < self.isolated_until_s <= now_s + ISOLATION_S
 
     @property
     def is_passel(self) -> bool:
