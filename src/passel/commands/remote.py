@@ -101,8 +101,6 @@ def submit_photos(words: tuple[str, ...]) -> int:
     photos = Path(parsed.arguments[0]).absolute()
     if not photos.is_dir():
         raise InputError("photos cannot be read: no such folder", str(photos), "give the folder that holds the photos")
-    for notice in unread_pictures(photos):
-        print(f"passel: {notice}", file=sys.stderr)
     display = Display()
     # Not beside the photos: they may lie on a card that is locked.
     state = own_folder() / "submitted" / hashlib.sha256(str(photos).encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -236,6 +234,8 @@ def _order(parsed: Parsed, photos: Path, output: Path) -> Order:
             side[name] = path
     options = [{"name": n, "value": _sent_value(n, v)} for n, v in parsed.values.items() if _is_sent(n)]
     title = str(parsed.values.get("name") or (photos.parent.name if photos.name == "images" else photos.name))
+    for notice in unread_pictures(photos):
+        print(f"passel: {notice}", file=sys.stderr)
     return order_of(title, list_photos(photos), list(side.values()), options)
 
 

@@ -25,8 +25,6 @@ def run(words: tuple[str, ...]) -> int:
     """`passel run`: map the photos of a folder, here or (`--cluster`) by a Passel elsewhere; returns the exit code."""
     parsed = parse_options(words)
     photos, output = _folders(parsed)
-    for notice in unread_pictures(photos):
-        print(f"passel: {notice}", file=sys.stderr)
     if parsed.server:
         from passel.commands.remote import run_elsewhere
 
@@ -37,6 +35,8 @@ def run(words: tuple[str, ...]) -> int:
         print(f"passel: {notice}", file=sys.stderr)
     _check_files_named(options)
     check_writable(output)
+    for notice in unread_pictures(photos):
+        print(f"passel: {notice}", file=sys.stderr)
     print(f"passel {passel.__version__}: photos in {photos}, map to {output}", flush=True)
     tell(run_job_here(photos, output, options, ("passel", "run", *words)))
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from passel.errors import InputError
+
 _FORMATS = (
     ".dng", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".raf", ".raw", ".rw2",
     ".heic", ".heif", ".avif", ".webp", ".bmp", ".gif", ".jp2", ".jxl",
@@ -14,11 +16,14 @@ _SHOWN = 3
 def unread_pictures(photos: Path) -> tuple[str, ...]:
     """A warning that names them; none where each is a raw copy of a JPEG or TIFF beside it.
 
-    photos: the folder as `list_photos` takes it. Raises InputError where that does.
+    photos: the folder as `list_photos` takes it. Where there is no photo at all the work itself says so, and this nothing.
     """
     from passel.survey.inspect import list_photos  # the engine's idea of what a photo is; imported late, it is slow
 
-    read = list_photos(photos)
+    try:
+        read = list_photos(photos)
+    except InputError:
+        return ()
     stems = {path.stem.lower() for path in read}
     found = sorted(
         path.name
