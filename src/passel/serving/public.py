@@ -115,8 +115,9 @@ async def kit_made(wheels: Path) -> AsyncIterator[None]:
         return
     command = [sys.executable, "-P", "-m", "passel", "bundle", "--output", str(wheels)]
     making = await asyncio.create_subprocess_exec(
-        "nice", "-n", "10", *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
-    )
+        "nice", "-n", "10", *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # a terminal's Ctrl-C is for us, not for it as well
+    )  # fmt: skip
     watching = asyncio.create_task(_tell_of_kit(making))
     try:
         yield
