@@ -41,6 +41,8 @@ class Supervisor:
                 if code in _ENDS:
                     return code
                 pause_s = _FIRST_PAUSE_S if time.monotonic() - started_s > _LIVED_WELL_S else pause_s
+                if self._signals:
+                    break  # it died of our own signal
                 _log.error("the worker's process %s; it starts again in %.1f s", _how_it_ended(code), pause_s)
                 self._woken.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
