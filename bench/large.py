@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -241,18 +242,24 @@ class Spent:
 
 
 def _measured(work: Callable[..., object], *args: object) -> Spent:
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(work, *args))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    context = multiprocessing.get_context("spawn")
+    told, tells = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(tells, work, *args))
     process.start()
+    tells.close()
     process.join()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert process.exitcode == 0, "the step failed"
-    return Spent(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1000)
+    return Spent(*told.recv())
 
 
-def _work(work: Callable[..., object], *args: object) -> None:
+def _work(tells: Connection, work: Callable[..., object], *args: object) -> None:
+    """In the process. Its own VmHWM: the kernel's ru_maxrss of children is that of the largest one so far."""
     start = time.monotonic()
     print(f"  {work.__name__}: {work(*args)} in {time.monotonic() - start:.0f} s", flush=True)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    status = Path("/proc/self/status").read_text()
+    peak_kb = int(status.partition("VmHWM:")[2].split()[0])
+    tells.send((used.ru_utime + used.ru_stime, peak_kb * 1024 / 1e6))
 
 
 def make(photos: int, folder: Path) -> None:
