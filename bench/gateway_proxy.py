@@ -1,6 +1,6 @@
 """What the gateway costs a client: an upload and task/info at the coordinator against the same at a node, in one run.
 
-    python bench/gateway_proxy.py [--mb 300] [--polls 500] [--output bench/results/gateway_proxy.json]
+    python bench/gateway_proxy.py [--mb 300] [--polls 500]
 
 The client of both is the same code. The two are measured in turns, so that a busy machine slows both; the medians are told.
 """
@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from gateway_world import Front, PasselNode, photos, running, submit
+from results import Check, SurveyResult
 
 ROUNDS = 3
 PIECE_BYTES = 1 << 20
@@ -113,18 +114,35 @@ def _begun(front: Front, node: PasselNode, way: str) -> str:
     return str(json.loads(connection.getresponse().read())["uuid"])
 
 
+def rows(cost: Cost) -> tuple[Check, ...]:
+    """What issue 5 asks for, and what it was worked out from."""
+    upload, info = f"upload of {cost.upload_mb:.0f} MB", "task/info"
+    return (
+        Check(upload, "through the gateway against direct", cost.upload_ratio, "", "≥", 0.6, "medians, in turns"),
+        Check(upload, "direct", cost.upload_direct_mb_s, "MB/s"),
+        Check(upload, "through the gateway", cost.upload_through_mb_s, "MB/s"),
+        Check(info, "added by the gateway, median", cost.info_added_p50_ms, "ms", "≤", 3.0),
+        Check(info, "direct, median", cost.info_direct_p50_ms, "ms"),
+        Check(info, "through the gateway, median", cost.info_through_p50_ms, "ms"),
+        Check(info, "direct", cost.info_direct_per_s, "requests/s"),
+        Check(info, "through the gateway", cost.info_through_per_s, "requests/s"),
+    )
+
+
 def main() -> None:
     """See the module."""
+    from run import about
+
     parser = argparse.ArgumentParser(description="What the gateway costs a client.")
     parser.add_argument("--mb", type=int, default=300)
     parser.add_argument("--polls", type=int, default=500)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gateway_proxy_") as folder:
-        text = json.dumps(asdict(measure(Path(folder), given.mb, given.polls)), indent=1)
-    print(text)
-    if given.output is not None:
-        given.output.write_text(text + "\n")
+        found = rows(measure(Path(folder), given.mb, given.polls))
+    SurveyResult("gateway_proxy", about(), "", found, ()).save(given.results)
+    for row in found:
+        print(f"{row.run}: {row.what} {row.reached:.4g} {row.unit} {row.verdict}")
 
 
 if __name__ == "__main__":
