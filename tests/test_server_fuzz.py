@@ -61,7 +61,8 @@ class Kept:
         self.finished = True
 
     def keep(self) -> None:
-        assert self.finished and not self.kept
+        assert self.finished
+        assert not self.kept
         self.kept = True
 
 

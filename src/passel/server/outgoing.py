@@ -59,7 +59,9 @@ class Gate:
             if address in ipaddress.ip_network("64:ff9b::/96"):
                 inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if not self.allow_private and not (inner.is_global and not inner.is_multicast):
-            raise JobError(f"Host {host} is in a private network, which this server reaches only with --allow-private-urls")
+            raise JobError(
+                f"Host {host} is in a private network, which this server reaches only with --allow-private-urls"
+            )
 
     @contextmanager
     def get(self, url: str) -> Iterator[http.client.HTTPResponse]:
