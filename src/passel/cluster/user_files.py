@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from passel.cluster.wire.workers import InputRef
 from passel.errors import PasselError
 from passel.pipeline.step import FileInput, Step
+from passel.pipeline.store import file_sha256
 
 
 class ChangedError(PasselError):
@@ -73,7 +73,6 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from passel.pipeline.executor import Executor, Workplace
     from passel.pipeline.run import RunResult
 
-_SHARE_OF_MEMORY = 0.9  # that steps may take together of what is free at the start
-
 
 def run(words: tuple[str, ...]) -> int:
     """`passel run`: map the photos of a folder, here or (`--cluster`) by a Passel elsewhere; returns the exit code."""
@@ -80,14 +78,14 @@ def check_writable(output: Path) -> None:
 def _executor(workplace: Workplace, workers: int) -> Executor:
     """Dask on this machine; for finding faults PASSEL_EXECUTOR=serial (one step at a time) or =inline (in this process)."""
     from passel.cluster.local import LocalDaskExecutor
-    from passel.cluster.worker.machine import free_memory_mb
+    from passel.cluster.worker.machine import memory_for_steps_mb
     from passel.pipeline.executor import SerialExecutor
 
     wanted = os.environ.get("PASSEL_EXECUTOR", "dask")
     if wanted not in ("dask", "serial", "inline"):
         raise UsageError(f"PASSEL_EXECUTOR={wanted} is not one of: dask, serial, inline")
     if wanted == "dask":
-        return LocalDaskExecutor(workplace, workers, int(_SHARE_OF_MEMORY * free_memory_mb()))
+        return LocalDaskExecutor(workplace, workers, memory_for_steps_mb())
     return SerialExecutor(workplace, inline=wanted == "inline")
 
 

@@ -135,7 +135,7 @@ class Store:
     def verify(self, digest: str) -> list[str]:
         """Reads every file again. Returns the names whose content is not what the manifest says (empty: all well)."""
         with storage_errors(self.path(digest)):
-            return [f.name for f in self.manifest(digest).files if _sha256(self.path(digest) / f.name) != f.sha256]
+            return [f.name for f in self.manifest(digest).files if file_sha256(self.path(digest) / f.name) != f.sha256]
 
     def full_disk(self) -> StorageError | None:
         """The error to tell when next to nothing is free on the store's disk, None otherwise.
@@ -330,7 +330,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of what is in the file, in hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -348,7 +349,7 @@ def _record_files(folder: Path) -> tuple[ArtifactFile, ...]:
                 raise StepError("The step left something that is not a plain file", str(path), "report this as a bug")
             if path.is_file():
                 _sync(path)
-                records.append(ArtifactFile(path.relative_to(folder).as_posix(), _size(path), _sha256(path)))
+                records.append(ArtifactFile(path.relative_to(folder).as_posix(), _size(path), file_sha256(path)))
     return tuple(sorted(records, key=lambda f: f.name))
 
 

@@ -22,7 +22,7 @@ from passel.server.orders import name_in_url
 from passel.server.outgoing import Gate
 from passel.server.settings import Limits
 from passel.server.unpacking import Bounds, unpack_flat, unpack_tree
-from passel.server.uploads import Receiver, Tally, write_all
+from passel.server.uploads import Receiver, check_photos, write_all
 
 SEED = "seed.zip"
 ALIGN_SUFFIXES = (".las", ".laz", ".tif")
@@ -75,7 +75,7 @@ def prepare(order: Order, to: Preparation) -> int:
     count = count_photos(to.folder)
     if count == 0:
         raise JobError("Need at least 1 file.")
-    Tally(to.folder.photos, to.limits)
+    check_photos(to.folder.photos, to.limits)
     return count
 
 

@@ -65,6 +65,11 @@ class Tally:
         self._count, self._bytes = count, self._bytes + size
 
 
+def check_photos(photos: Path, limits: Limits) -> None:
+    """JobError when these are more than the task's owner may have."""
+    Tally(photos, limits)
+
+
 def check_size(count: int, size: int, limits: Limits) -> None:
     """JobError when a task of so many photos and bytes is larger than its owner may have."""
     if limits.max_images is not None and count > limits.max_images:

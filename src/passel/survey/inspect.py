@@ -120,8 +120,8 @@ def inspect_photo(path: Path, name: str = "") -> PhotoFacts | Refusal:
         focal_mm=_positive(number(tags.exif, 0x920A) or number(tags.image, 0x920A)),
         focal35_mm=_positive(number(tags.exif, 0xA405)),
         digital_zoom=max(number(tags.exif, 0xA404) or 1.0, 1.0),
-        focal_plane_px_per_mm=_focal_plane(tags, width),
-        xmp_focal_px=_xmp_focal(tags, xmp, width),
+        focal_plane_px_per_mm=_focal_plane(tags, max(width, height)),
+        xmp_focal_px=_xmp_focal(tags, xmp, max(width, height)),
         position=position,
         gps_note=gps_note,
         time=time_of(tags),
@@ -151,25 +151,25 @@ def _positive(value: float | None) -> float | None:
     return value if value is not None and value > 0 else None
 
 
-def _stored_per_original(tags: Tags, width: int) -> float:
-    """Stored width over the width the camera wrote: below 1 when the photo was made smaller later."""
-    original = number(tags.exif, 0xA002)
-    return width / original if original and original >= width else 1.0
+def _stored_per_original(tags: Tags, longest: int) -> float:
+    """Stored longest side over that which the camera wrote: below 1 when the photo was made smaller later, not when it was turned."""
+    original = max(number(tags.exif, 0xA002) or 0.0, number(tags.exif, 0xA003) or 0.0)
+    return longest / original if original >= longest else 1.0
 
 
-def _focal_plane(tags: Tags, width: int) -> float | None:
+def _focal_plane(tags: Tags, longest: int) -> float | None:
     """Stored pixels per mm of sensor, from FocalPlaneXResolution; None if absent or if the sensor would be absurd."""
     density = _positive(number(tags.exif, 0xA20E))
     mm = {2.0: 25.4, 3.0: 10.0, 4.0: 1.0, 5.0: 0.001}.get(number(tags.exif, 0xA210) or 2.0)
     if density is None or mm is None:
         return None
-    stored = density / mm * _stored_per_original(tags, width)
-    return stored if 2.0 < width / stored < 70.0 else None
+    stored = density / mm * _stored_per_original(tags, longest)
+    return stored if 2.0 < longest / stored < 70.0 else None
 
 
-def _xmp_focal(tags: Tags, xmp: Xmp, width: int) -> float | None:
+def _xmp_focal(tags: Tags, xmp: Xmp, longest: int) -> float | None:
     """The maker's calibrated focal length in stored pixels: DJI's dewarp data or calibrated focal, or Pix4D's tag."""
-    scale = _stored_per_original(tags, width)
+    scale = _stored_per_original(tags, longest)
     candidates: list[float | None] = []
     _, _, dewarp = xmp.text("DewarpData").partition(";")
     candidates.append(as_number(dewarp.split(",")[0]))
@@ -177,13 +177,13 @@ def _xmp_focal(tags: Tags, xmp: Xmp, width: int) -> float | None:
     pixels = [c * scale for c in candidates if c is not None]
     focal = xmp.number("PerspectiveFocalLength")
     if focal is not None:
-        density = _focal_plane(tags, width)
+        density = _focal_plane(tags, longest)
         if "pix" in xmp.text("PerspectiveFocalLengthUnits").lower():
             pixels.append(focal * scale)
         elif density is not None:
             pixels.append(focal * density)
     # some firmware writes millimetres here, some zeros: only what a lens can be is believed
-    return next((p for p in pixels if 0.2 * width < p < 20.0 * width), None)
+    return next((p for p in pixels if 0.2 * longest < p < 20.0 * longest), None)
 
 
 def _small_grey(name: str, data: bytes, tags: Tags) -> tuple[int, int, NDArray[np.float32]] | Refusal:

@@ -8,7 +8,6 @@ thread. They raise BucketError when the bucket cannot be used, and LostError whe
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from fsspec.asyn import sync
 from passel.cluster.wire.bucket import Upload, Uploaded
 from passel.errors import StorageError, UsageError
 from passel.pipeline.manifest import ArtifactFile, Manifest
-from passel.pipeline.store import is_disk_trouble, storage_error
+from passel.pipeline.store import file_sha256, is_disk_trouble, storage_error
 
 LIFETIME_S = 6 * 3600
 """Of a signed address: longer than any transfer, and than a clock is wrong."""
@@ -138,8 +137,7 @@ class ArtifactBucket:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._told(key):
             self._s3.get_file(f"{self._bucket}/{key}", str(path))
-            with path.open("rb") as opened:
-                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            sha256 = file_sha256(path)
         if sha256 != file.sha256:
             raise LostError("An object in the bucket is damaged", self._said(key), "it is made again")
 

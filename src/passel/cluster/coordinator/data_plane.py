@@ -6,7 +6,6 @@ Nothing here blocks the event loop: disks are read, written and hashed in thread
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 from collections import OrderedDict
@@ -33,7 +32,7 @@ from passel.cluster.wire.drivers import ReadyStep
 from passel.cluster.wire.workers import RETRY_AFTER_S, WireError, WireProblem, decode, encode
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
-from passel.pipeline.store import Store, is_disk_trouble
+from passel.pipeline.store import Store, file_sha256, is_disk_trouble
 
 BLOCK_BYTES = 256 * 2**10
 WRITTEN_AT_ONCE_BYTES = 2**20
@@ -197,7 +196,7 @@ class DataPlane:
         stat = path.stat()
         key = (path, stat.st_size, stat.st_mtime_ns)
         if key not in self._hashes:
-            self._hashes[key] = _hash_of(path)
+            self._hashes[key] = file_sha256(path)
         return self._hashes[key]
 
     # ---- in ---------------------------------------------------------------------------------------------------------
@@ -386,8 +385,3 @@ def _digest(request: web.Request) -> str:
     if not DIGEST.fullmatch(digest):
         _refuse("This is no digest")
     return digest
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

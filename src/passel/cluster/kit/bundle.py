@@ -29,6 +29,7 @@ from packaging.utils import canonicalize_name
 
 import passel
 from passel.errors import PasselError, StorageError
+from passel.pipeline.store import file_sha256
 
 SUMS = "SHA256SUMS"
 _NOT_CARRIED = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "WHEEL"}
@@ -64,7 +65,7 @@ def bundle(folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
         wheels.append(_pip(folder))
         for other in _outdated(folder, wheels):
             other.unlink()
-        lines = [f"{_file_sha256(w)}  {w.name}\n" for w in sorted(folder.glob("*.whl"))]
+        lines = [f"{file_sha256(w)}  {w.name}\n" for w in sorted(folder.glob("*.whl"))]
         _write(folder / SUMS, "".join(lines).encode())
     except OSError as e:
         what = f"the kit cannot be written: {e.strerror or e}"
@@ -249,11 +250,6 @@ def _pip(folder: Path) -> Path:
         shutil.copyfile(bundled[-1], aside)
         os.replace(aside, target)
     return target
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -202,7 +202,7 @@ class Prefetch:
 class PollReply:
     """All that the worker should do. interval_s: the least time until its next poll, if it has no news.
 
-    bucket: large artifacts may go into a bucket (`bucket_wire`).
+    bucket: large artifacts may go into a bucket (`wire.bucket`).
     """
 
     seq: int

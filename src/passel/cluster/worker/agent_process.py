@@ -24,14 +24,13 @@ from passel.cluster.worker.agent_options import GIVE_UP, AgentOptions, die_with,
 from passel.cluster.worker.cache import Cache
 from passel.cluster.worker.follow import announced_urls, follow
 from passel.cluster.worker.hosts import Hosts
-from passel.cluster.worker.machine import free_memory_mb, usable_cpus
+from passel.cluster.worker.machine import memory_for_steps_mb, usable_cpus
 from passel.cluster.worker.transfer import Link, LinkSettings
 from passel.cluster.worker.workplace import LocalWorkplace, RemoteWorkplace, Workplace
 from passel.errors import Interrupted, PasselError
 from passel.pipeline.store import storage_errors
 
 _SHARE_OF_DISK = 0.5
-_SHARE_OF_MEMORY = 0.9
 _log = logging.getLogger("passel.worker")
 
 
@@ -52,7 +51,7 @@ def run_agent(options: AgentOptions) -> int:
 async def _work(options: AgentOptions) -> None:
     slots = Slots(
         options.workers or usable_cpus(),
-        options.memory_mb or max(1, int(_SHARE_OF_MEMORY * free_memory_mb())),
+        options.memory_mb or memory_for_steps_mb(),
     )
     identity = Identity(options.identity)
     link = Link(options.url, identity.client_context(), LinkSettings(stall_s=options.stall_s))

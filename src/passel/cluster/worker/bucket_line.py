@@ -24,7 +24,7 @@ from passel.cluster.worker.sink import Meter, complete, receive
 from passel.cluster.worker.together import together
 from passel.errors import PasselError
 from passel.pipeline.manifest import ArtifactFile
-from passel.pipeline.store import storage_errors
+from passel.pipeline.store import file_sha256, storage_errors
 
 _BLOCK_BYTES = 256 * 2**10
 _MOST_TRIES = 4
@@ -199,8 +199,8 @@ def _md5(part: _Part, path: Path) -> bytes:
 
 
 def _sha256(path: Path) -> str:
-    with storage_errors(path.parent), path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+    with storage_errors(path.parent):
+        return file_sha256(path)
 
 
 def _host(url: str) -> str:

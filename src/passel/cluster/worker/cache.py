@@ -14,7 +14,6 @@ again before its next use; damage that leaves the time alone is found by `verify
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import itertools
 import os
 import re
@@ -29,7 +28,7 @@ from typing import Literal
 from passel.cluster.wire.workers import CacheNews
 from passel.errors import StorageError
 from passel.pipeline.manifest import Manifest, manifest_from_json
-from passel.pipeline.store import Store, storage_errors
+from passel.pipeline.store import Store, file_sha256, storage_errors
 
 _CHECKED_NS = 1_000_000_000 * 10**9
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -346,8 +345,7 @@ def _size(path: Path) -> int:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except FileNotFoundError:
         return ""
 

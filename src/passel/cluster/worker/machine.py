@@ -14,6 +14,7 @@ from passel.cluster.wire.workers import MachineInfo
 from passel.option_table import usable_cores
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_SHARE_FOR_STEPS = 0.9
 
 
 def machine_info(disk: Path) -> MachineInfo:
@@ -48,6 +49,11 @@ def free_memory_mb() -> int:
     """Memory that can be taken now before something is killed: the machine's or, where tighter, the container's."""
     free = [int(psutil.virtual_memory().available), *(limit.free_bytes() for limit in _memory_limits())]
     return max(0, int(min(free) / 1e6))
+
+
+def memory_for_steps_mb() -> int:
+    """What steps may take together of the memory that is free now."""
+    return max(1, int(_SHARE_FOR_STEPS * free_memory_mb()))
 
 
 def free_disk_bytes(folder: Path) -> int:

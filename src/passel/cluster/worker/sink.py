@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from passel.cluster.worker.answers import Unready
-from passel.pipeline.store import storage_errors
+from passel.pipeline.store import file_sha256, storage_errors
 
 _BLOCK_BYTES = 2 * 2**20
 
@@ -104,8 +104,7 @@ async def blocks(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 def complete(part: Path, sha256: str) -> str:
     """For an answer that there is nothing beyond what we have: is it all?"""
     with storage_errors(part.parent):
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(part)
         if sha256 and found == sha256:
             return found
         part.unlink()

@@ -27,24 +27,23 @@ class Supervisor:
     def __init__(self, options: AgentOptions) -> None:
         self._options = options
         self._agent: subprocess.Popen[bytes] | None = None
-        self._signals = 0
-        self._woken = threading.Event()
+        self._told_to_stop = threading.Event()
 
     def run(self) -> int:
         """Until the agent drained, was stopped or gives up. Raises nothing; to be called in the main thread."""
         before = {n: signal.signal(n, self._pass_on) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         pause_s = _FIRST_PAUSE_S
         try:
-            while not self._signals:
+            while not self._told_to_stop.is_set():
                 started_s = time.monotonic()
                 code = self._run_once()
                 if code in _ENDS:
                     return code
                 pause_s = _FIRST_PAUSE_S if time.monotonic() - started_s > _LIVED_WELL_S else pause_s
-                if self._signals:
+                if self._told_to_stop.is_set():
                     break  # it died of our own signal
                 _log.error("the worker's process %s; it starts again in %.1f s", _how_it_ended(code), pause_s)
-                self._woken.wait(pause_s)
+                self._told_to_stop.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             return Interrupted.exit_code
         finally:
@@ -64,15 +63,14 @@ class Supervisor:
         finally:
             os.close(theirs)
         try:
-            if self._signals:  # one came while the agent was being started
+            if self._told_to_stop.is_set():  # one came while the agent was being started
                 self._agent.terminate()
             return self._agent.wait()
         finally:
             os.close(ours)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
-        self._woken.set()
+        self._told_to_stop.set()
         if self._agent is not None and self._agent.poll() is None:
             self._agent.send_signal(signal.SIGTERM)
 

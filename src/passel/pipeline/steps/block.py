@@ -14,6 +14,7 @@ from passel.align.merge import merge_scenes
 from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
 from passel.align.similarities import Disagreement, align_jointly, disagreement, shared_between, what_others_share
+from passel.align.tilt import set_level
 from passel.align.turned import with_turned_photos
 from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
 from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole
@@ -87,6 +88,8 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
         scene = set_upright(scene, *_positions(survey, scene))
     if not survey.frame.is_georeferenced:
         scene = levelled(scene)
+    times_s = survey.times_s()[_rows(survey, scene)]
+    scene, turned_deg = set_level(scene, *_positions(survey, scene), times_s)
     scene.save(out)
     steps = json.loads((inputs.one("aligned") / "alignment.json").read_text(encoding="utf-8"))
     steps["adjustment"] = asdict(_after(aligned, scene))
@@ -95,15 +98,20 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
         "photos": len(scene.photos), "points": facts.points, "observations": facts.observations,
         "reprojection_px": facts.reprojection_px, "gps_sigma_horizontal_m": facts.gps_sigma_used_m[0],
         "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations, "rescued": rescued,
-        "tilt_by_altitudes_deg": tilt_deg, "turned": int(scene.turned.sum()),
+        "tilt_by_altitudes_deg": tilt_deg, "levelled_by_angles_deg": turned_deg, "turned": int(scene.turned.sum()),
     }  # fmt: skip
 
 
 def _positions(survey: Survey, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """GPS, its sigmas and up by the photos' angles, each (n, 3) in the scene's order."""
-    index = {p.name: i for i, p in enumerate(survey.photos)}
-    rows = [index[n] for n in scene.photos]
+    rows = _rows(survey, scene)
     return survey.positions_in_world()[rows], survey.position_sigmas()[rows], survey.up_in_camera()[rows]
+
+
+def _rows(survey: Survey, scene: Scene) -> list[int]:
+    """The place of each of the scene's photos in the survey."""
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    return [index[n] for n in scene.photos]
 
 
 def _adjusted(
