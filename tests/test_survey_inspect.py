@@ -87,6 +87,13 @@ def test_dewarp_data_and_resized_photos_scale_the_calibrated_focal(tmp_path: Pat
     assert f.xmp_focal_px == pytest.approx(320.25)
 
 
+def test_a_photo_whose_pixels_somebody_turned_upright_was_not_made_smaller(tmp_path: Path) -> None:
+    xmp, tags = attribute_xmp(CalibratedFocalLength="290.5"), {0xA002: 320, 0xA003: 240, 0xA20E: 100.0, 0xA210: 4}
+    f = good(Shot(size=(240, 320), xmp=xmp, exif=tags).write(tmp_path / "a.jpg"))
+    assert f.xmp_focal_px == pytest.approx(290.5)
+    assert f.focal_plane_px_per_mm == pytest.approx(100.0)
+
+
 def test_xmp_reader_is_tolerant() -> None:
     xmp = Xmp(
         '<a:B c:D = \'x &amp; y\' e:F="nan" g:H="12,30.0S"/> <k:L><rdf:Seq><rdf:li>1</rdf:li></rdf:Seq></k:L> <m:N>3 m'
