@@ -6,6 +6,8 @@ PASSEL = $(BIN)/passel
 STAMP = .venv/.installed
 OUT ?= $(if $(filter demo,$(MAKECMDGOALS)),demo,out)
 ARGS ?=
+# As many processes as cores, each a whole file at a time, in the order that tests/conftest.py gives; SPREAD= for one.
+SPREAD ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo photos-given map test test-flight test-long fuzz check format bench bench-large bench-server bench-cluster clean
 
@@ -58,7 +60,7 @@ map: photos-given setup
 	$(PASSEL) run "$(PHOTOS)" --output "$(OUT)" $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 test-flight: setup
 	$(BIN)/python -m pytest -m 'real and long' tests/test_pyodm.py $(ARGS)
@@ -73,7 +75,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 format: setup
 	$(BIN)/ruff format .

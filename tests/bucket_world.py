@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,8 @@ from typing import Any
 import boto3
 import fsspec.asyn
 from aiohttp import ClientSession, DummyCookieJar, web
+
+from free_ports import free_port
 
 KEY, SECRET = "AKIDPASSELTEST", "the-artifact-secret"
 BUCKET = "artifacts"
@@ -103,7 +104,7 @@ class Line:
 @contextmanager
 def moto_process(host: str = "127.0.0.1", namespace: str = "") -> Iterator[str]:
     """The server, perhaps on a host of its own; yields its URL."""
-    port = _free_port()
+    port = free_port()
     inside = ["ip", "netns", "exec", namespace] if namespace else []
     command = [*inside, sys.executable, "-P", "-m", "moto.server", "-H", host, "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -122,7 +123,7 @@ def moto_process(host: str = "127.0.0.1", namespace: str = "") -> Iterator[str]:
 def bucket_line() -> Iterator[Line]:
     """A server with an empty bucket, and the line to it."""
     with moto_process() as server_url:
-        port = _free_port()
+        port = free_port()
         line = Line(f"http://127.0.0.1:{port}", server_url)
         line.client().create_bucket(Bucket=BUCKET)
         loop = asyncio.new_event_loop()
@@ -160,9 +161,3 @@ def _end_fsspec() -> None:
         thread.join(10)
         loop.close()
     fsspec.asyn.reset_lock()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,18 +20,57 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Where tests run in several processes a file goes to one of them as a whole: long ones first, lest one be alone at the end.
+LONG_FILES_FIRST = (
+    "test_faults.py",
+    "test_client.py",
+    "test_bad_input.py",
+    "test_cluster_run.py",
+    "test_run.py",
+    "test_serve.py",
+    "test_surface.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        rank = {name: number for number, name in enumerate(LONG_FILES_FIRST)}
+        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: as many processes as this one may use cores; each starts several of its own."""
+    return len(os.sched_getaffinity(0))
+
+
+def made_once(name: str, make: Callable[[Path], object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the first process of a test run fills, and the others wait for. Nobody may change what lies there."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    done = folder.with_suffix(".done")
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_survey(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoTruth]:
     """Folder with the 16 photos of the tiny synthetic survey, and their truth."""
-    folder = tmp_path_factory.mktemp("tiny")
-    truth = write_demo(folder, DemoSettings.tiny())
-    return folder / "images", truth
+    settings = DemoSettings.tiny()
+    folder = made_once("tiny", lambda folder: write_demo(folder, settings), tmp_path_factory)
+    return folder / "images", DemoTruth.of(settings)
 
 
 @pytest.fixture(scope="session")
 def tiny_map(tiny_survey: tuple[Path, DemoTruth], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The map of the tiny survey, made serially, in two submodels."""
-    output = tmp_path_factory.mktemp("serial") / "map"
-    done = passel(["run", str(tiny_survey[0]), "--output", str(output), "--split", "9"], serial=True)
-    assert done.returncode == 0, done.stderr
-    return output
+
+    def make(output: Path) -> None:
+        done = passel(["run", str(tiny_survey[0]), "--output", str(output), "--split", "9"], serial=True)
+        assert done.returncode == 0, done.stderr
+
+    return made_once("tiny-map", make, tmp_path_factory)

@@ -14,10 +14,11 @@ from typing import Any
 
 import httpx
 
+from free_ports import free_port
 from passel.gateway.book import Book
 from passel.gateway.gateway import book_path
 from passel.gateway.node import node_at
-from server_world import PATIENCE_S, World, free_port
+from server_world import PATIENCE_S, World
 
 HERE = Path(__file__).parent
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from free_ports import free_port
 from passel.cluster.driver.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
 from passel.cluster.trust.authority import Authority
 from passel.cluster.worker.agent_options import AgentOptions
@@ -79,7 +79,7 @@ class Machines:
     def start_coordinator(self, namespace: str = "") -> None:
         """Starts it, or starts it again on the same port."""
         self.data.mkdir(exist_ok=True)
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         command = [
             sys.executable,
             "-P",
@@ -338,9 +338,3 @@ def _environment(**more: str) -> dict[str, str]:
     """Step functions of the tests can be imported."""
     folders = [str(HERE), *(p for p in (os.environ.get("PYTHONPATH"),) if p)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **more}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from free_ports import free_port
 from runs import command
 
 LONGEST_S = 120.0
@@ -78,11 +78,6 @@ def serve_words(data: Path, *more: str, listen: str = "127.0.0.1") -> tuple[list
     port, workers_port = free_port(), free_port()
     ports = ["--listen", listen, "--port", str(port), "--workers-port", str(workers_port)]
     return [*command(["serve", "--data", str(data), *ports, *more])], port, workers_port
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def ask(*words: str) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from free_ports import free_port
 from passel.errors import StorageError
 from passel.gateway.book import Book
 from passel.gateway.client import NodeLies, NodeSilent, RemoteTask, opened
@@ -20,7 +21,6 @@ from passel.gateway.fetching import fetch
 from passel.gateway.node import node_at
 from passel.server.folders import JobFolder
 from passel.server.settings import Limits
-from server_world import free_port
 
 UUID = "0b0c0d0e-0000-4000-8000-000000000001"
 

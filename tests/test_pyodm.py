@@ -20,7 +20,8 @@ from pyodm.types import TaskStatus
 from rasterio.io import MemoryFile
 
 from datasets import dataset
-from server_world import PHOTO, World, free_port, running
+from free_ports import free_port
+from server_world import PHOTO, World, running
 
 EXPECTED = {"odm_orthophoto/odm_orthophoto.tif", "odm_dem/dsm.tif", "odm_georeferencing/odm_georeferenced_model.laz"}
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 import passel
+from free_ports import free_port
 from passel import cli
 from passel.cluster.coordinator.admin_client import AdminClient
 from passel.commands.serve import invitation, options_of
@@ -27,7 +28,7 @@ from passel.errors import PasselError
 from passel.serving.options import Ready, TlsFiles
 from passel.serving.public import PublicTls
 from runs import command
-from serving import all_gone, ask, free_port, running, said, serve_words, until
+from serving import all_gone, ask, running, said, serve_words, until
 
 
 def states(data: Path) -> dict[str, str]:
