@@ -5,6 +5,7 @@ import { OrbitCamera, unproject } from "./cloud_camera.js";
 import { Painter } from "./cloud_painter.js";
 import { CloudTree } from "./cloud_tree.js";
 import { el, fill, note } from "./dom.js";
+import { distance, listen } from "./gestures.js";
 
 const HELP = "Drag to turn, drag with Shift, the right button or two fingers to move, wheel or pinch to zoom. Keys: arrows turn, with Shift they move, + and − zoom, T looks from above, 0 shows all. A double click looks closer at a place.";
 const SLOW_MS = 70; // a frame that takes longer is drawn with fewer points while things move
@@ -38,7 +39,6 @@ class CloudView {
     this.camera = new OrbitCamera();
     this.most = Math.min(screen.width, screen.height) < 600 ? 1_000_000 : 2_000_000;
     this.budget = this.most;
-    this.pointers = new Map();
     this.canvas = el("canvas", { tabindex: 0, role: "application", "aria-label": `Point cloud of ${count(about.points)} points. ${HELP}` });
     this.painter = new Painter(this.canvas);
     this.tree = new CloudTree(about, (...key) => `/ui/api/tasks/${uuid}/cloud/${key.join("/")}?of=${about.stamp}`, this.painter, () => this.redraw());
@@ -160,49 +160,38 @@ class CloudView {
 
   listen() {
     const { canvas } = this;
-    const place = (event) => {
-      const box = canvas.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      this.pointers.set(event.pointerId, place(event));
-      this.travelled = this.pointers.size > 1 ? Infinity : 0;
+    listen(canvas, {
+      drag: (now, before, event) => {
+        const [dx, dy] = [now[0] - before[0], now[1] - before[1]];
+        if (event.shiftKey || event.buttons & 6) this.slide(dx, dy);
+        else this.camera.turn(dx * 0.006, dy * 0.006);
+        this.followed();
+      },
+      pinch: (now, before, other) => {
+        this.pinch(now, before, other);
+        this.followed();
+      },
+      click: (place) => this.tell(...place),
+      wheel: (factor) => this.zoom(factor),
     });
-    canvas.addEventListener("pointermove", (event) => {
-      const [before, now] = [this.pointers.get(event.pointerId), place(event)];
-      if (!before) return;
-      this.travelled += Math.hypot(now[0] - before[0], now[1] - before[1]);
-      if (this.pointers.size > 1) this.pinch(event.pointerId, before, now);
-      else if (event.shiftKey || event.buttons & 6) this.slide(now[0] - before[0], now[1] - before[1]);
-      else this.camera.turn((now[0] - before[0]) * 0.006, (now[1] - before[1]) * 0.006);
-      this.pointers.set(event.pointerId, now);
-      this.place = null;
-      this.moved();
-    });
-    const up = (event) => {
-      if (this.pointers.delete(event.pointerId) && event.type === "pointerup" && this.travelled < 5) this.tell(...place(event));
-    };
-    canvas.addEventListener("pointerup", up);
-    canvas.addEventListener("pointercancel", up);
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-    canvas.addEventListener("dblclick", (event) => this.closer(...place(event)));
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      this.zoom(1.0015 ** Math.max(-400, Math.min(400, event.deltaY)));
-    }, { passive: false });
+    canvas.addEventListener("dblclick", (event) => this.closer(event.offsetX, event.offsetY));
     canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  followed() {
+    this.place = null;
+    this.moved();
   }
 
   slide(dx, dy) {
     this.camera.move(-dx / this.canvas.clientHeight, dy / this.canvas.clientHeight);
   }
 
-  pinch(id, before, now) {
-    const other = [...this.pointers].find(([key]) => key !== id)[1];
-    const [was, is] = [before, now].map((p) => [Math.hypot(p[0] - other[0], p[1] - other[1]), Math.atan2(p[1] - other[1], p[0] - other[0])]);
-    if (was[0] > 0 && is[0] > 0) this.camera.zoom(was[0] / is[0]);
-    const turned = is[1] - was[1];
+  pinch(now, before, other) {
+    const [was, is] = [distance(other, before), distance(other, now)];
+    if (was > 0 && is > 0) this.camera.zoom(was / is);
+    const turned = direction(other, now) - direction(other, before);
     this.camera.turn(Math.atan2(Math.sin(turned), Math.cos(turned)), 0);
     this.slide((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
   }
@@ -219,6 +208,10 @@ class CloudView {
     event.preventDefault();
     this.moved();
   }
+}
+
+function direction(a, b) {
+  return Math.atan2(b[1] - a[1], b[0] - a[0]);
 }
 
 function count(points) {

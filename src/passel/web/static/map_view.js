@@ -1,6 +1,8 @@
 // A map on a canvas: raster tiles in the products' own projection, drawings over them; pan, zoom, pinch, keyboard.
 // Coordinates are metres east and north of the products' projection throughout; only `toScreen` and `toMap` know pixels.
 
+import { distance, listen } from "./gestures.js";
+
 const TILE_PX = 256;
 const MOST_KEPT = 400;
 const MOST_LOADING = 8;
@@ -22,7 +24,6 @@ export class MapView {
     this.waiting = [];
     this.loading = 0;
     this.tileHeaders = {};
-    this.pointers = new Map();
     this.onMove = onMove;
     this.onClick = onClick;
     this.listen();
@@ -230,38 +231,14 @@ export class MapView {
   }
 
   listen() {
-    const canvas = this.canvas;
-    const place = (event) => {
-      const box = canvas.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      this.pointers.set(event.pointerId, place(event));
-      this.travelled = this.pointers.size > 1 ? Infinity : 0;
+    const { canvas } = this;
+    listen(canvas, {
+      drag: (now, before) => this.pan(now[0] - before[0], now[1] - before[1]),
+      pinch: (now, before, other) => this.pinch(now, before, other),
+      click: (place) => this.onClick?.(...this.toMap(...place)),
+      hover: (place) => this.onMove?.(...this.toMap(...place)),
+      wheel: (factor, place) => this.zoom(factor, ...place),
     });
-    canvas.addEventListener("pointermove", (event) => {
-      const now = place(event);
-      const before = this.pointers.get(event.pointerId);
-      if (!before) {
-        this.onMove?.(...this.toMap(...now));
-        return;
-      }
-      if (this.pointers.size === 1) this.pan(now[0] - before[0], now[1] - before[1]);
-      else this.pinch(event.pointerId, before, now);
-      this.travelled += Math.hypot(now[0] - before[0], now[1] - before[1]);
-      this.pointers.set(event.pointerId, now);
-    });
-    const up = (event) => {
-      const alone = this.pointers.size === 1;
-      if (this.pointers.delete(event.pointerId) && alone && event.type === "pointerup" && this.travelled < 5) this.onClick?.(...this.toMap(...place(event)));
-    };
-    canvas.addEventListener("pointerup", up);
-    canvas.addEventListener("pointercancel", up);
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      this.zoom(1.0015 ** Math.max(-400, Math.min(400, event.deltaY)), ...place(event));
-    }, { passive: false });
     canvas.addEventListener("keydown", (event) => {
       const step = KEYS[event.key];
       if (step) this.pan(-step[0] * 60, step[1] * 60);
@@ -274,10 +251,8 @@ export class MapView {
     });
   }
 
-  pinch(id, before, now) {
-    const other = [...this.pointers].find(([key]) => key !== id)[1];
-    const was = Math.hypot(before[0] - other[0], before[1] - other[1]);
-    const is = Math.hypot(now[0] - other[0], now[1] - other[1]);
+  pinch(now, before, other) {
+    const [was, is] = [distance(other, before), distance(other, now)];
     this.pan((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
     if (was > 0 && is > 0) this.zoom(was / is, (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
   }
@@ -285,7 +260,7 @@ export class MapView {
 
 export function lengthOf(line) {
   let sum = 0;
-  for (let i = 1; i < line.length; i++) sum += Math.hypot(line[i][0] - line[i - 1][0], line[i][1] - line[i - 1][1]);
+  for (let i = 1; i < line.length; i++) sum += distance(line[i - 1], line[i]);
   return sum;
 }
 
