@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rio_tiler.errors import TileOutsideBounds
-from rio_tiler.io import Reader
 
 from passel.errors import InputError
+
+if TYPE_CHECKING:
+    from rio_tiler.io import Reader
 
 TILE_PX = 256
 MOST_PROFILE_POINTS = 1000
@@ -77,7 +80,7 @@ def map_box(output: Path) -> MapBox | None:
         return None
     layers, bounds, crs = [], [], ""
     for name, path in found:
-        with Reader(str(path)) as reader:
+        with _opened(path) as reader:
             bounds.append(reader.bounds)
             crs = crs or str(reader.crs or "")
             west, _, east, _ = reader.bounds
@@ -106,12 +109,10 @@ def tile_png(output: Path, box: MapBox, layer: str, level: int, column: int, row
     edge_m = 0.0 if layer == ORTHOPHOTO else size_m / TILE_PX  # relief needs a neighbour on each side
     bounds = (west - edge_m, north - size_m - edge_m, west + size_m + edge_m, north + edge_m)
     pixels = TILE_PX if layer == ORTHOPHOTO else TILE_PX + 2
-    with Reader(str(output / FILES[layer])) as reader:
-        try:
-            part = reader.part(bounds, dst_crs=reader.crs, bounds_crs=reader.crs, width=pixels, height=pixels)
-        except TileOutsideBounds:
-            return None
-        data, mask = np.asarray(part.data), np.asarray(part.mask)
+    part = _part(output / FILES[layer], bounds, pixels)
+    if part is None:
+        return None
+    data, mask = part
     if layer == ORTHOPHOTO:
         alpha = data[3] if data.shape[0] == 4 else mask
         rgba = np.dstack([data[0], data[1], data[2], alpha]).astype(np.uint8)
@@ -153,18 +154,38 @@ def profile_m(output: Path, box: MapBox, layer: str, line: Sequence[tuple[float,
     east, north = np.interp(at, along, corners[:, 0]), np.interp(at, along, corners[:, 1])
     span_m = max(np.ptp(east), np.ptp(north), 10 * box.resolution_m)
     bounds = (float(east.min()), float(north.max() - span_m), float(east.min() + span_m), float(north.max()))
-    with Reader(str(output / FILES[layer])) as reader:
-        try:
-            part = reader.part(
-                bounds, dst_crs=reader.crs, bounds_crs=reader.crs, width=MOST_PROFILE_POINTS, height=MOST_PROFILE_POINTS
-            )
-        except TileOutsideBounds:
-            return [(float(d), math.nan) for d in at]
-        heights = np.where(np.asarray(part.mask) > 0, np.asarray(part.data)[0], np.nan).astype(np.float64)
+    part = _part(output / FILES[layer], bounds, MOST_PROFILE_POINTS)
+    if part is None:
+        return [(float(d), math.nan) for d in at]
+    data, mask = part
+    heights = np.where(mask > 0, data[0], np.nan).astype(np.float64)
     scale = MOST_PROFILE_POINTS / span_m
     columns = np.clip(((east - bounds[0]) * scale).astype(int), 0, MOST_PROFILE_POINTS - 1)
     rows = np.clip(((bounds[3] - north) * scale).astype(int), 0, MOST_PROFILE_POINTS - 1)
     return [(float(d), float(z)) for d, z in zip(at, heights[rows, columns])]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Reader]:
+    """A raster. Its library is loaded with the first map: half of a server's time to start would go into it."""
+    from rio_tiler.io import Reader
+
+    with Reader(str(path)) as reader:
+        yield reader
+
+
+def _part(
+    path: Path, bounds: tuple[float, float, float, float], pixels: int
+) -> tuple[NDArray[np.generic], NDArray[np.uint8]] | None:
+    """(bands, pixels, pixels) of a box (west, south, east, north) and (pixels, pixels) what is known; None outside."""
+    from rio_tiler.errors import TileOutsideBounds
+
+    with _opened(path) as reader:
+        try:
+            part = reader.part(bounds, dst_crs=reader.crs, bounds_crs=reader.crs, width=pixels, height=pixels)
+        except TileOutsideBounds:
+            return None
+        return np.asarray(part.data), np.asarray(part.mask)
 
 
 def _range_m(reader: Reader) -> tuple[float, float]:
