@@ -150,7 +150,7 @@ class Fleet:
         """Writes changes, tells their texts, and returns the changed book."""
         if not changes:
             return book
-        priced = [replace_price(change, self._prices) for change in changes]
+        priced = [_with_price(change, self._prices) for change in changes]
         for change in priced:
             if change.machine.state is State.GONE:
                 self._forget(change.machine)  # first: after a kill in between it is done again
@@ -328,7 +328,7 @@ def _dismissed(machines: Sequence[Machine], reason: str, now_s: float) -> list[C
     return changes + [drain(m, reason, now_s) for m in machines if m.state is State.UP]
 
 
-def replace_price(change: Change, prices: PriceBook) -> Change:
+def _with_price(change: Change, prices: PriceBook) -> Change:
     """An adopted machine has no price yet."""
     machine = change.machine
     if machine.per_hour is not None or not machine.alive:

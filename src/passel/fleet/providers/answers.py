@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from passel.fleet.machine import BusyError, NoCapacityError, ProviderError, RefusedError, UncertainError
 
@@ -29,6 +31,33 @@ class Answer:
     """The cloud's own short word."""
     message: str = ""
     retry_after: str = ""
+
+
+class Response(Protocol):
+    """What the SDKs' HTTP libraries have in common."""
+
+    status_code: int
+    headers: Mapping[str, str]
+
+    def json(self) -> object:
+        """The body. Raises ValueError when it is none."""
+
+
+def spoken(cloud: str, doing: str, response: Response, code_field: str) -> Answer:
+    """An error as the cloud's API told it, or a proxy on the way. code_field: where its own short word stands."""
+    try:
+        said = response.json()
+    except ValueError:
+        said = {}
+    said = said if isinstance(said, dict) else {}
+    return Answer(
+        cloud=cloud,
+        doing=doing,
+        status=response.status_code,
+        code=str(said.get(code_field, "")),
+        message=str(said.get("message", "")),
+        retry_after=response.headers.get("retry-after", ""),
+    )
 
 
 def problem(answer: Answer) -> ProviderError:

@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 
 from passel.fleet.config import DigitalOceanAccount
 from passel.fleet.machine import FLEET_TAG, Listing, MachineSeen, Order, Power, Price, ProviderError, fleet_tag
-from passel.fleet.providers.answers import Answer, problem
+from passel.fleet.providers.answers import Answer, problem, spoken
 
 _PAGE = 100
 _POWER = {"new": Power.STARTING, "active": Power.ON}
@@ -106,18 +106,4 @@ def _problem(doing: str, error: AzureError) -> ProviderError:
     response: Any = error.response if isinstance(error, HttpResponseError) else None
     if response is None:
         return problem(Answer("DigitalOcean", doing, None, message=type(error).__name__))
-    try:
-        said = response.json()
-    except ValueError:
-        said = {}
-    said = said if isinstance(said, dict) else {}
-    return problem(
-        Answer(
-            cloud="DigitalOcean",
-            doing=doing,
-            status=response.status_code,
-            code=str(said.get("id", "")),
-            message=str(said.get("message", "")),
-            retry_after=response.headers.get("retry-after", ""),
-        )
-    )
+    return problem(spoken("DigitalOcean", doing, response, code_field="id"))

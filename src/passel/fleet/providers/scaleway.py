@@ -20,7 +20,7 @@ from scaleway_core.api import ScalewayException
 from passel.fleet.census import machine_name
 from passel.fleet.config import ScalewayAccount
 from passel.fleet.machine import FLEET_TAG, Listing, MachineSeen, Order, Power, Price, ProviderError, fleet_tag
-from passel.fleet.providers.answers import Answer, problem
+from passel.fleet.providers.answers import Answer, problem, spoken
 
 _log = logging.getLogger("passel.fleet")
 _POWER = {"starting": Power.STARTING, "running": Power.ON, "locked": Power.OFF}
@@ -165,19 +165,4 @@ def _seen(server: Any, zone: str) -> MachineSeen:
 def _problem(doing: str, error: Exception) -> ProviderError:
     if not isinstance(error, ScalewayException):
         return problem(Answer("Scaleway", doing, None, message=type(error).__name__))
-    try:
-        said = error.response.json()
-    except ValueError:
-        said = {}
-    said = said if isinstance(said, dict) else {}
-    headers = error.response.headers
-    return problem(
-        Answer(
-            cloud="Scaleway",
-            doing=doing,
-            status=error.status_code,
-            code=str(said.get("type", "")),
-            message=str(said.get("message", "")),
-            retry_after=headers.get("retry-after", ""),
-        )
-    )
+    return problem(spoken("Scaleway", doing, error.response, code_field="type"))
