@@ -103,7 +103,6 @@ def _to_8_bit(image: NDArray[np.generic]) -> U8:
 
 def make_plate(path: Path, photo: str, reduction: int, number: int, out: Path) -> Plate:
     """Read one photo, write its plate files into `out` and return the record (without folder)."""
-    colour_reduction = next(r for r in (TINY_REDUCTION // 2, TINY_REDUCTION // 4, 1) if TINY_REDUCTION % r == 0)
     if reduction in (1, 2, 4, 8):
         # one decoding serves both: the JPEG's entropy decoding is the cost, not the colour conversion
         colour, scale_x, scale_y = read_photo(path, reduction=reduction)
@@ -111,7 +110,7 @@ def make_plate(path: Path, photo: str, reduction: int, number: int, out: Path) -
         small, sx, sy = colour, scale_x, scale_y
     else:
         gray, scale_x, scale_y = read_photo(path, gray=True, reduction=reduction)
-        small, sx, sy = read_photo(path, reduction=colour_reduction)
+        small, sx, sy = read_photo(path, reduction=TINY_REDUCTION // 2)
     h, w = small.shape[:2]
     rest = max(1, round(TINY_REDUCTION * sx))
     size = max(1, w // rest), max(1, h // rest)
