@@ -95,3 +95,13 @@ def test_angles_that_contradict_each_other_are_no_up():
         [0.0, -0.5, -0.9], (len(s.photos), 1)
     )  # a lean that turns with the heading: the drone's, not the camera's
     assert noted_up(s, body / np.linalg.norm(body[0])) is None
+
+
+@pytest.mark.parametrize("fixed", [4, 8, 12])
+def test_height_and_tilt_are_those_of_the_altitudes_to_believe(fixed: int) -> None:
+    s = world().scene
+    believed = np.arange(len(s.photos)) < fixed
+    gps, claimed = s.centres + np.where(believed, 0.0, 48.0)[:, None] * [0.0, 0.0, 1.0], sigma(s)
+    claimed[:, 2] = np.where(believed, 0.03, SHAPELESS_M)
+    placed = set_upright(s.transformed(ANYWHERE), gps, claimed, noted(s))
+    assert float(np.abs(placed.centres - s.centres)[:, 2].max()) < 1.0

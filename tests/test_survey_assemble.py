@@ -224,6 +224,21 @@ def test_jumps_are_found_and_named_but_two_flying_heights_are_no_fault() -> None
     assert told.gps_sigma_m[1] == 10.0
 
 
+@pytest.mark.parametrize("fixed", [10, 36])
+def test_fixed_altitudes_are_believed_though_a_plain_receivers_are_tens_of_metres_off(fixed: int) -> None:
+    xy = serpentine(8, 9)
+    rng = np.random.default_rng(7)
+    is_fixed = np.arange(len(xy)) < fixed
+    z = 150 + np.where(is_fixed, rng.normal(0, 0.03, len(xy)), 48.0 + rng.normal(0, 1, len(xy)))
+    photos = flight(xy, z)
+    for i, f in enumerate(photos):
+        assert f.position is not None
+        photos[i] = replace(f, position=replace(f.position, vertical_sigma_m=0.03 if is_fixed[i] else None))
+    survey = survey_of(photos)
+    assert f"heights are those of the {fixed} photos" in finding(survey, "altitude-jump").message
+    assert survey.position_sigmas()[:, 2] == pytest.approx(np.where(is_fixed, 0.03, 1000.0))
+
+
 def test_a_single_wrong_altitude_is_set_aside() -> None:
     xy = serpentine(6, 10)
     z = 150 + np.random.default_rng(6).normal(0, 1, len(xy))

@@ -23,6 +23,7 @@ MOST_SCATTER_DEG = 4.0  # of the photos' ups about their mean: beyond, the angle
 MOST_TILT_DEG = 3.0  # between the angles' up and GPS's: a mount is not levelled better
 SURE_TILT_DEG = 0.5  # GPS of which even a systematic error could not tilt the block by more is believed over the angles
 UNSURE_TILT_DEG = 30.0  # GPS that could be off by so much, of a single strip, tells no tilt at all
+FEWEST_TOLD = 3  # believed altitudes that tell a tilt
 _SOME_DEG = 1e-3
 
 
@@ -51,15 +52,16 @@ def tilt_by_altitudes(scene: Scene, gps: F64, sigma: F64, up_in_camera: F64) -> 
         return 0.0
     scene = placed_by_gps(scene, gps, sigma)
     up = noted_up(scene, up_in_camera)
-    if np.median(sigma[have, 2]) >= SHAPELESS_M:
+    told = have & (sigma[:, 2] < SHAPELESS_M)  # photos without an altitude to believe say nothing of the others'
+    if told.sum() < min(FEWEST_TOLD, have.sum()):
         up = _above(scene) if up is None else up
         return max(_angle_deg(up), _SOME_DEG)
     if up is None:
         return 0.0
     tilt = _angle_deg(up)
-    xy = gps[have, :2] - gps[have, :2].mean(axis=0)
+    xy = gps[told, :2] - gps[told, :2].mean(axis=0)
     narrow = np.ptp(xy @ np.linalg.svd(xy, full_matrices=False)[2][-1])
-    possible = np.degrees(np.arctan2(float(np.median(sigma[have, 2])), max(float(narrow), 1e-3)))
+    possible = np.degrees(np.arctan2(float(np.median(sigma[told, 2])), max(float(narrow), 1e-3)))
     disproved = tilt > MOST_TILT_DEG and possible > SURE_TILT_DEG
     return max(tilt, _SOME_DEG) if disproved or possible > UNSURE_TILT_DEG else 0.0
 
@@ -80,7 +82,9 @@ def set_upright(scene: Scene, gps: F64, sigma: F64, up_in_camera: F64) -> Scene:
     c, s = np.cos(heading), np.sin(heading)
     about_z = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
     placed = level.transformed(Similarity(plan.scale, about_z, plan.translation))
-    height = float(np.median(gps[have, 2] - placed.centres[have, 2]))
+    believed = have & (sigma[:, 2] < SHAPELESS_M)
+    told = believed if believed.any() else have
+    height = float(np.median(gps[told, 2] - placed.centres[told, 2]))
     return placed.transformed(Similarity(1.0, np.eye(3), np.array([0.0, 0.0, height])))
 
 

@@ -184,7 +184,7 @@ def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str
     )
     n = len(submodel.photos)
     return Step(
-        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 8, params, inputs,
+        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 9, params, inputs,
         memory_mb=500 + 2 * n, limit_s=1800 + 30.0 * n,
     )  # fmt: skip
 
@@ -212,4 +212,4 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("matches", found.matches),
     )
     memory = 500 + len(job.survey.photos) // 6
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 11, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 12, params, inputs, memory_mb=memory, limit_s=24 * 3600)

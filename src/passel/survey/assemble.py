@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from passel.errors import InputError
 from passel.geo.frames import Frame
@@ -21,10 +22,17 @@ from passel.survey.geo_file import GeoEntry
 from passel.survey.model import SHAPELESS_M, Camera, Finding, Photo, Position, Survey
 from passel.survey.sensors import focal_prior
 
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
 # A single-frequency receiver is good to 2-3 m, the camera's shutter a few tenths of a second late at 10-15 m/s; height is twice as bad.
 DEFAULT_GPS_SIGMA_M = (5.0, 10.0)
 _SIGMA_SIZE_UNCLEAR = 0.15
 _FEWEST_WITH_GPS = 2
+_SURE_ALTITUDE_M, _FEWEST_SURE = (
+    0.5,
+    3,
+)  # vertical sigma of altitudes that an RTK receiver fixed; how many of them tell a height
 _SMALLEST_EXTENT_M = 1.0
 
 
@@ -217,16 +225,20 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
             if without_flying_height.wander_m < 0.3 * verdict.wander_m:
                 message = f"Two flying heights, about {verdict.wander_m:.0f} m apart from {names[verdict.at]} on"
                 return survey, [Finding("note", "flying-heights", message)]
+        sure = _surely_high(chosen, xy, z, order)
         sigma_m = (survey.gps_sigma_m[0], SHAPELESS_M)
         photos = [
-            replace(p, position=replace(p.position, vertical_sigma_m=None)) if p.position is not None else p
+            replace(p, position=replace(p.position, vertical_sigma_m=None))
+            if p.position is not None and p.name not in sure
+            else p
             for p in photos
         ]
         how = f"jump at {names[verdict.at]}" if verdict.at >= 0 else "drift along the flight"
         code = "altitude-jump" if verdict.at >= 0 else "altitude-drift"
-        message = (
-            f"The photos' altitudes {how}, by about {verdict.wander_m:.0f} m at the same place: "
-            "they do not shape the map, only its mean height"
+        message = f"The photos' altitudes {how}, by about {verdict.wander_m:.0f} m at the same place: " + (
+            f"heights are those of the {check.counted(len(sure))} with heights of centimetres, which agree"
+            if sure
+            else "they do not shape the map, only its mean height"
         )
         concerned = (names[verdict.at],) if verdict.at >= 0 else ()
         return replace(survey, photos=tuple(photos), gps_sigma_m=sigma_m), [
@@ -241,6 +253,18 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
         photos[index[i]] = replace(p, position=_vague_altitude(p.position))
     message = f"Altitude far off the neighbours', not used, in {check.counted(len(wrong))}: {check.some(wrong)}"
     return replace(survey, photos=tuple(photos)), [Finding("warning", "altitude-outlier", message, wrong)]
+
+
+def _surely_high(photos: Sequence[Photo], xy_m: F64, z_m: F64, order: I64) -> frozenset[str]:
+    """Names of the photos whose altitudes are of centimetres (RTK, PPK) and agree with each other, whatever the others say; none
+    where all claim that."""
+    sigma = np.array([p.position.vertical_sigma_m or np.inf for p in photos if p.position is not None])
+    sure = np.flatnonzero(sigma <= _SURE_ALTITUDE_M)
+    if not _FEWEST_SURE <= len(sure) < len(photos):
+        return frozenset()
+    verdict = judge_altitudes(xy_m[sure], z_m[sure], np.argsort(np.argsort(order)[sure]))
+    agree = verdict.wander_m == 0.0 and not verdict.outliers
+    return frozenset(photos[int(i)].name for i in sure) if agree else frozenset()
 
 
 def _vague_altitude(p: Position) -> Position:
