@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from passel.demo.accuracy import measure
 from passel.demo.checks import MapRaster, camera_accuracy, fits, mark_accuracy, placed_from_scene, surface_accuracy
-from passel.demo.flight import DemoSettings, rotation_from_angles
+from passel.demo.flight import GIMBAL_NOISE_DEG, MOUNT_DEG, DemoSettings, rotation_from_angles
 from passel.demo.kernels import ground
 from passel.demo.marks import MarkFinder
 from passel.demo.rasters import true_rasters
@@ -133,6 +133,15 @@ def test_rotations_follow_the_drone_convention():
     r = rotation_from_angles(33, -80, 5)
     np.testing.assert_allclose(r @ r.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(r) == pytest.approx(1)
+
+
+def test_the_gimbal_does_not_know_how_its_camera_sits():
+    """Angles are told as a real gimbal does: off alike in the camera's frame, differently in each photo, and a little in the world."""
+    shots = DemoTruth.of(replace(SMALL, strips=10, photos_per_strip=40)).shots
+    off = [s.cam_from_world @ rotation_from_angles(*s.noted_angles_deg).T for s in shots]
+    off_deg = Rotation.from_matrix(off).as_rotvec(degrees=True)
+    np.testing.assert_allclose(off_deg.mean(axis=0), MOUNT_DEG, atol=0.1)
+    np.testing.assert_allclose(off_deg.std(axis=0), GIMBAL_NOISE_DEG, rtol=0.25)
 
 
 def test_flight_overlaps_and_default_is_large_enough():

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from passel.demo.kernels import F64
 from passel.errors import UsageError
@@ -15,6 +16,9 @@ from passel.reconstruct.scene import Intrinsics
 SENSOR_WIDTH_MM = 13.2
 FOCAL_MM = 8.8  # what EXIF says; the true focal length differs by FOCAL_ERROR
 FOCAL_ERROR = 0.013
+MOUNT_DEG = (0.5, -0.5, 0.0)  # of every camera in its gimbal, which knows nothing of it: about right, down, forward
+GIMBAL_NOISE_DEG = (0.4, 0.4, 0.5)  # one-sigma of each photo, about the same axes
+LEVEL_DEG = 0.1  # one-sigma of the gimbal's idea of level in the world, one for the flight
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class DemoSettings:
 class Shot:
     """One photo as flown. name: file name. camera: index into the cameras. cam_from_world (3, 3); centre (3,) metres in the truth's
     world frame. noted: latitude, longitude (degrees), altitude (m) that EXIF tells. noted_angles_deg: yaw, pitch, roll that XMP
-    tells. seconds: since take-off. exposure: gain of this photo."""
+    tells, as the gimbal believes them. seconds: since take-off. exposure: gain of this photo."""
 
     name: str
     camera: int
@@ -169,8 +173,9 @@ def fly(settings: DemoSettings) -> tuple[Shot, ...]:
         settings.gps_horizontal_sigma_m,
         settings.gps_vertical_sigma_m,
     )
-    attitude_noise = rng.standard_normal((n, 3)) * (0.5, 0.3, 0.3)
+    unknown = Rotation.from_rotvec(MOUNT_DEG + rng.standard_normal((n, 3)) * GIMBAL_NOISE_DEG, degrees=True).as_matrix()
     exposure = np.exp(np.clip(0.05 * rng.standard_normal(n), -0.1, 0.1) + 0.06 * np.sin(np.arange(n) / 9.0))
+    level = Rotation.from_rotvec([*rng.standard_normal(2) * LEVEL_DEG, 0.0], degrees=True).as_matrix()
     turn = math.radians(settings.heading_deg)
     east, north = np.array([math.cos(turn), -math.sin(turn)]), np.array([math.sin(turn), math.cos(turn)])
     shots = []
@@ -184,15 +189,15 @@ def fly(settings: DemoSettings) -> tuple[Shot, ...]:
         angles = np.array([settings.heading_deg + 180.0 * back, -90.0, 0.0]) + jitter[i, 3:]
         drift = np.array([0.0, 0.0, settings.altitude_drift_m * i / max(1, n - 1)])
         lat, lon, alt = frame.geographic_from_world((centre + noise[i] + drift)[None])[0]
-        noted = angles + attitude_noise[i]
+        yaw, pitch, roll = (float(a) for a in angles)
         shots.append(
             Shot(
                 name=f"DEMO_{i + 1:04d}.JPG",
                 camera=1 if settings.second_camera and i >= 2 * n // 3 else 0,
-                cam_from_world=rotation_from_angles(*(float(a) for a in angles)),
+                cam_from_world=unknown[i] @ rotation_from_angles(yaw, pitch, roll) @ level,
                 centre=centre,
                 noted=(float(lat), float(lon), float(alt)),
-                noted_angles_deg=(float((noted[0] + 180) % 360 - 180), float(noted[1]), float(noted[2])),
+                noted_angles_deg=((yaw + 180) % 360 - 180, pitch, roll),
                 seconds=round(2.7 * i + 6.0 * strip, 2),
                 exposure=float(exposure[i]),
             )

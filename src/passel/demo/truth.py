@@ -16,7 +16,7 @@ from passel.errors import InputError
 from passel.geo.frames import Frame
 from passel.reconstruct.scene import Intrinsics
 
-RENDER_VERSION = 4  # raise when pictures change, so that photos lying there are made again
+RENDER_VERSION = 5  # raise when pictures change, so that photos lying there are made again
 MARK_PIXELS = 8.0
 
 
