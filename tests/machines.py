@@ -28,7 +28,7 @@ from passel.pipeline.step_host import HostOptions
 from passel.pipeline.store import Store
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 @dataclass

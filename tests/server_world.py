@@ -18,7 +18,7 @@ import httpx
 
 from free_ports import free_port
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 PHOTO = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 20 + b"\xff\xd9"
 
 

@@ -19,7 +19,7 @@ import psutil
 from free_ports import free_port
 from runs import command
 
-LONGEST_S = 120.0
+LONGEST_S = 300.0
 
 
 class Running:

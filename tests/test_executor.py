@@ -212,17 +212,23 @@ def test_a_full_disk_ends_the_run_and_keeps_what_exists(
 
 @pytest.mark.parametrize("kind", ["serial", "2"])
 def test_stop_from_another_thread_ends_a_run(kind: str, tmp_path: Path, make: MakeExecutor) -> None:
-    executor = make(kind, tmp_path)
-    done, hanging = step("add", "done", value=1), step("hang", "hanging", marker=str(tmp_path / "marker"))
-    timer = threading.Timer(1.0, executor.stop)
-    timer.start()
-    start_s = time.monotonic()
+    executor, store, marker = make(kind, tmp_path), Store(tmp_path / "store"), tmp_path / "marker"
+    done, hanging = step("add", "done", value=1), step("hang", "hanging", marker=str(marker))
+    begun_s: list[float] = []
+
+    def stop_while_it_hangs() -> None:
+        while not (marker.exists() and store.has(done.digest)):
+            time.sleep(0.02)
+        begun_s.append(time.monotonic())
+        executor.stop()
+
+    stopper = threading.Thread(target=stop_while_it_hangs, daemon=True)
+    stopper.start()
     with pytest.raises(Interrupted):
         executor.run([done, hanging], ignore_events)
     executor.close()
-    assert time.monotonic() - start_s < 3.0
-    timer.join()
-    assert Store(tmp_path / "store").has(done.digest)
+    stopper.join()
+    assert time.monotonic() - begun_s[0] < 50.0, "it waited for the step, which hangs for 100 s"
 
 
 RUN = """

@@ -37,20 +37,25 @@ def request(tmp_path: Path, what: Step, attempt: int = 1) -> Request:
     return Request(what, (), store.root, tmp_path / "logs" / f"{what.name}.log", attempt)
 
 
+LONGEST_S = 50.0  # steps that hang do so for 100 s: nobody has waited for their end, however busy the machine is
+
+
 def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def wait_for(path: Path) -> str:
-    for _ in range(500):
+    end_s = time.monotonic() + LONGEST_S
+    while time.monotonic() < end_s:
         if path.exists() and path.read_text():
             return path.read_text()
         time.sleep(0.01)
     raise TimeoutError(path)
 
 
-def gone_within(pid: int, seconds: float) -> bool:
-    end_s = time.monotonic() + seconds
+def gone(pid: int) -> bool:
+    """Whether it ends well before it would by itself."""
+    end_s = time.monotonic() + LONGEST_S
     while alive(pid):
         if time.monotonic() > end_s:
             return False
@@ -103,12 +108,12 @@ def test_a_death_is_named_and_the_next_step_runs(function: str, word: str, tmp_p
 def test_a_hanging_step_is_killed_with_its_children(tmp_path: Path, host: StepHost) -> None:
     marker = tmp_path / "marker"
     start_s = time.monotonic()
-    answer = host.run(request(tmp_path, step("hang", marker=str(marker), limit_s=1.0)))
+    answer = host.run(request(tmp_path, step("hang", marker=str(marker), limit_s=3.0)))
     assert isinstance(answer, Failed)
     assert answer.kind == "timeout"
-    assert "limit of 1 s" in answer.what
-    assert time.monotonic() - start_s < 3
-    assert gone_within(int(wait_for(tmp_path / "marker.child")), 1.0)
+    assert "limit of 3 s" in answer.what
+    assert time.monotonic() - start_s < LONGEST_S
+    assert gone(int(wait_for(tmp_path / "marker.child")))
 
 
 def test_kill_from_another_thread_ends_a_step_at_once(tmp_path: Path, host: StepHost) -> None:
@@ -125,7 +130,7 @@ def test_kill_from_another_thread_ends_a_step_at_once(tmp_path: Path, host: Step
     assert isinstance(answer, Failed)
     assert answer.kind == "stopped"
     assert host.pid is None
-    assert gone_within(int(wait_for(tmp_path / "marker.child")), 2.0)
+    assert gone(int(wait_for(tmp_path / "marker.child")))
     again = host.run(request(tmp_path, step("add")))
     assert isinstance(again, Failed)
     assert again.kind == "stopped"
@@ -144,7 +149,7 @@ def test_a_host_killed_in_the_middle_takes_its_children_along(tmp_path: Path, ho
     killer.join()
     assert isinstance(answer, Failed)
     assert "SIGKILL" in answer.what
-    assert gone_within(int(wait_for(tmp_path / "marker.child")), 2.0)
+    assert gone(int(wait_for(tmp_path / "marker.child")))
 
 
 PARENT = """
@@ -167,7 +172,7 @@ def test_nothing_survives_kill_9_of_the_parent(tmp_path: Path) -> None:
     assert child in family
     parent.kill()
     parent.wait()
-    assert all(gone_within(pid, 2.0) for pid in family)
+    assert all(gone(pid) for pid in family)
     store = Store(tmp_path / "store")
     assert store.sweep() == 1
 

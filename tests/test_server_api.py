@@ -343,7 +343,7 @@ def test_cancel_ends_the_driver_and_all_it_started_even_when_deaf(world, script)
     world.wait(lambda: "here" in world.get(f"/task/{task}/output"))
     begun = time.monotonic()
     assert world.act("cancel", task) == {"success": True}
-    assert time.monotonic() - begun < 10, "the grace is one second; the rest is this busy machine"
+    assert time.monotonic() - begun < 60, "the grace is one second; the rest is this busy machine"
     assert not is_alive(pid)
     assert world.status(task) == 50
     assert world.get(f"/task/{task}/download/all.zip") == {"error": "Asset not ready"}
