@@ -26,6 +26,7 @@ U8 = NDArray[np.uint8]
 
 PHOTOS_PER_POINT = 5  # enough pairs for a robust cost; more only add parallax blur and time
 PHOTOS_PER_BLOCK = 8
+MOST_PHOTOS = 12  # … where the most nadir ones leave a part of the block to fewer than two: at the end of a flight above or beside another
 LEAST_ANGLE_RAD = 0.03  # photos closer than this to a chosen one add nothing
 SAMPLES = 5
 
@@ -86,13 +87,14 @@ def choose_photos(
     chosen: list[int] = []
     counts = np.zeros(len(xyz), int)
     for k in order.tolist():
-        if rays[k, 2] <= 0.3 or not (seen[k] & (counts < PHOTOS_PER_POINT)).any():
+        enough = PHOTOS_PER_POINT if len(chosen) < PHOTOS_PER_BLOCK else 2
+        if rays[k, 2] <= 0.3 or not (seen[k] & (counts < enough)).any():
             continue
         if chosen and np.max(rays[chosen] @ rays[k]) > np.cos(LEAST_ANGLE_RAD) and counts[seen[k]].min() >= 2:
             continue
         chosen.append(k)
         counts += seen[k]
-        if len(chosen) == PHOTOS_PER_BLOCK:
+        if len(chosen) == MOST_PHOTOS:
             break
     return tuple(chosen)
 

@@ -15,10 +15,13 @@ from passel.reconstruct.scene import Intrinsics, View
 
 F64 = NDArray[np.float64]
 
-PACKED = (
-    25  # cam_from_map 9, centre 3, fx fy cx cy (array index units), k1 k2 p1 p2 k3, largest radius squared, sweep 3
-)
+PACKED = 26  # cam_from_map 9, centre 3, fx fy cx cy (array index units), k1 k2 p1 p2 k3, largest radius squared, sweep 3, flattest ray
 FAR = -1.0e9  # image coordinate of what is not seen
+# Rays flatter than this (from straight down) tell heights badly: of ground that two oblique photos show so, 60 % is off by more than
+# 1 m, 35 % a little below. What a photo was aimed at it shows all the same, and a little beyond.
+FLATTEST_DEG = 65.0
+BEYOND_AIM_DEG = 10.0
+FLATTEST_AT_ALL_DEG = 80.0
 
 
 @lru_cache(maxsize=256)
@@ -46,17 +49,29 @@ def packed(view: View, scale_x: float = 1.0, scale_y: float = 1.0) -> F64:
     out[16:21] = i.k1, i.k2, i.p1, i.p2, i.k3
     out[21] = largest_radius2(i)
     out[22:25] = view.sweep
+    out[25] = _flattest_ray(view) ** 2
     return out
+
+
+def _flattest_ray(view: View) -> float:
+    """Horizontal over vertical length of the flattest rays that count."""
+    return float(np.tan(np.radians(np.clip(_tilt_deg(view) + BEYOND_AIM_DEG, FLATTEST_DEG, FLATTEST_AT_ALL_DEG))))
+
+
+def _tilt_deg(view: View) -> float:
+    """Of the line of sight from straight down."""
+    axis = view.cam_from_map[2] / np.linalg.norm(view.cam_from_map[2])
+    return float(np.degrees(np.arccos(np.clip(-axis[2], -1.0, 1.0))))
 
 
 @njit(cache=True, nogil=True, inline="always")
 def project(p: F64, x: float, y: float, z: float) -> tuple[float, float]:
-    """Array indices (column, row; centres at integers) of a map point, (FAR, FAR) when behind or far outside the photo."""
+    """Array indices (column, row; centres at integers) of a map point, (FAR, FAR) when behind, far outside or seen too flatly."""
     dx = x - p[9]
     dy = y - p[10]
     dz = z - p[11]
     c = p[6] * dx + p[7] * dy + p[8] * dz
-    if c <= 0.01:
+    if c <= 0.01 or dx * dx + dy * dy > p[25] * dz * dz:
         return FAR, FAR
     a = p[0] * dx + p[1] * dy + p[2] * dz
     b = p[3] * dx + p[4] * dy + p[5] * dz
@@ -104,12 +119,9 @@ def centre_seeing(view: View, point: F64) -> F64:
 
 def reach_m(view: View, z_low_m: float) -> float:
     """Horizontal distance (m) from the nadir beyond which the photo sees nothing above `z_low_m`."""
-    i = view.intrinsics
-    radius = np.sqrt(largest_radius2(i))
-    axis = view.cam_from_map[2] / np.linalg.norm(view.cam_from_map[2])
-    tilt = np.arccos(np.clip(-axis[2], -1.0, 1.0)) + np.arctan(radius)
-    height = max(view.centre[2] - z_low_m, 1.0)
-    return float(height * np.tan(min(tilt, 1.4)))
+    half_angle = np.arctan(np.sqrt(largest_radius2(view.intrinsics)))
+    flattest = np.tan(min(np.radians(_tilt_deg(view)) + half_angle, np.radians(FLATTEST_AT_ALL_DEG)))
+    return float(max(view.centre[2] - z_low_m, 1.0) * min(flattest, _flattest_ray(view)))
 
 
 class ViewFinder:
