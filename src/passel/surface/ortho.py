@@ -23,6 +23,7 @@ I16 = NDArray[np.int16]
 U8 = NDArray[np.uint8]
 
 BLOCK_CELLS = 64
+SQUARE_CELLS = 32  # whose highest point is known
 CANDIDATES = 14  # photos a block may use
 PER_CELL = 3  # photos blended in a cell at most
 FEATHER = 0.06  # of the photo's width: weights fade towards its edge
@@ -80,7 +81,7 @@ def choose(
     sizes = np.array([(v.intrinsics.width_px, v.intrinsics.height_px) for v in views], float)
     # what is thinner than three cells is noise or a twig: it hides nothing, else the ground behind it is speckled with other photos
     shade = np.asarray(cv2.morphologyEx(z, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
-    highest = ndimage_max(shade)
+    highest = _highest(shade)
     x0, y0 = float(grid.x(around.col)), float(grid.y(around.row))
     for block in blocks_of(core, BLOCK_CELLS):
         inner, outer = block.slices_in(core), block.slices_in(around)
@@ -99,11 +100,12 @@ def choose(
     return Choice(photo, weight)
 
 
-def ndimage_max(z: F32, cells: int = 32) -> F32:
-    """The highest z of every `cells` square of an array, for skipping long marches."""
+def _highest(z: F32) -> F32:
+    """The highest z of every square of an array, for skipping long marches."""
     rows, cols = z.shape
-    padded = np.pad(z, ((0, -rows % cells), (0, -cols % cells)), mode="edge")
-    return np.ascontiguousarray(padded.reshape(padded.shape[0] // cells, cells, -1, cells).max(axis=(1, 3)))
+    padded = np.pad(z, ((0, -rows % SQUARE_CELLS), (0, -cols % SQUARE_CELLS)), mode="edge")
+    squares = padded.reshape(padded.shape[0] // SQUARE_CELLS, SQUARE_CELLS, -1, SQUARE_CELLS)
+    return np.ascontiguousarray(squares.max(axis=(1, 3)))
 
 
 def roughness(z: F32, cell_m: float) -> F32:
@@ -119,10 +121,7 @@ def _visible(
     params: F64, sizes: F64, photo: I16, score: F32, edge: F32,
 ) -> None:  # fmt: skip
     """Fill the most nadir photos (tan² of the nadir angle, rising) that reach each cell of a block and are not hidden from it."""
-    top = 0.0
-    for r in range(highest.shape[0]):
-        for c in range(highest.shape[1]):
-            top = max(top, highest[r, c]) if r + c > 0 else highest[0, 0]
+    top = float(highest.max())
     n = len(some)
     order = np.empty(n, np.int64)
     tan2 = np.empty(n)
@@ -248,10 +247,8 @@ def _hidden(
         line = height + slope * t + tolerance
         if z[r, c] > line:
             return True
-        # a square of 32 cells that is lower than the line of sight is crossed in one go
-        t += cell_m * (
-            8.0 if highest[r // 32, c // 32] < line - 0.0 and _low_around(highest, r // 32, c // 32, line) else 1.0
-        )
+        # over squares that are lower than the line of sight in long strides
+        t += cell_m * (8.0 if _low_around(highest, r // SQUARE_CELLS, c // SQUARE_CELLS, line) else 1.0)
     return False
 
 

@@ -23,15 +23,15 @@ U16 = NDArray[np.uint16]
 
 
 def paint(
-    choice: Choice, views: Sequence[View], gains: Gains, read: Callable[[str], U8], cells: tuple[Grid, Window, F32],
+    choice: Choice, views: Sequence[View], gains: Gains, read: Callable[[str], U8], cells: tuple[Grid, Window],
     picture: tuple[Grid, Window, F32],
 ) -> U8:  # fmt: skip
     """RGBA u8 (rows, cols, 4) of a window of the picture lattice; alpha 0 where no photo shows it.
 
-    cells: lattice and window of the choice (heights unused); picture: lattice, window and heights (float32 m) of the result.
+    cells: lattice and window of the choice; picture: lattice, window and heights (float32 m) of the result.
     read: full-size RGB u8 of a photo. One photo is held at a time.
     """
-    grid, core, _ = cells
+    grid, core = cells
     fine, window, z = picture
     total = np.zeros((*window.shape, 3), np.uint16)
     share = np.zeros(window.shape, np.uint8)

@@ -152,8 +152,8 @@ def _orthophoto(job: TileJob, sources: TileSources, surface: Surface, window: Wi
             raise InputError("A photo of the survey is missing.", photo, "Put it back where it was and run again.")
         return read_photo(sources.photos[photo])[0]
 
-    cells = (job.grid, job.tile.core, surface.complete)
-    return paint(choice, sources.views, sources.gains, read, cells, (job.ortho_grid, window, heights))
+    cells, picture = (job.grid, job.tile.core), (job.ortho_grid, window, heights)
+    return paint(choice, sources.views, sources.gains, read, cells, picture)
 
 
 def _point_cells(job: TileJob, surface: Surface) -> NDArray[np.bool_]:
