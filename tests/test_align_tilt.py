@@ -147,6 +147,22 @@ def test_positions_of_centimetres_are_left_alone(strips, per, claimed):
         assert turned_deg == 0.0
 
 
+def test_a_few_sure_heights_are_enough():
+    """Every third photo has RTK heights, the others none to believe: nothing for the angles to add, wherever the middle of all lies."""
+    f = flight(6, 10, 7, noise_m=(0.02, 0.03))
+    sure = np.arange(60) % 3 == 0
+    gps, sigma = f.gps.copy(), np.where(sure[:, None], RTK_M, (5.0, 5.0, SHAPELESS_M))
+    gps[~sure] += np.random.default_rng(7).normal((0.0, 0.0, 40.0), (1.0, 1.0, 2.0), (40, 3))
+    placed = f.truth.transformed(fit_similarity(f.truth.centres[sure], gps[sure]))
+    assert set_level(placed, gps, sigma, f.told, f.time_s) == (placed, 0.0)
+    corner = np.arange(60) < 6
+    sigma = np.where(corner[:, None], (0.5, 0.5, 1.0), (5.0, 5.0, SHAPELESS_M))
+    leaning = f.truth.transformed(Similarity(1.0, Rotation.from_rotvec([0.0, 0.02, 0]).as_matrix(), np.zeros(3)))
+    scene, turned_deg = set_level(leaning, f.gps, sigma, f.told, f.time_s)
+    assert turned_deg > 0.3
+    np.testing.assert_allclose(scene.centres[corner, 2].mean(), leaning.centres[corner, 2].mean(), atol=0.05)
+
+
 def test_without_angles_nothing_changes():
     f = flight(4, 5, 1)
     for told in (np.full_like(f.told, np.nan), np.where(np.arange(20)[:, None] < 15, np.nan, f.told)):

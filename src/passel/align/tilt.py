@@ -29,6 +29,7 @@ SLOW_SCATTER = 3.0  # … but no more than so many times the horizontal scatter,
 SLOW_S, KNOT_S, MOST_KNOTS = 900.0, 60.0, 24  # over what time they change; how finely they are followed
 PHOTO_S = 3.0  # between photos that do not tell their time
 LOOSE_DEG = 10.0  # what is known of a tilt before anything is told
+SUREST_M = 0.01  # of a position: no antenna is known better against its camera
 FEWEST = 6  # photos from which the scatter of GPS can be judged
 WORTH_TELLING = 0.05  # of GPS's variance across its weakest axis: angles that could take away less are not listened to
 CONTRADICTION = (
@@ -60,7 +61,9 @@ def set_level(scene: Scene, gps: F64, sigma: F64, up_in_camera: F64, time_s: F64
         return scene, 0.0
     turn = Rotation.from_rotvec([*(by_gps.turn + share @ apart), 0.0])
     have = np.isfinite(gps).all(axis=1)
-    middle = scene.centres[have].mean(axis=0)  # about it, so that the photos stay where GPS has them
+    middle = np.average(
+        scene.centres[have], axis=0, weights=sigma[have, 2] ** -2
+    )  # where GPS tells the height best, it stays
     rotation = turn.as_matrix()
     return scene.transformed(Similarity(1.0, rotation, middle - rotation @ middle)), float(np.degrees(turn.magnitude()))
 
@@ -76,15 +79,15 @@ def tilt_by_gps(scene: Scene, gps: F64, sigma: F64, time_s: F64) -> TiltEstimate
     centres, claimed = scene.centres[have], sigma[have]
     offset, miss = centres - centres.mean(axis=0), gps[have] - centres
     seconds = _seconds(time_s, scene.photos)[have]
-    slow, spacing_s = _slow_errors(seconds)
+    slow, kept = _slow_errors(seconds)
     design = np.concatenate([_similarity(offset), np.zeros((len(offset), 3, slow.shape[1]))], axis=2)
-    design[:, 2, 7:] = slow
+    prior = np.zeros((design.shape[2], design.shape[2]))
+    prior[[0, 1], [0, 1]] = np.radians(LOOSE_DEG) ** -2
+    prior[7:, 7:] = kept
     noise, weight = claimed.copy(), np.ones(len(miss))
     for _ in range(_ROUNDS):
-        slow_m = min(SLOW_SHARE * float(np.median(claimed[:, 2])), SLOW_SCATTER * float(np.median(noise[:, 0])))
-        prior = np.zeros((design.shape[2], design.shape[2]))
-        prior[[0, 1], [0, 1]] = np.radians(LOOSE_DEG) ** -2
-        prior[7:, 7:] = _kept_slow(slow.shape[1], spacing_s, slow_m)
+        slow_m = np.minimum(SLOW_SHARE * claimed[:, 2], SLOW_SCATTER * noise[:, 0])
+        design[:, 2, 7:] = slow * slow_m[:, None]
         found, covariance = _fit(design, miss, np.sqrt(weight)[:, None] / noise, prior)
         left = miss - design @ found
         if len(miss) >= FEWEST:
@@ -154,21 +157,17 @@ def _seconds(time_s: F64, photos: tuple[str, ...]) -> F64:
     return out
 
 
-def _slow_errors(seconds: F64) -> tuple[F64, float]:
-    """(n, k) weights of knots in time between which the slow errors run straight, and the seconds from one to the next."""
+def _slow_errors(seconds: F64) -> tuple[F64, F64]:
+    """What the slow errors are made of, at size one: (n, k) weights of knots in time between which they run straight, and the (k, k)
+    information that keeps the knots of that size and so slow, a first-order Markov process."""
     start, length = float(seconds.min()), float(np.ptp(seconds))
     knots = int(np.clip(np.ceil(length / KNOT_S) + 1, 2, MOST_KNOTS))
     spacing_s = max(length / (knots - 1), 1e-3)
     at = (seconds[:, None] - start) / spacing_s
-    return np.maximum(0.0, 1.0 - np.abs(at - np.arange(knots))), spacing_s
-
-
-def _kept_slow(knots: int, spacing_s: float, size_m: float) -> F64:
-    """(k, k) information that keeps the errors at knots of this size and this slow: a first-order Markov process."""
     alike = float(np.exp(-spacing_s / SLOW_S))
     step = np.eye(knots) - alike * np.eye(knots, k=-1)
     step[1:] /= np.sqrt(1.0 - alike**2)
-    return np.asarray(step.T @ step / size_m**2)
+    return np.maximum(0.0, 1.0 - np.abs(at - np.arange(knots))), np.asarray(step.T @ step)
 
 
 def _shown(left: F64, claimed: F64) -> F64:
@@ -178,8 +177,8 @@ def _shown(left: F64, claimed: F64) -> F64:
         usable = claimed[:, axes[0]] < SHAPELESS_M
         if usable.sum() >= FEWEST:
             ratio = 1.4826 * float(np.median(np.abs(left[usable][:, axes] / claimed[usable][:, axes])))
-            out[:, axes] *= np.clip(ratio * np.sqrt(len(left) / (len(left) - 3.0)), 0.002, 10.0)
-    return out
+            out[:, axes] *= min(ratio * np.sqrt(len(left) / (len(left) - 3.0)), 10.0)
+    return np.maximum(out, SUREST_M)
 
 
 def _repeated(left: F64) -> float:
