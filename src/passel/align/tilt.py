@@ -21,9 +21,7 @@ F64 = NDArray[np.float64]
 
 NOISE_DEG = 0.5  # of a photo's angles at least, however well they agree with each other
 MOUNT_DEG = 1.0  # by which a camera may be turned in its gimbal
-LEVEL_DEG = (
-    0.2  # by which a gimbal's idea of level is off in the world, whatever it faces and however many photos tell it
-)
+LEVEL_DEG = 0.2  # by which a gimbal's idea of level is off in the world, however many photos tell it
 SLOW_SHARE = 0.1  # of the claimed vertical sigma: the size of height errors that change over minutes …
 SLOW_SCATTER = 3.0  # … but no more than so many times the horizontal scatter, in which such errors would show too
 SLOW_S, KNOT_S, MOST_KNOTS = 900.0, 60.0, 24  # over what time they change; how finely they are followed
@@ -32,9 +30,7 @@ LOOSE_DEG = 10.0  # what is known of a tilt before anything is told
 SUREST_M = 0.01  # of a position: no antenna is known better against its camera
 FEWEST = 6  # photos from which the scatter of GPS can be judged
 WORTH_TELLING = 0.05  # of GPS's variance across its weakest axis: angles that could take away less are not listened to
-CONTRADICTION = (
-    30.0  # chi square of two degrees of freedom: five sigmas, and one of the two is not what it claims to be
-)
+CONTRADICTION = 30.0  # chi square of two degrees of freedom, five sigmas: one of the two is not what it claims to be
 _ROUNDS, _CAUCHY = 6, 3.0
 
 
@@ -61,9 +57,8 @@ def set_level(scene: Scene, gps: F64, sigma: F64, up_in_camera: F64, time_s: F64
         return scene, 0.0
     turn = Rotation.from_rotvec([*(by_gps.turn + share @ apart), 0.0])
     have = np.isfinite(gps).all(axis=1)
-    middle = np.average(
-        scene.centres[have], axis=0, weights=sigma[have, 2] ** -2
-    )  # where GPS tells the height best, it stays
+    known = np.maximum(sigma[have, 2], SUREST_M) ** -2
+    middle = np.average(scene.centres[have], axis=0, weights=known)  # where GPS tells heights best, they stay
     rotation = turn.as_matrix()
     return scene.transformed(Similarity(1.0, rotation, middle - rotation @ middle)), float(np.degrees(turn.magnitude()))
 
@@ -76,7 +71,7 @@ def tilt_by_gps(scene: Scene, gps: F64, sigma: F64, time_s: F64) -> TiltEstimate
     have = np.isfinite(gps).all(axis=1)
     if have.sum() < 2:
         return None
-    centres, claimed = scene.centres[have], sigma[have]
+    centres, claimed = scene.centres[have], np.maximum(sigma[have], SUREST_M)
     offset, miss = centres - centres.mean(axis=0), gps[have] - centres
     seconds = _seconds(time_s, scene.photos)[have]
     slow, kept = _slow_errors(seconds)
