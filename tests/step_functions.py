@@ -168,6 +168,22 @@ def copy_names(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]
     return {}
 
 
+def list_files(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Writes the names of the files that it finds in its inputs."""
+    note(params)
+    names = [p.relative_to(f).as_posix() for f in inputs.many("part") for p in sorted(f.rglob("*")) if p.is_file()]
+    (out / "names.txt").write_text("\n".join(names))
+    return {}
+
+
+def copy_parts(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Writes what is in the files of its inputs."""
+    note(params)
+    for number, file in enumerate(p for f in inputs.many("part") for p in sorted(f.rglob("*")) if p.is_file()):
+        (out / str(number)).write_bytes(file.read_bytes())
+    return {}
+
+
 def kill_worker(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     """Kills the process that started this one: a worker's agent."""
     note(params)

@@ -78,6 +78,43 @@ def test_a_photo_that_is_not_what_the_survey_found_is_not_used(machines, tmp_pat
     assert "changed" in outcomes[second.digest].message
 
 
+def test_only_the_files_that_a_step_reads_come(machines):
+    """Where the artifact was not made; and once, by content."""
+    first = step("add", "first", value=3)
+    made_on = machines.worker("one")
+    Drive(machines, [first]).done()
+    made_on.stop()
+    machines.worker("two")
+    asked = (("total.txt", "no*"), ("*.bin",), ("sub/*",), ())
+    readers = [_reader("list_files", number, first, files) for number, files in enumerate(asked)]
+    seen, moved = [], []
+    for reader in readers:  # one after the other, so that the first one pays
+        outcome = Drive(machines, [first, reader]).done()[reader.digest]
+        seen.append((outcome.path / "names.txt").read_text().split())
+        moved.append(outcome.delivery.bytes_in)
+    assert seen == [["total.txt"], ["sub/bytes.bin"], ["sub/bytes.bin"], ["sub/bytes.bin", "total.txt"]]
+    assert moved == [1, 12, 0, 13]
+
+
+def test_a_file_of_an_artifact_that_rots_in_the_cache_comes_again(machines, tmp_path):
+    first = step("large_file", "first", value=1)
+    made_on = machines.worker("one")
+    Drive(machines, [first]).done()
+    made_on.stop()
+    cache = machines.worker("two").cache
+    for attempt in range(2):
+        reader = _reader("copy_parts", attempt, first, ("large.bin",))
+        outcome = Drive(machines, [first, reader]).done()[reader.digest]
+        assert (outcome.path / "0").stat().st_size == outcome.delivery.bytes_in == 10**6
+        (held,) = [p for p in cache.glob("files/??/*") if p.stat().st_size == 10**6]
+        held.write_bytes(b"rotten")
+
+
+def _reader(function: str, version: int, first: Step, files: tuple[str, ...]) -> Step:
+    inputs = (("part", ArtifactInput(first.digest, files)),)
+    return Step("read", f"{version}", f"step_functions:{function}", version, Params(), inputs, 100)
+
+
 def photo_step(name: str, *inputs: FileInput | ArtifactInput) -> Step:
     roles = tuple(("photo" if isinstance(i, FileInput) else "part", i) for i in inputs)
     return Step("photos", name, "step_functions:copy_names", 1, Params(), roles, 100)

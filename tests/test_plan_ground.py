@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,12 +13,20 @@ from passel.geo.frames import Frame
 from passel.geo.grid import Window, tiles_over
 from passel.options import Options
 from passel.pipeline.job import Job
-from passel.pipeline.plan_ground import PHOTOS_A_PLATE_STEP, Ground, SurfaceSteps, surface_steps, tile_steps
-from passel.pipeline.step import ArtifactInput, FileInput, Step
+from passel.pipeline.plan_ground import (
+    PHOTOS_A_PLATE_STEP,
+    Ground,
+    SurfaceSteps,
+    product_steps,
+    surface_steps,
+    tile_steps,
+)
+from passel.pipeline.step import ArtifactInput, FileInput, Step, StepInputs, resolve
 from passel.pipeline.steps.products import MergeParams
 from passel.reconstruct.scene import Intrinsics, View
 from passel.surface.extent import SurveyGround
 from passel.survey.model import Camera, Photo, Survey
+from product_tiles import FRAME, Field
 
 ROWS, COLUMNS, APART_M = 14, 15, 15.0
 CELL_M, GSD_M = 0.08, 0.027
@@ -82,6 +94,32 @@ def test_a_tile_gets_the_plates_of_all_photos_that_see_it(planned: tuple[Ground,
         assert len(given) == len(set(given))
         assert set(step.params.photos) <= set().union(*(made_by[d] for d in given))
         assert all(made_by[d] & set(step.params.photos) for d in given)  # and no more than that
+
+
+def test_products_read_only_the_files_that_their_inputs_name(tmp_path: Path) -> None:
+    """A worker that has not made the tiles fetches no others."""
+    survey = Survey((), (), FRAME, (5.0, 10.0), ())
+    survey.save(tmp_path / "survey.json")
+    tiles = [Field().write(tmp_path / "whole", i, 0) for i in range(2)]
+    made = [Step("tiles", t.name, "x:y", 1, MergeParams(), ()) for t in tiles]
+    planned = product_steps(Job(survey, FileInput("survey.json", "0" * 64), Options()), made[0], made)
+    for step in (planned.orthophoto, planned.dsm, planned.points):
+        read = []
+        for tile, (_, given) in zip(tiles, step.inputs[1:], strict=True):
+            assert isinstance(given, ArtifactInput)
+            place = tmp_path / step.name / tile.name
+            place.mkdir(parents=True)
+            for name in (p.name for p in tile.iterdir() if given.reads(p.name)):
+                (place / name).hardlink_to(tile / name)
+            read.append(place)
+        assert all(0 < len(list(p.iterdir())) < 5 for p in read)
+        assert _made(step, tmp_path, read) == _made(step, tmp_path, tiles)
+
+
+def _made(step: Step, root: Path, tiles: Sequence[Path]) -> list[bytes]:
+    out = Path(tempfile.mkdtemp(dir=root))
+    resolve(step.function)(StepInputs((("survey", root / "survey.json"), *(("tile", t) for t in tiles))), None, out)
+    return [p.read_bytes() for p in sorted(out.iterdir())]
 
 
 def test_the_same_plan_again(planned: tuple[Ground, SurfaceSteps, list[Step]]) -> None:

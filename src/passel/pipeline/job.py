@@ -63,9 +63,9 @@ def photo_input(photo: Photo) -> FileInput:
     return FileInput(photo.path, photo.sha256)
 
 
-def outputs(role: str, steps: Sequence[Step]) -> tuple[tuple[str, ArtifactInput], ...]:
-    """The artifacts of some steps as inputs of another, all in one role."""
-    return tuple((role, ArtifactInput(s.digest)) for s in steps)
+def outputs(role: str, steps: Sequence[Step], *files: str) -> tuple[tuple[str, ArtifactInput], ...]:
+    """The artifacts of some steps as inputs of another, all in one role. files: as `ArtifactInput.files`."""
+    return tuple((role, ArtifactInput(s.digest, files)) for s in steps)
 
 
 def run_all(executor: Executor, steps: Sequence[Step], on_event: OnEvent) -> Mapping[str, Artifact]:

@@ -45,6 +45,9 @@ _FINEST_PARTS = (
     8  # of a photo's ground pixel: finer cells cost memory without end and show nothing, whatever was asked for
 )
 
+TINY_FILES = ("plates.json", "*_tiny.npy")
+"""Of plates, what colours and previews read: a twentieth of their bytes."""
+
 Inputs = tuple[tuple[str, Input], ...]
 
 
@@ -162,14 +165,14 @@ def surface_steps(job: Job, ground: Ground) -> SurfaceSteps:
     )  # fmt: skip
     gains = Step(
         "coarse", "gains", f"{GROUND}:make_gains", 7, GainsParams(),
-        (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates)),
+        (*base, ("coarse", ArtifactInput(coarse.digest)), *outputs("plate", plates, *TINY_FILES)),
         memory_mb=1000 + len(ground.views) // 10,
     )  # fmt: skip
     quick = Step(
         "coarse", "quick", f"{GROUND}:make_quick", 5, QuickParams(_four(window)),
         (
             *base, ("coarse", ArtifactInput(coarse.digest)), ("gains", ArtifactInput(gains.digest)),
-            *outputs("plate", plates),
+            *outputs("plate", plates, *TINY_FILES),
         ), memory_mb=800,
     )  # fmt: skip
     return SurfaceSteps(tuple(plates), tuple(coarse_tiles), coarse, gains, quick)
@@ -240,16 +243,21 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
 
 def product_steps(job: Job, scene: Step, tiles: Sequence[Step]) -> ProductSteps:
     """Merging and side files."""
-    inputs: Inputs = (("survey", job.survey_file), *outputs("tile", tiles))
     params = MergeParams()
 
-    def merge(name: str) -> Step:
+    def merge(name: str, *files: str) -> Step:
+        inputs: Inputs = (("survey", job.survey_file), *outputs("tile", tiles, "tile.json", *files))
         return Step("merge", name, f"{PRODUCTS}:{name}", 2, params, inputs, memory_mb=800, limit_s=12 * 3600)
 
     sides: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
     memory = 500 + len(job.survey.photos) // 8
     side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 3, params, sides, memory_mb=memory)
-    return ProductSteps(merge("orthophoto"), merge("dsm"), merge("points"), side_files)
+    return ProductSteps(
+        merge("orthophoto", "ortho.npy"),
+        merge("dsm", "dsm.npy", "filled.npy"),
+        merge("points", "points.npz"),
+        side_files,
+    )
 
 
 def _coarse_window(window: Window) -> Window:

@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +25,18 @@ class FileInput:
 
 @dataclass(frozen=True)
 class ArtifactInput:
-    """The output folder of another step, named by that step's digest."""
+    """The output folder of another step, named by that step's digest.
+
+    files: patterns of the only files in it that are read, () = all. On a worker that has to fetch them, the others are missing;
+    for the digest they are nothing new.
+    """
 
     digest: str
+    files: tuple[str, ...] = ()
+
+    def reads(self, name: str) -> bool:
+        """Whether the step may read the file of this name."""
+        return not self.files or any(fnmatchcase(name, pattern) for pattern in self.files)
 
 
 Input = FileInput | ArtifactInput

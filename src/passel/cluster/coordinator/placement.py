@@ -101,7 +101,7 @@ def missing_bytes(task: Task, worker: Worker) -> int:
     """What of its inputs would have to travel."""
     if worker.request.local:  # the coordinator fetches what is in the bucket
         return sum(i.size_bytes for i in task.ready.inputs if i.away)
-    return sum(i.size_bytes for i in task.ready.inputs if i.key not in worker.cached)
+    return sum(i.missing_bytes(worker.cached) for i in task.ready.inputs)
 
 
 def choose(worker: Worker, jobs: Iterable[JobState], roster: Roster, now_s: float) -> tuple[Task, Fit] | None:

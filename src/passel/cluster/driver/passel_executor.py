@@ -250,7 +250,7 @@ class _Submitter:
 
     def __init__(self, schedule: Schedule, workplace: Workplace, files: UserFiles) -> None:
         self._schedule, self._workplace, self._files = schedule, workplace, files
-        self._known: dict[str, InputRef] = {}
+        self._known: dict[tuple[str, Input], InputRef] = {}
 
     def ready(self, step: Step) -> ReadyStep:
         """Raises ChangedError."""
@@ -269,15 +269,23 @@ class _Submitter:
         )
 
     def _ref(self, role: str, given: Input, path: Path) -> InputRef:
-        key = given.sha256 if isinstance(given, FileInput) else given.digest
-        found = self._known.get(role + key)
+        found = self._known.get((role, given))
         if found is None:
             found = self._files.ref(role, given) if isinstance(given, FileInput) else self._artifact(role, given, path)
-            self._known[role + key] = found
+            self._known[role, given] = found
         return found
 
     def _artifact(self, role: str, given: ArtifactInput, path: Path) -> InputRef:
         store = self._workplace.store
         manifest = store.manifest(given.digest)
-        away = store.is_away(given.digest)
-        return InputRef(role, "artifact", given.digest, "", manifest.size_bytes, manifest.files, str(path), away)
+        files = tuple(f for f in manifest.files if given.reads(f.name))
+        return InputRef(
+            role,
+            "artifact",
+            given.digest,
+            size_bytes=sum(f.size_bytes for f in files),
+            files=files,
+            path=str(path),
+            away=store.is_away(given.digest),
+            part=len(files) < len(manifest.files),
+        )

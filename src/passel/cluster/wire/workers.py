@@ -19,7 +19,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -156,7 +156,8 @@ class PollRequest:
 class InputRef:
     """One input of a step, in the step's order. key: a photo's FileInput.sha256, or the digest of an artifact.
 
-    name: the file's own name with its suffix ('' for an artifact). files: of an artifact. path: on the coordinator's machine,
+    name: the file's own name with its suffix ('' for an artifact). files: of an artifact, those that the step reads; part: these are
+    not all that it has. path: on the coordinator's machine,
     only for local workers, else ''. size_bytes: in all; 0 when unknown. away: an artifact whose files are in the bucket.
     sha256: of a photo's content as the survey found it, '' while nobody has read it.
     """
@@ -170,6 +171,18 @@ class InputRef:
     path: str = ""
     away: bool = False
     sha256: str = ""
+    part: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Under which a worker may have it in its cache: whole, or file by file."""
+        return (self.key, *(f.sha256 for f in self.files)) if self.part else (self.key,)
+
+    def missing_bytes(self, cached: Container[str]) -> int:
+        """What of it would have to travel to a worker with these keys in its cache."""
+        if self.key in cached:
+            return 0
+        return sum(f.size_bytes for f in self.files if f.sha256 not in cached) if self.part else self.size_bytes
 
 
 @dataclass(frozen=True)

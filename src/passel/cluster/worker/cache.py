@@ -148,15 +148,21 @@ class Cache:
             with storage_errors(self.root):
                 for number, (path, name) in enumerate(files):
                     place = folder / str(number) / (Path(name).name or "file")
-                    place.parent.mkdir(parents=True)
-                    try:
-                        os.link(path, place)
-                    except FileNotFoundError:
-                        pass  # for the step, too, it is missing
-                    except OSError:  # a disk without hard links, as on memory sticks; a full one fails again
-                        shutil.copyfile(path, place)
+                    _show(path, place)
                     shown.append(place)
             yield shown
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def gathered(self, files: Sequence[tuple[Path, str]]) -> Iterator[Path]:
+        """One folder with these cached files (path, name in the folder, with /)."""
+        folder = self.root / "views" / str(next(self._views))
+        try:
+            with storage_errors(self.root):
+                for path, name in files:
+                    _show(path, folder / name)
+            yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -337,6 +343,17 @@ class Cache:
                 self._alias[link.name] = sha256
             else:
                 link.unlink()
+
+
+def _show(path: Path, place: Path) -> None:
+    """Makes a cached file appear at another place, too."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, place)
+    except FileNotFoundError:
+        pass  # for the step, too, it is missing
+    except OSError:  # a disk without hard links, as on memory sticks; a full one fails again
+        shutil.copyfile(path, place)
 
 
 def _size(path: Path) -> int:

@@ -39,9 +39,12 @@ class FetchedInputs:
 
 @dataclass(frozen=True)
 class _Got:
+    """pins: what to unpin. files: (path, name) of those that are to be shown together instead of `path`."""
+
     path: Path
-    pin: str
+    pins: tuple[str, ...]
     moved_bytes: int
+    files: tuple[tuple[Path, str], ...] = ()
 
 
 class Fetcher:
@@ -67,7 +70,8 @@ class Fetcher:
             with self._waiting():
                 got = await asyncio.gather(*tasks)
             ahead_bytes = sum(self._ahead_bytes.pop(ref.key, 0) for ref in refs)
-            yield FetchedInputs(tuple(g.path for g in got), sum(g.moved_bytes for g in got) + ahead_bytes)
+            paths = tuple(pins.enter_context(self._cache.gathered(g.files)) if g.files else g.path for g in got)
+            yield FetchedInputs(paths, sum(g.moved_bytes for g in got) + ahead_bytes)
 
     async def prefetch(self, job: str, refs: Sequence[InputRef]) -> None:
         """Brings what is missing while no step waits and the cache has room without giving up anything. Trouble is ignored: a hint.
@@ -79,7 +83,7 @@ class Fetcher:
             if self._cache.size_bytes + ref.size_bytes <= self._cache.most_bytes:
                 with suppress(PasselError):
                     got = await self._get(job, ref)
-                    self._cache.unpin(got.pin)
+                    self._drop_pins(got)
                     if got.moved_bytes:
                         self._ahead_bytes[ref.key] = self._ahead_bytes.get(ref.key, 0) + got.moved_bytes
 
@@ -100,7 +104,11 @@ class Fetcher:
             task.cancel()
         for got in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(got, _Got):
-                self._cache.unpin(got.pin)
+                self._drop_pins(got)
+
+    def _drop_pins(self, got: _Got) -> None:
+        for pin in got.pins:
+            self._cache.unpin(pin)
 
     async def _get(self, job: str, ref: InputRef) -> _Got:
         """One input, pinned."""
@@ -121,7 +129,7 @@ class Fetcher:
                     fetched = await self._link.fetch(file_path(job, ref.key), part, cache.has_file)
                 except NotThereError as error:
                     _log.warning("%s cannot be had: %s", ref.name, error)
-                    return _Got(cache.root / _MISSING / ref.name, ref.key, moved_bytes)  # the step says what that means
+                    return _Got(cache.root / _MISSING / ref.name, (), moved_bytes)  # the step says what that means
                 moved_bytes += fetched.moved_bytes
                 if ref.sha256 and fetched.sha256 != ref.sha256:
                     part.unlink(missing_ok=True)
@@ -130,12 +138,14 @@ class Fetcher:
                     path = cache.add_file(part, fetched.sha256, ref.key)
                     break
                 cache.add_alias(ref.key, fetched.sha256)
-        return _Got(path, path.name, moved_bytes)
+        return _Got(path, (path.name,), moved_bytes)
 
     async def _artifact(self, job: str, ref: InputRef) -> _Got:
         cache, folder = self._cache, self._cache.store.path(ref.key)
         if cache.pin_artifact(ref.key) is not None:
-            return _Got(folder, ref.key, 0)
+            return _Got(folder, (ref.key,), 0)
+        if ref.part:
+            return await self._some_files(job, ref)
         text = await self._link.manifest_text(job, ref.key)
         try:
             files = manifest_from_json(text).files
@@ -145,7 +155,28 @@ class Fetcher:
             parts = [downloads.enter_context(cache.download(_part_key(ref.key, f), f.size_bytes)) for f in files]
             moved = await together(self._part(job, ref.key, f, part) for f, part in zip(files, parts, strict=True))
             cache.add_artifact(text, parts)
-        return _Got(folder, ref.key, sum(moved))
+        return _Got(folder, (ref.key,), sum(moved))
+
+    async def _some_files(self, job: str, ref: InputRef) -> _Got:
+        """Files of an artifact, each cached for itself by its content."""
+        tasks = [asyncio.create_task(self._one_of(job, ref.key, file)) for file in ref.files]
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._unpin, tasks)
+            got = await asyncio.gather(*tasks)
+            undo.pop_all()
+        files = tuple(shown for g in got for shown in g.files)
+        return _Got(
+            self._cache.root / _MISSING, tuple(p for g in got for p in g.pins), sum(g.moved_bytes for g in got), files
+        )
+
+    async def _one_of(self, job: str, digest: str, file: ArtifactFile) -> _Got:
+        cache, moved_bytes = self._cache, 0
+        path = cache.pin_file(file.sha256, file.size_bytes)
+        if path is None:
+            with cache.download(_part_key(digest, file), file.size_bytes) as part:
+                moved_bytes = await self._part(job, digest, file, part)
+                path = cache.add_file(part, file.sha256, file.sha256)
+        return _Got(path, (file.sha256,), moved_bytes, ((path, file.name),))
 
     async def _part(self, job: str, digest: str, file: ArtifactFile, part: Path) -> int:
         """One file of an artifact; returns the bytes moved."""

@@ -223,7 +223,7 @@ class RemoteWorkplace:
     async def _was_our_fault(self, assignment: Assignment, failed: Failed) -> bool:
         """After a failure: True when something was wrong here and no longer is, so that the step deserves another try."""
         if failed.kind != "storage":
-            return bool(await asyncio.to_thread(self.cache.verify, [i.key for i in assignment.inputs]))
+            return bool(await asyncio.to_thread(self.cache.verify, [key for i in assignment.inputs for key in i.keys]))
         while not await asyncio.to_thread(self.cache.free, self.cache.most_bytes):
             if not self._unsent:
                 return False
