@@ -16,8 +16,9 @@ from scipy.spatial.transform import Rotation
 
 from passel.geo.frames import Frame
 from passel.products import report_model as m
-from passel.products.preview import dsm_preview, orthophoto_preview
+from passel.products.preview import orthophoto_preview
 from passel.products.raster import merge_dsm, merge_orthophoto
+from passel.products.relief import dsm_preview
 from passel.products.report import report_html
 from passel.products.shots import camera_keys, cameras_json, capture_time_s, images_json, shots_geojson
 from passel.products.stats import gps_summary, human_seconds, stats_json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from passel.pipeline.step import Fact, StepInputs
 from passel.products.points import merge_points
-from passel.products.preview import dsm_preview, orthophoto_preview
+from passel.products.preview import orthophoto_preview
 from passel.products.raster import RasterFacts, merge_dsm, merge_orthophoto
 from passel.products.report_facts import scene_facts
 from passel.products.shots import cameras_json, images_json, shots_geojson
@@ -39,6 +39,8 @@ def orthophoto(inputs: StepInputs, params: MergeParams, out: Path) -> dict[str, 
 
 def dsm(inputs: StepInputs, params: MergeParams, out: Path) -> dict[str, Fact]:
     """Tiles (role 'tile', many; 'survey' file) → dsm.tif, dsm.png, raster.json."""
+    from passel.products.relief import dsm_preview  # loads matplotlib: 0.4 CPU s that the other steps do without
+
     tiles, survey = _inputs(inputs)
     facts = merge_dsm(tiles, survey.frame, out / DSM, _threads())
     dsm_preview(out / DSM, out / DSM_PICTURE)
