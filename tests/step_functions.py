@@ -126,6 +126,13 @@ def mix_large(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     return {"parts": len(parts)}
 
 
+def count_files(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Writes how many files its inputs have."""
+    total = sum(1 for part in inputs.many("part") for _ in part.rglob("*"))
+    (out / "total.txt").write_text(str(total))
+    return {"total": total}
+
+
 def fill_disk_at_once(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     """numpy reserves so large a file before it writes."""
     np.save(out / "big.npy", np.zeros(3_000_000))

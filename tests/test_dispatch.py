@@ -250,14 +250,23 @@ def test_a_step_that_kills_before_it_is_told_of_is_given_up_after_three_machines
     assert world.ended["poison"].failure is not None
 
 
-def test_a_full_disk_of_the_coordinator_ends_the_step_at_once(world: World) -> None:
-    local, other = small("local", local=True), small("other")
+def test_a_full_disk_of_the_coordinator_holds_its_own_workers_steps_until_there_is_room(world: World) -> None:
+    local = small("local", local=True)
     world.submit(ready("x"))
     world.poll(local)
-    world.poll(other)
+    local.full = True
     local.finish(next(iter(local.held)), Failure("storage", "The disk is full"))
-    world.poll(local)
-    assert world.ended["x"].failure is not None
+    world.later(HOLD_S / 2, local)
+    assert "x" not in world.ended
+    assert not capacity_of(world.dispatcher).takes_artifacts
+    local.full = False
+    world.later(2.0, local)
+    assert "x" in digests(local)
+    local.finish(
+        next(iter(local.held)), Failure("storage", "The disk is full")
+    )  # and before it tells, there is room again
+    world.later(2.0, local)
+    assert "x" in digests(local)
 
 
 def test_a_step_larger_than_any_worker_runs_alone_on_the_largest(world: World) -> None:

@@ -272,7 +272,7 @@ def test_event_lines_are_few_and_complete(tmp_path: Path) -> None:
     assert len(stages) <= 4
     assert stages[-1]["stages"] == [{"stage": "features", "done": 200, "total": 200, "failed": 1, "rest_s": 0.0}]
     assert [t["text"] for t in told if t["event"] == "say"] == [
-        "No worker is connected: waiting for one", "features n199 failed: no",
+        "No worker is connected: waiting for one", "It goes on", "features n199 failed: no",
     ]  # fmt: skip
 
 

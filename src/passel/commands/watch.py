@@ -78,6 +78,7 @@ def overview_text(seen: Overview) -> str:
         f"{seen.name}: Passel {seen.version}, up {time_text(seen.uptime_s)}",
         f"{running} running, {waiting} waiting; {seen.steps_a_minute:g} a minute"
         + (f"; all done in about {time_text(seen.rest_s)}" if seen.rest_s is not None else ""),
+        *(f"! the disk of {w.name} is full: it waits for room" for w in seen.passel.workers if w.state == "full"),
         "",
         workers_text(seen),
         "",

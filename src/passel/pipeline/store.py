@@ -370,9 +370,21 @@ def _sync(path: Path) -> None:
 
 def is_disk_trouble(error: BaseException) -> bool:
     """True when the disk itself refuses (full or read-only), so that every further step would fail in the same way."""
+    met = _met_by(error)
+    return met is not None and (_says_full(met) or met.errno == errno.EROFS)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """True when the disk has no room: what cannot be written now may be later."""
+    met = _met_by(error)
+    return met is not None and _says_full(met)
+
+
+def _met_by(error: BaseException | None) -> OSError | None:
+    """What the system said, also when it was put into our words."""
     if isinstance(error, PasselError):
-        return error.__cause__ is not None and is_disk_trouble(error.__cause__)
-    return isinstance(error, OSError) and (_says_full(error) or error.errno == errno.EROFS)
+        return _met_by(error.__cause__)
+    return error if isinstance(error, OSError) else None
 
 
 def _says_full(error: OSError) -> bool:

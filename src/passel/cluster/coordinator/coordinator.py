@@ -39,10 +39,12 @@ from passel.cluster.wire.workers import (
     encode,
 )
 from passel.errors import PasselError, StorageError
+from passel.pipeline.store import is_full_disk
 
 _TICK_S = 0.5
 _SWEEP_S = 300.0
 _MEMBER_S = 2.0
+_FULL_PAUSE_S = 10.0
 _log = logging.getLogger("passel.coordinator")
 
 
@@ -154,7 +156,7 @@ class Coordinator:
         self._data.attach(hello.job, Path(hello.store))
         self._dispatcher.begin(hello, time.monotonic())
         if self._links:
-            self._links.tell(hello.job, capacity_of(self._dispatcher))
+            self._links.tell(hello.job, self._capacity_now())
 
     def step_ready(self, job: str, step: ReadyStep) -> None:
         self._data.add_files(job, step)
@@ -181,8 +183,11 @@ class Coordinator:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _SWEEP_S)
             except StorageError as error:
-                self._links.tell(job, Brought(digest, Failure("storage", error.what, error.where, error.todo)))
-                return
+                if not is_full_disk(error):
+                    self._links.tell(job, Brought(digest, Failure("storage", error.what, error.where, error.todo)))
+                    return
+                _log.warning("job %s waits for room: %s", job, error)
+                await asyncio.sleep(_FULL_PAUSE_S)
             else:
                 self._links.tell(job, Brought(digest))
                 return
@@ -282,10 +287,14 @@ class Coordinator:
             return
         for job, news in self._dispatcher.take_news():
             self._links.tell(job, news)
-        capacity = capacity_of(self._dispatcher)
+        capacity = self._capacity_now()
         if capacity != self._capacity:
             self._capacity = capacity
             self._links.tell_all(capacity)
+
+    def _capacity_now(self) -> Capacity:
+        capacity = capacity_of(self._dispatcher)
+        return replace(capacity, takes_artifacts=False) if self._data.full else capacity
 
     def _start_ticker(self) -> None:
         self._ticker = asyncio.create_task(self._tick())

@@ -27,12 +27,13 @@ from passel.cluster.coordinator.incoming import (
     Sender,
     manifest_of,
 )
+from passel.cluster.full_disk import FullDisk
 from passel.cluster.wire.bucket import BucketCommit
 from passel.cluster.wire.drivers import ReadyStep
 from passel.cluster.wire.workers import RETRY_AFTER_S, WireError, WireProblem, decode, encode
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
-from passel.pipeline.store import Store, file_sha256, is_disk_trouble
+from passel.pipeline.store import Store, file_sha256, is_full_disk
 
 BLOCK_BYTES = 256 * 2**10
 WRITTEN_AT_ONCE_BYTES = 2**20
@@ -76,6 +77,10 @@ class _JobFiles:
     store: Store
     paths: dict[str, Path] = field(default_factory=dict)
     manifests: OrderedDict[str, Manifest] = field(default_factory=OrderedDict)
+    disk: FullDisk = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.disk = FullDisk(self.store.root)
 
     def manifest(self, digest: str) -> Manifest | None:
         """Reads the disk at the first time."""
@@ -142,6 +147,11 @@ class DataPlane:
         self.away.close()
         self._incoming.close()
 
+    @property
+    def full(self) -> bool:
+        """Whether a job's disk has refused an artifact and has no more room since."""
+        return any(job.disk.is_full for job in self._jobs.values())
+
     async def bring(self, job: str, digest: str) -> None:
         """Has the artifact's files on this disk. Raises LostError (it is made again), BucketError, StorageError."""
         if (files := self._jobs.get(job)) is not None:
@@ -206,6 +216,7 @@ class DataPlane:
         manifest = await asyncio.to_thread(job.manifest, sender.digest)
         size = next((f.size_bytes for f in manifest.files if f.name == name), None) if manifest else None
         if size is None:
+            job.disk.refuse()
             size = self._incoming.received_bytes(sender, name)
         if size is None:
             raise _RefusalError(404, "Nothing of this file is here", name[:200])
@@ -215,12 +226,13 @@ class DataPlane:
         job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
         start, total = _range_of_body(request)
         await self._refuse_known(job, sender.digest)
-        try:
-            part = await asyncio.to_thread(self._incoming.part, sender, job.store, name)
-            await _receive(request, part, start, total)
-        except StorageError:
-            await asyncio.to_thread(self._incoming.discard, sender)  # or it would fill the disk until the job's end
-            raise
+        with job.disk.watched(total):
+            try:
+                part = await asyncio.to_thread(self._incoming.part, sender, job.store, name)
+                await _receive(request, part, start, total)
+            except StorageError:
+                await asyncio.to_thread(self._incoming.discard, sender)  # or it would fill the disk until the job's end
+                raise
         return web.Response(status=204)
 
     async def _commit(self, request: web.Request) -> web.StreamResponse:
@@ -229,7 +241,8 @@ class DataPlane:
         if await asyncio.to_thread(job.manifest, sender.digest):
             await asyncio.to_thread(self._incoming.discard, sender)
             raise _RefusalError(409, "The artifact is here already", sender.digest[:12])
-        await asyncio.to_thread(self._incoming.commit, sender, job.store, manifest)
+        with job.disk.watched(manifest.size_bytes):
+            await asyncio.to_thread(self._incoming.commit, sender, job.store, manifest)
         return web.Response(status=204)
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
@@ -288,7 +301,7 @@ def _status_of(error: PasselError) -> int:
     if isinstance(error, _RefusalError):
         return error.status
     found = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    return 507 if found == 500 and is_disk_trouble(error) else found
+    return 507 if found == 500 and is_full_disk(error) else found
 
 
 async def _send(request: web.Request, path: Path, sha256: str) -> web.StreamResponse:

@@ -302,10 +302,9 @@ class Dispatcher:
                 self._end(task, worker.name, failure)
         elif failure.kind == "storage":
             task.full_on.add(worker.name)
-            worker.full_until_s = now_s + FULL_S
             self._roster = None
-            if worker.request.local:  # it writes into the store itself: that disk is full for everybody
-                self._end(task, worker.name, failure)
+            if not (worker.request.full or worker.request.local):  # they say themselves when there is room again
+                worker.full_until_s = now_s + FULL_S
         elif failure.kind != "stopped":  # that was the worker's, not the step's
             self._end(task, worker.name, failure)
         self._requeue_if_idle(task, now_s)

@@ -24,15 +24,19 @@ from types import FrameType
 
 from passel.cluster.driver.driver_events import EventLines
 from passel.cluster.driver.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
+from passel.cluster.full_disk import FullDisk
 from passel.errors import Interrupted, PasselError, StorageError, UsageError
 from passel.options import Options, parse_options
 from passel.pipeline.job import Project
-from passel.pipeline.run import RunRequest, run_job
+from passel.pipeline.run import RunRequest, RunResult, run_job
 from passel.pipeline.side_files import with_side_files
-from passel.pipeline.store import Store, storage_error
+from passel.pipeline.store import Store, is_full_disk, storage_error
 
 _PREDECESSOR_S = 10.0
 """A driver of the same job that is being killed may hold the store's lock so long."""
+_NO_ROOM_S = 3600.0
+"""A full disk is waited for so long, as the coordinator does with steps that one refuses."""
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,8 @@ def drive(task: DriverTask, lines: EventLines) -> int:
         for notice in parsed.notices:
             lines.say(notice)
         options = with_side_files(parsed.options, task.photos, task.output)
-        request = RunRequest(task.photos, task.output, _of_this_start(options, task), task.words)
-        _wait_for_predecessor(Store(Project(task.output).store))
         cores = options.max_concurrency if "max-concurrency" in parsed.values else 0
-        link = replace(task.link, most_cores=cores)
-        result = run_job(request, lambda place: PasselExecutor(place, link, lines.set_capacity), lines)
+        result = _run(replace(task, link=replace(task.link, most_cores=cores)), options, lines)
     except KeyboardInterrupt:
         lines.end(Interrupted.exit_code, "The run was stopped")
         return Interrupted.exit_code
@@ -105,6 +106,32 @@ def drive(task: DriverTask, lines: EventLines) -> int:
     task.note_end()
     lines.end(0, result.exit_message, holes=result.holes)
     return 0
+
+
+def _run(task: DriverTask, options: Options, lines: EventLines) -> RunResult:
+    """The run. When it finds the disk full, it waits for room and begins again: what is finished is not made again."""
+    disk = FullDisk(task.output)
+    while True:
+        request = RunRequest(task.photos, task.output, _of_this_start(options, task), task.words)
+        try:
+            _wait_for_predecessor(Store(Project(task.output).store))
+            return run_job(request, lambda place: PasselExecutor(place, task.link, lines.set_capacity), lines)
+        except (StorageError, OSError) as error:
+            if not is_full_disk(error):
+                raise
+            lines.say(f"The disk is full [{task.output}]: waiting until there is room on it")
+            disk.note()
+            _wait_for_room(disk, error)
+            lines.say("There is room again: it goes on")
+
+
+def _wait_for_room(disk: FullDisk, error: Exception) -> None:
+    """Raises the error when nobody makes any for long."""
+    deadline_s = time.monotonic() + _NO_ROOM_S
+    while disk.is_full:
+        if time.monotonic() > deadline_s:
+            raise error
+        time.sleep(_LOOK_S)
 
 
 def _of_this_start(options: Options, task: DriverTask) -> Options:

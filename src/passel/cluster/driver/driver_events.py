@@ -35,10 +35,14 @@ class EventLines:
         self._told_s = float("-inf")
         self._untold = False
         self._begun = False
+        self._waits = ""
         self._ended = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, name="stages", daemon=True)
+        self._ticker: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        """At the beginning of the run, and again when it is begun again."""
+        self._ended.clear()
+        self._ticker = threading.Thread(target=self._tick, name="stages", daemon=True)
         self._ticker.start()
         return self
 
@@ -46,7 +50,7 @@ class EventLines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._ticker.is_alive():
+        if self._ticker is not None:
             self._ticker.join()
         self._tell_stages()
 
@@ -77,10 +81,12 @@ class EventLines:
         with self._guard:
             before, self._tally.workers = self._tally.workers, max(1, capacity.threads)
             self._untold = self._untold or before != self._tally.workers
-        if capacity.workers == 0:
-            self.say("No worker is connected: waiting for one")
-        elif capacity.full == capacity.workers:
-            self.say("The disk of every worker is full: waiting until there is room on one")
+            waits = _waits_for(capacity)
+            told, self._waits = self._waits, waits
+        if waits and waits != told:
+            self.say(waits)
+        elif told and not waits:
+            self.say("It goes on")
 
     def end(self, code: int, message: str, todo: str = "", where: str = "", holes: Sequence[str] = ()) -> None:
         """The last line."""
@@ -122,6 +128,17 @@ class EventLines:
                 self._stream.flush()
             except BrokenPipeError:
                 os._exit(1)  # nobody listens any more: the server is gone, and with it the reason to run
+
+
+def _waits_for(capacity: Capacity) -> str:
+    """Why nothing moves at all, '' when something can."""
+    if capacity.workers == 0:
+        return "No worker is connected: waiting for one"
+    if not capacity.takes_artifacts:
+        return "The coordinator's disk is full: waiting until there is room on it"
+    if capacity.full == capacity.workers:
+        return "The disk of every worker is full: waiting until there is room on one"
+    return ""
 
 
 def percent(stages: Sequence[StageTally]) -> float:

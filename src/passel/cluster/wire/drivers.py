@@ -82,12 +82,16 @@ class Ended:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What all workers have together; told at first and when it changes. full: how many take no steps, since their disk is full."""
+    """What all workers have together; told at first and when it changes. full: how many take no steps, since their disk is full.
+
+    takes_artifacts: False while what workers have finished waits there, since the disk of a job's folder is full.
+    """
 
     workers: int
     threads: int
     memory_mb: int
     full: int = 0
+    takes_artifacts: bool = True
 
 
 FromDriver = Hello | ReadyStep | WantFiles | Withdraw

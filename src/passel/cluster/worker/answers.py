@@ -76,4 +76,6 @@ async def _problem(response: aiohttp.ClientResponse) -> WireProblem:
     try:
         return decode(WireProblem, await response.read())
     except WireError:
+        if response.status == 507:  # to HEAD, which has no body
+            return WireProblem("The disk is full", str(response.url))
         return WireProblem(f"The coordinator answers {response.status} {response.reason}", str(response.url))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from passel.cluster.full_disk import free_disk_bytes
 from passel.cluster.wire.workers import MachineInfo
 from passel.option_table import usable_cores
 
@@ -54,14 +54,6 @@ def free_memory_mb() -> int:
 def memory_for_steps_mb() -> int:
     """What steps may take together of the memory that is free now."""
     return max(1, int(_SHARE_FOR_STEPS * free_memory_mb()))
-
-
-def free_disk_bytes(folder: Path) -> int:
-    """Free space on the disk of a folder, or where the folder will be."""
-    for place in (folder, *folder.absolute().parents):
-        with suppress(OSError):
-            return shutil.disk_usage(place).free
-    return 0
 
 
 def gpu_name() -> str:

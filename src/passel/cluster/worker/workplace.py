@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from passel.cluster.full_disk import FullDisk, is_read_only
 from passel.cluster.wire.packed_step import packed_step
 from passel.cluster.wire.workers import Assignment, CacheNews, Failure, Finished, InputRef, Phase
 from passel.cluster.worker.answers import DamagedError, GoneError, RefusedError
 from passel.cluster.worker.cache import Cache
 from passel.cluster.worker.fetch import Fetcher
 from passel.cluster.worker.hosts import Hosts
-from passel.cluster.worker.machine import free_disk_bytes
 from passel.cluster.worker.together import together
 from passel.cluster.worker.transfer import Link
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
-from passel.pipeline.messages import Answer, Failed, Request
+from passel.pipeline.messages import RETRIED_KINDS, Answer, Failed, Request
 from passel.pipeline.store import Store, is_disk_trouble
 
 OnPhase = Callable[[Phase], None]
 _TAIL_BYTES = 4000
-_SPARE_BYTES = 100_000_000
 _MOST_SENDS = 10
 _MOST_MENDS = 5
 _MOST_HINTS = 256
-_log = logging.getLogger("passel.worker")
 
 
 class Workplace(Protocol):
@@ -68,6 +65,7 @@ class LocalWorkplace:
         self._hosts = hosts
         self._disk = disk
         self._link = link
+        self._full: dict[Path, FullDisk] = {}
 
     async def work(self, assignment: Assignment, on_phase: OnPhase) -> Finished:
         log = Path(assignment.log)
@@ -83,6 +81,9 @@ class LocalWorkplace:
         on_phase("running")
         answer = await self._hosts.run(assignment.ticket, request)
         if isinstance(answer, Failed):
+            answer = await asyncio.to_thread(_with_disk_seen, answer, store)
+            if answer.kind == "storage":
+                answer = self._refused(answer, store.root)
             return _finished(assignment, await asyncio.to_thread(_failure, answer, log))
         return _finished(assignment, _wrong_artifact(assignment, answer.manifest), answer.manifest)
 
@@ -101,7 +102,15 @@ class LocalWorkplace:
 
     @property
     def full(self) -> bool:
-        return False  # the disk is the coordinator's, who sees for itself
+        self._full = {root: disk for root, disk in self._full.items() if disk.is_full}
+        return bool(self._full)
+
+    def _refused(self, failed: Failed, root: Path) -> Failed:
+        """The disk of a job's store refused a step: no more steps until somebody has made room, unless that does not help."""
+        if is_read_only(root):
+            return replace(failed, kind="error")
+        self._full.setdefault(root, FullDisk(root)).note()
+        return failed
 
 
 @dataclass
@@ -120,7 +129,6 @@ class RemoteWorkplace:
     cache: Cache
     link: Link
     logs: Path
-    _full_below_bytes: int = 0
     _unsent: int = 0
     _sent: asyncio.Event = field(default_factory=asyncio.Event)
     _hints: deque[tuple[str, Sequence[InputRef]]] = field(default_factory=lambda: deque(maxlen=_MOST_HINTS))
@@ -128,6 +136,7 @@ class RemoteWorkplace:
 
     def __post_init__(self) -> None:
         self._fetcher = Fetcher(self.cache, self.link)
+        self._full_disk = FullDisk(self.cache.root)
 
     async def work(self, assignment: Assignment, on_phase: OnPhase) -> Finished:
         moved = _Moved()
@@ -157,7 +166,7 @@ class RemoteWorkplace:
             raise
         except PasselError as error:
             if is_disk_trouble(error):
-                self._note_full()
+                self._full_disk.note()
             failure = _failure_of(error)
         finally:
             await asyncio.to_thread(log.unlink, missing_ok=True)
@@ -185,14 +194,7 @@ class RemoteWorkplace:
 
     @property
     def full(self) -> bool:
-        return free_disk_bytes(self.cache.root) < self._full_below_bytes
-
-    def _note_full(self) -> None:
-        """The disk refused a step though the cache gave up what it could: no more steps until somebody has made room."""
-        free_bytes = free_disk_bytes(self.cache.root)
-        self._full_below_bytes = 2 * free_bytes + _SPARE_BYTES
-        more_gb = (self._full_below_bytes - free_bytes) / 1e9
-        _log.warning("the disk of %s is full: no steps until %.1f GB more are free", self.cache.root, more_gb)
+        return self._full_disk.is_full
 
     async def _make(self, assignment: Assignment, log: Path, moved: _Moved, on_phase: OnPhase) -> Manifest | Failed:
         """The artifact, in the cache and pinned until it is delivered; made here, now or earlier."""
@@ -206,7 +208,7 @@ class RemoteWorkplace:
             answer = await self._try(assignment, log, moved, on_phase)
         if isinstance(answer, Failed):
             if answer.kind == "storage":
-                self._note_full()
+                self._full_disk.note()  # though the cache gave up what it could
             return answer
         self.cache.made(answer.manifest)
         return answer.manifest
@@ -218,7 +220,10 @@ class RemoteWorkplace:
             on_phase("running")
             step = packed_step(assignment)
             request = Request(step, paths, self.cache.store.root, log, assignment.attempt)
-            return await self.hosts.run(assignment.ticket, request)
+            answer = await self.hosts.run(assignment.ticket, request)
+        if isinstance(answer, Failed):
+            answer = await asyncio.to_thread(_with_disk_seen, answer, self.cache.store)
+        return answer
 
     async def _was_our_fault(self, assignment: Assignment, failed: Failed) -> bool:
         """After a failure: True when something was wrong here and no longer is, so that the step deserves another try."""
@@ -280,6 +285,18 @@ def _wrong_artifact(assignment: Assignment, manifest: Manifest) -> Failure | Non
         return None
     place = f"{assignment.stage} {assignment.name}"
     return Failure("crash", "The step came out under another digest", place, "install the same Passel everywhere")
+
+
+def _with_disk_seen(failed: Failed, store: Store) -> Failed:
+    """A process that died could not say that the disk was full, nor clear up."""
+    if failed.kind not in RETRIED_KINDS:
+        return failed
+    try:
+        full = store.full_disk()  # while what it has written lies there
+        store.sweep()
+    except StorageError:  # the store is gone: the job was removed
+        return failed
+    return Failed("storage", full.what, full.where, full.todo) if full else failed
 
 
 def _failure_of(error: PasselError) -> Failure:

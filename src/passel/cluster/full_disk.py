@@ -1,0 +1,74 @@
+"""A disk that was full: since when it refuses, and whether there is room on it again."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from passel.errors import StorageError
+from passel.pipeline.store import is_full_disk, storage_errors
+
+_SPARE_BYTES = 100_000_000
+_MARGIN_BYTES = 2**20
+_log = logging.getLogger("passel.disk")
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Free space on the disk of a folder, or where the folder will be."""
+    for place in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place).free
+    return 0
+
+
+def is_read_only(folder: Path) -> bool:
+    """Whether nothing can be written on the disk of a folder, however much is free there."""
+    with suppress(OSError):
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
+
+
+class FullDisk:
+    """The disk of a folder, which is not full until it has refused something."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._full_below_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has had too little room ever since it refused: another try takes some of it, and counts anew."""
+        if self._full_below_bytes and free_disk_bytes(self._folder) >= self._full_below_bytes:
+            self._full_below_bytes = 0
+        return self._full_below_bytes > 0
+
+    def note(self, more_bytes: int | None = None) -> None:
+        """It refused, and what was written is gone again. more_bytes: that another try needs, beside what is free now; if nobody
+        knows, twice the room and a bit more is waited for.
+        """
+        free_bytes = free_disk_bytes(self._folder)
+        more_bytes = free_bytes + _SPARE_BYTES if more_bytes is None else more_bytes + _MARGIN_BYTES
+        self._full_below_bytes = free_bytes + more_bytes
+        _log.warning("the disk of %s is full: waiting until %.1f GB more are free", self._folder, more_bytes / 1e9)
+
+    def refuse(self) -> None:
+        """Before work that would find no room. Raises StorageError while it is full."""
+        if self.is_full:
+            with storage_errors(self._folder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextmanager
+    def watched(self, size_bytes: int) -> Iterator[None]:
+        """For a block that writes so much or leaves nothing: not begun while the disk is full, and noted if it finds it full."""
+        self.refuse()
+        try:
+            yield
+        except StorageError as error:
+            if is_full_disk(error):
+                self.note(size_bytes)
+            raise
