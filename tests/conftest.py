@@ -13,7 +13,7 @@ import pytest
 from passel.demo.flight import DemoSettings
 from passel.demo.truth import DemoTruth
 from passel.demo.write import write_demo
-from runs import passel
+from runs import TINY_OPTIONS, passel
 
 # A shell without job control starts what it puts into the background deaf to Ctrl-C, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,13 +22,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Where tests run in several processes a file goes to one of them as a whole: long ones first, lest one be alone at the end.
 LONG_FILES_FIRST = (
-    "test_faults.py",
-    "test_client.py",
-    "test_bad_input.py",
-    "test_cluster_run.py",
-    "test_run.py",
-    "test_serve.py",
-    "test_surface.py",
+    *(
+        "test_bad_input.py",
+        "test_run.py",
+        "test_bucket_store.py",
+        "test_faults.py",
+        "test_client.py",
+        "test_web_browser.py",
+    ),
+    *("test_server_durability.py", "test_cluster_run.py", "test_fleet_serve.py", "test_gateway_forwarding.py"),
+    *(
+        "test_reconstruct_mapping.py",
+        "test_surface.py",
+        "test_serve.py",
+        "test_gateway_nodes.py",
+        "test_fleet_machines.py",
+    ),
 )
 
 
@@ -70,7 +79,7 @@ def tiny_map(tiny_survey: tuple[Path, DemoTruth], tmp_path_factory: pytest.TempP
     """The map of the tiny survey, made serially, in two submodels."""
 
     def make(output: Path) -> None:
-        done = passel(["run", str(tiny_survey[0]), "--output", str(output), "--split", "9"], serial=True)
+        done = passel(["run", str(tiny_survey[0]), "--output", str(output), *TINY_OPTIONS], serial=True)
         assert done.returncode == 0, done.stderr
 
     return made_once("tiny-map", make, tmp_path_factory)

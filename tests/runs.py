@@ -20,6 +20,8 @@ PRODUCTS = (
     "images.json",
 )
 
+TINY_OPTIONS = ("--split", "9", "--feature-quality", "lowest")  # of the tiny survey's map: as true, for less
+
 
 def passel(words: Sequence[str], *, serial: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command line to its end."""

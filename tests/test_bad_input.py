@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from passel import cli
 from passel.demo.truth import DemoTruth
 from passel.pipeline.store import Store
 from runs import PRODUCTS, command, digests, environment_of, made
@@ -24,6 +26,23 @@ def passel(*words: object, **environment: str) -> subprocess.CompletedProcess[st
     done = run_passel([str(w) for w in words], serial=True, **environment)
     assert "Traceback" not in done.stdout + done.stderr
     return done
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The same in this process, steps in a child of it: seconds sooner, for one refusal of many."""
+    monkeypatch.setenv("PASSEL_EXECUTOR", "serial")
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        code = cli.main([str(w) for w in words])
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.out + shown.err
+        return subprocess.CompletedProcess(words, code, shown.out, shown.err)
+
+    return run
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
@@ -79,19 +98,18 @@ def alien(shot: Path, path: Path, minutes_north: float | None = None) -> Path:
     return path
 
 
-def test_folders_without_photos(shots: list[Path], tmp_path: Path) -> None:
+def test_folders_without_photos(shots: list[Path], here: Run, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     words = ("run", photos, "--output", tmp_path / "map")
     assert "no such folder" in refused(passel(*words))
     photos.mkdir()
-    assert "The folder is empty" in refused(passel(*words))
+    assert "The folder is empty" in refused(here(*words))
     (photos / "readme.txt").write_text("no photo")
-    assert "There are no photos in the folder" in refused(passel(*words))
+    assert "There are no photos in the folder" in refused(here(*words))
     shutil.copy(shots[0], photos)
-    assert "There is only one photo" in refused(passel(*words))
+    assert "There is only one photo" in refused(here(*words))
     (photos / "other.jpg").write_bytes(b"")
-    last = refused(passel(*words))
-    assert "left out: other.jpg is an empty file" in last
+    assert "left out: other.jpg is an empty file" in refused(here(*words))
     (photos / shots[0].name).write_text("no photo")
     assert "None of the 2 files can be used" in refused(passel(*words))
 
@@ -189,7 +207,7 @@ def test_each_end_is_where_it_was_asked_for(three: Path, tmp_path: Path) -> None
     assert digests(output) == before
 
 
-def test_side_files_with_errors(three: Path, tmp_path: Path) -> None:
+def test_side_files_with_errors(three: Path, here: Run, tmp_path: Path) -> None:
     output, file = tmp_path / "map", tmp_path / "side.txt"
     names = [p.name for p in sorted(three.iterdir())]
     for option, text, message in (
@@ -203,7 +221,7 @@ def test_side_files_with_errors(three: Path, tmp_path: Path) -> None:
         ("cameras", "{}", "names no camera"),
     ):
         file.write_text(text)
-        assert message in refused(passel("run", three, "--output", output, f"--{option}", file, "--end-with", "split"))
+        assert message in refused(here("run", three, "--output", output, f"--{option}", file, "--end-with", "split"))
     file.write_text("EPSG:4326\n" + "".join(f"{n} 6.{k} 46.7 500\n" for k, n in enumerate(names)))
     done = passel("run", three, "--output", output, "--geo", file, "--end-with", "split", "--dtm", "--gcp", "gcp.txt")
     assert done.returncode == 0

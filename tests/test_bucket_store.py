@@ -34,7 +34,7 @@ from passel.pipeline.messages import Request
 from passel.pipeline.step import Step
 from passel.pipeline.store import Store
 from passel.serving.bucket import artifact_bucket
-from runs import command, digests
+from runs import TINY_OPTIONS, command, digests
 from serving import running, said, serve_words
 from step_functions import step
 
@@ -396,7 +396,7 @@ def test_a_survey_with_the_bucket_is_the_same_map_and_what_it_left_there_goes_wi
         token = said("token", "create", "--join", "--data", str(tmp_path / "data")).stdout.split()[0]
         with running(join, tmp_path / "join.log", PASSEL_JOIN_TOKEN=token) as worker:
             worker.wait_for("threads")
-            run = ["run", str(tiny_survey[0]), "--output", str(tmp_path / "map"), "--split", "9", "--cluster", address]
+            run = ["run", str(tiny_survey[0]), "--output", str(tmp_path / "map"), *TINY_OPTIONS, "--cluster", address]
             done = subprocess.run(command(run), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert done.returncode == 0, done.stderr
         (job,) = (tmp_path / "data" / "jobs").iterdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from machines import Job, Machines, until
-from runs import digests
+from runs import TINY_OPTIONS, digests
 
 PATIENCE_S = 1800.0  # it takes as long as it takes: the machine may be busy
 
@@ -24,7 +24,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 def test_two_machines_make_the_same_map_though_everything_dies_once(machines, tmp_path, tiny_survey, tiny_map):
     first, second = machines.worker("one"), machines.worker("two")
-    job = Job(machines, tiny_survey[0], tmp_path / "map", ["--split", "9"])
+    job = Job(machines, tiny_survey[0], tmp_path / "map", TINY_OPTIONS)
     until(lambda: job.made() >= 4, PATIENCE_S)
     first.kill()
     until(lambda: job.made() >= 12, PATIENCE_S)

@@ -80,7 +80,7 @@ def answers(client: httpx.Client) -> bool:
 
 
 def submit(client: httpx.Client, photos: Path) -> str:
-    options = json.dumps([{"name": "fast-orthophoto", "value": True}])
+    options = json.dumps([{"name": "fast-orthophoto", "value": True}, {"name": "feature-quality", "value": "lowest"}])
     uuid = str(client.post("/task/new/init", data={"options": options}).json()["uuid"])
     for photo in sorted(photos.iterdir()):
         client.post(f"/task/new/upload/{uuid}", files={"images": (photo.name, photo.read_bytes())}).raise_for_status()

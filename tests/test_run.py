@@ -12,7 +12,7 @@ import rasterio
 
 from passel.demo.accuracy import measure
 from passel.demo.truth import DemoTruth
-from runs import digests, left_running, made, passel, stopped_when
+from runs import TINY_OPTIONS, digests, left_running, made, passel, stopped_when
 from serving import until
 
 
@@ -67,7 +67,7 @@ def test_rasters_lie_on_the_same_ground(tiny_map: Path) -> None:
 
 def test_the_same_pixels_with_two_workers(tiny_survey: tuple[Path, DemoTruth], tiny_map: Path, tmp_path: Path) -> None:
     output = tmp_path / "map"
-    done = passel(["run", str(tiny_survey[0]), "--output", str(output), "--split", "9", "--max-concurrency", "2"])
+    done = passel(["run", str(tiny_survey[0]), "--output", str(output), *TINY_OPTIONS, "--max-concurrency", "2"])
     assert done.returncode == 0, done.stderr
     assert digests(output) == digests(tiny_map)
 
@@ -75,7 +75,7 @@ def test_the_same_pixels_with_two_workers(tiny_survey: tuple[Path, DemoTruth], t
 def test_killed_and_started_again(tiny_survey: tuple[Path, DemoTruth], tiny_map: Path, tmp_path: Path) -> None:
     """kill -9 in the middle of the features and again in the tiles; what was finished is not made again."""
     output = tmp_path / "map"
-    words = ["run", str(tiny_survey[0]), "--output", str(output), "--split", "9", "--max-concurrency", "4"]
+    words = ["run", str(tiny_survey[0]), "--output", str(output), *TINY_OPTIONS, "--max-concurrency", "4"]
     assert stopped_when(words, lambda: made(output, "features") >= 3, signal.SIGKILL) == -signal.SIGKILL
     assert stopped_when(words, lambda: made(output, "coarse") >= 2, signal.SIGKILL) == -signal.SIGKILL
     until(lambda: left_running(output) == [], "the children of a run that was killed end")
@@ -105,7 +105,7 @@ def test_a_second_run_makes_nothing(tiny_survey: tuple[Path, DemoTruth], tiny_ma
     (output / "cameras.json").unlink()
     shutil.rmtree(output / "odm_dem")
     shutil.rmtree(output / "odm_report")
-    done = passel(["run", str(tiny_survey[0]), "--output", str(output), "--split", "9"], serial=True)
+    done = passel(["run", str(tiny_survey[0]), "--output", str(output), *TINY_OPTIONS], serial=True)
     assert done.returncode == 0, done.stderr
     stages = json.loads((output / "log.json").read_text("utf-8"))["stages"]
     assert all(s["made"] == 0 for s in stages), stages
