@@ -22,28 +22,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Where tests run in several processes a file goes to one of them as a whole: long ones first, lest one be alone at the end.
 LONG_FILES_FIRST = (
-    *(
-        "test_bad_input.py",
-        "test_run.py",
-        "test_bucket_store.py",
-        "test_faults.py",
-        "test_client.py",
-        "test_web_browser.py",
-    ),
-    *("test_server_durability.py", "test_cluster_run.py", "test_fleet_serve.py", "test_gateway_forwarding.py"),
-    *(
-        "test_reconstruct_mapping.py",
-        "test_surface.py",
-        "test_serve.py",
-        "test_gateway_nodes.py",
-        "test_fleet_machines.py",
-    ),
-)
+    "bad_input run bucket_store faults client web_browser server_durability cluster_run fleet_serve gateway_forwarding "
+    "reconstruct_mapping surface serve gateway_nodes fleet_machines surface_scale driver web_browser_pages agent"
+).split()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
-        rank = {name: number for number, name in enumerate(LONG_FILES_FIRST)}
+        rank = {f"test_{name}.py": number for number, name in enumerate(LONG_FILES_FIRST)}
         items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
