@@ -24,12 +24,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 LONG_FILES_FIRST = (
     "bad_input run bucket_store faults client web_browser server_durability cluster_run fleet_serve gateway_forwarding "
     "reconstruct_mapping surface serve gateway_nodes fleet_machines surface_scale driver web_browser_pages agent"
-).split()
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
-        rank = {f"test_{name}.py": number for number, name in enumerate(LONG_FILES_FIRST)}
+        rank = {f"test_{name}.py": number for number, name in enumerate(LONG_FILES_FIRST.split())}
         items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
