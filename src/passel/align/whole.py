@@ -93,7 +93,7 @@ def adjust_whole(
         if number == 0:  # once: a sigma judged again after it has pulled would shrink round by round
             factor = _honest_factor(cameras.centres - evidence.gps, evidence.gps_sigma)
             priors = replace(priors, gps_sigma=_scaled(priors.gps_sigma, factor))
-    found = triangulate(cameras, tracks, ROUNDS_PX[-1] * unit)
+    found, tracks = triangulate(cameras, tracks, ROUNDS_PX[-1] * unit), NO_TRACKS
     weak = np.bincount(found.tracks.photo, minlength=len(scene.photos)) < MIN_POINTS
     result = replace(cameras.scene(scene.photos, found.points, found.tracks), turned=scene.turned)
     result = _without(result, weak)
