@@ -155,7 +155,7 @@ def test_a_server_that_dies_is_waited_for(photos: Path, tmp_path: Path) -> None:
         note = tmp_path / "map" / ".passel" / "remote.json"
         until(lambda: note.exists() and json.loads(note.read_text())["committed"], "all photos are there")
         process.signal(signal.SIGKILL)
-    client.wait_for("cannot be reached .*; trying again")
+    client.wait_for("cannot be reached: .*; trying again")
     with running(words, tmp_path / "again.log"):
         client.wait_for("the server is there again")
         assert client.process.wait(timeout=120) == 0, client.said

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import httpx
 
-from passel.errors import PasselError, UsageError
+from passel.errors import PasselError, UsageError, network_reason
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ STATES = {QUEUED: "waiting", RUNNING: "running", FAILED: "failed", COMPLETED: "d
 BLOCK_BYTES = 1 << 20
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_LOOK_TIMEOUT = httpx.Timeout(3.0)
 
 
 class RemoteError(PasselError):
@@ -192,7 +193,7 @@ class Server:
     def _read(self, body: bytes, status: int) -> object:
         """The JSON of an answer. A server that starts or stops may say 502 or 503 for a while."""
         if status == 401:
-            raise RemoteError("the server wants another token", self.address.url, "give --token")
+            raise RemoteError("the server wants another token", self.address.url, self._token_todo())
         if status == 409 or status >= 500:  # 409: a piece that is not the next one; the server says again which is
             raise AwayError(f"the server answered {status}", self.address.url)
         try:
@@ -206,10 +207,17 @@ class Server:
         return found
 
     def _refusal(self, words: str) -> RemoteError:
-        todo = "a Passel's operator makes one: passel token create --api" if "token" in words else ""
-        if todo and not self.address.token:
-            todo = f"give --token TOKEN, or set PASSEL_TOKEN; {todo}"
-        return RemoteError(f"the server refuses: {words}", self.address.url, todo)
+        return RemoteError(
+            f"the server refuses: {words}", self.address.url, self._token_todo() if "token" in words else ""
+        )
+
+    def _token_todo(self) -> str:
+        todo = "a Passel's operator makes one: passel token create --api"
+        if not self.address.token:
+            return f"give --token TOKEN, or set PASSEL_TOKEN; {todo}"
+        return (
+            f"that is a join token, for computers that join; {todo}" if self.address.token.startswith("join_") else todo
+        )
 
     def _answer(self, method: str, path: str, **more: Any) -> _Answer:
         params = dict(more.pop("params", {}))
@@ -247,9 +255,31 @@ class _Answer:
         if isinstance(error, httpx.TransportError | httpx.StreamError):
             raise self._away(error) from None
 
-    def _away(self, error: Exception) -> AwayError:
-        words = str(error) or type(error).__name__
-        return AwayError(f"the server cannot be reached ({words})", self._where, "is `passel serve` running there?")
+    def _away(self, error: Exception) -> RemoteError:
+        if _is_workers_port(self._where):
+            host = self._request.url.host
+            what, todo = (
+                "this is the port for workers",
+                f"clients use the other one, for example --server http://{host}:3000",
+            )
+            return RemoteError(what, self._where, todo)
+        what = f"the server cannot be reached: {network_reason(error)}"
+        if "certificate" in what:
+            todo = "is it the right address? If so, let $SSL_CERT_FILE name the certificate of its authority"
+            return RemoteError(what, self._where, todo)
+        if "TLS" in what:
+            return RemoteError(what, self._where, f"try http://{self._request.url.netloc.decode()}")
+        return AwayError(what, self._where, "is `passel serve` running there?")
+
+
+def _is_workers_port(url: str) -> bool:
+    """Whether a Passel's workers' port is at this address: there, anybody may see whose it is."""
+    parts = urlsplit(url)
+    try:
+        seen = httpx.get(f"https://{parts.netloc}/ca.pem", verify=False, trust_env=False, timeout=_LOOK_TIMEOUT)
+    except (httpx.TransportError, httpx.InvalidURL):
+        return False
+    return seen.status_code == 200 and "BEGIN CERTIFICATE" in seen.text[:1000]
 
 
 def patiently(work: Callable[[], T], say: Callable[[str], None], most_s: float, sleep: Callable[[float], None]) -> T:

@@ -21,7 +21,7 @@ from passel.cluster.coordinator.admin import (
     RevokeOrder,
 )
 from passel.cluster.trust.identity import IdentityError, trusting
-from passel.cluster.trust.join import Unreachable, meet, workers_url
+from passel.cluster.trust.join import Unreachable, meet, not_understood, unreachable, workers_url
 from passel.cluster.trust.tokens import TokenRefused, fingerprint_in
 from passel.cluster.wire.workers import WireError, WireProblem, decode, encode
 from passel.errors import PasselError, UsageError
@@ -49,9 +49,11 @@ class AdminClient:
     def at(url: str, token: str) -> AdminClient:
         """A coordinator on the network; the token tells which one it must be. Raises PasselError."""
         pinned = fingerprint_in(token)
+        todo = "on the coordinator: passel token create --api"
         if not pinned:
-            todo = "on the coordinator: passel token create --api"
             raise TokenRefused("this token does not say which coordinator it is for", todo=todo)
+        if token.startswith("join_"):
+            raise TokenRefused("this is a join token: it makes a computer a worker, and shows nothing", todo=todo)
         coordinator = meet(workers_url(url))
         if coordinator.fingerprint != pinned:
             raise IdentityError("the token belongs to another coordinator", coordinator.url, "check the address")
@@ -83,19 +85,22 @@ class AdminClient:
                 return _read(answer.status, await answer.read(), kind, where)
         except TimeoutError as e:
             raise Unreachable("the coordinator does not answer", where, "see its log") from e
+        except aiohttp.ClientConnectorCertificateError as e:
+            what = "the coordinator cannot prove who it is"
+            raise IdentityError(what, where, "somebody may be in between") from e
         except (aiohttp.ClientError, OSError) as e:
             if self.socket is not None:
                 raise _nobody_here(self.socket, e) from e
-            raise Unreachable(f"the coordinator cannot be reached: {e}", where, "check the address") from e
+            raise unreachable(e, where) from e
 
 
 def _read(status: int, body: bytes, kind: type[Reply], where: str) -> Reply:
-    if status == 200:
-        return decode(kind, body)
     try:
+        if status == 200:
+            return decode(kind, body)
         said = decode(WireProblem, body)
     except WireError:
-        raise Unreachable(f"the coordinator answers {status}", where, "see its log") from None
+        raise not_understood(where) from None
     raise _KINDS.get(status, PasselError)(said.what, said.where or where, said.todo)
 
 

@@ -6,7 +6,6 @@ Run twice it does the same; with an identity kept from an earlier time no token 
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from passel.cluster.trust.admit import CA_PATH, JOIN_PATH, JoinReply, JoinReques
 from passel.cluster.trust.identity import Identity, IdentityError, fingerprint_of, trusting, write_secret
 from passel.cluster.trust.tokens import TokenRefused, fingerprint_in
 from passel.cluster.wire.workers import VERSION_HEADER, WireError, WireProblem, decode, encode
-from passel.errors import PasselError, UsageError
+from passel.errors import PasselError, UsageError, network_reason
 
 WORKERS_PORT = 3001
 _PATIENCE_S = 15.0
@@ -89,8 +88,9 @@ def remember_url(identity: Identity, url: str) -> None:
 def join(coordinator: Coordinator, token: str, home: Path, hostname: str) -> Identity:
     """Become a worker of this coordinator and keep the identity in a folder of `home`. Raises PasselError."""
     pinned = fingerprint_in(token)
-    if not pinned:
-        raise TokenRefused("this is no join token", token[:8] + "…", "on the coordinator: passel token create --join")
+    if not pinned or token.startswith("api_"):
+        what = "this is an API token, for programs that submit photos" if pinned else "this is no join token"
+        raise TokenRefused(what, token[:8] + "…", "on the coordinator: passel token create --join")
     if pinned != coordinator.fingerprint:
         raise IdentityError(
             "the token belongs to another coordinator", coordinator.url, "check the address, or ask for a new token"
@@ -106,8 +106,9 @@ async def _meet(url: str) -> Coordinator:
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE  # the token's pin decides, not this handshake
     status, body = await _request("GET", url + CA_PATH, stranger)
-    if status != 200:
-        raise Unreachable(f"this is no Passel coordinator: it answers {status}", url, "check the address and the port")
+    if status != 200 or b"BEGIN CERTIFICATE" not in body:
+        todo = f"check the address and the port: workers join at {WORKERS_PORT}, if nothing else was chosen"
+        raise Unreachable("this is no workers' port of a Passel: something else answers there", url, todo)
     coordinator = Coordinator(url, body.decode("ascii", "replace"))
     _ = coordinator.fingerprint  # raises if it is no certificate
     return coordinator
@@ -116,12 +117,12 @@ async def _meet(url: str) -> Coordinator:
 async def _ask(coordinator: Coordinator, request: JoinRequest) -> JoinReply:
     context = trusting(coordinator.ca_pem)
     status, body = await _request("POST", coordinator.url + JOIN_PATH, context, encode(request))
-    if status == 200:
-        return decode(JoinReply, body)
     try:
+        if status == 200:
+            return decode(JoinReply, body)
         said = decode(WireProblem, body)
     except WireError:
-        raise Unreachable(f"the coordinator answers {status}", coordinator.url, "see its log") from None
+        raise not_understood(coordinator.url) from None
     kind = TokenRefused if status in (401, 429) else PasselError
     raise kind(said.what, said.where or coordinator.url, said.todo)
 
@@ -137,12 +138,22 @@ async def _request(method: str, url: str, context: ssl.SSLContext, body: bytes |
             return answer.status, await read_all(answer.content, _MOST_ANSWER_BYTES, url)
     except aiohttp.ClientConnectorCertificateError as e:
         raise IdentityError("the coordinator cannot prove who it is", url, "somebody may be in between") from e
-    except aiohttp.ClientSSLError as e:
-        raise Unreachable("no workers' port: it does not speak TLS", url, f"workers join at port {WORKERS_PORT}") from e
-    except TimeoutError as e:
-        raise Unreachable("the coordinator does not answer", url, "check the address, the network and firewalls") from e
     except (aiohttp.ClientError, OSError) as e:
-        number = e.errno if isinstance(e, OSError) else None
-        reason = os.strerror(number) if number and number > 0 else str(e)  # asyncio's own text is longer and says less
-        todo = "check the address, and that `passel serve` runs there with --listen"
-        raise Unreachable(f"the coordinator cannot be reached: {reason}", url, todo) from e
+        raise unreachable(e, url) from e
+
+
+def unreachable(error: Exception, where: str) -> Unreachable:
+    """In words, why no coordinator was reached."""
+    if isinstance(error, aiohttp.ClientSSLError):
+        todo = f"that is what browsers and clients use; workers join at port {WORKERS_PORT}, if no other was chosen"
+        return Unreachable("this is no workers' port: it does not speak TLS", where, todo)
+    if isinstance(error, TimeoutError):
+        return Unreachable("the coordinator does not answer", where, "check the address, the network and firewalls")
+    todo = "check the address, and that `passel serve` runs there with --listen"
+    return Unreachable(f"the coordinator cannot be reached: {network_reason(error)}", where, todo)
+
+
+def not_understood(where: str) -> Unreachable:
+    """Somebody answers, and not in our protocol."""
+    todo = f"is it a Passel {__version__}, as this one, with nothing in between?"
+    return Unreachable("the coordinator's answer cannot be understood", where, todo)

@@ -45,6 +45,7 @@ from passel.cluster.worker.answers import (
 from passel.cluster.worker.bucket_line import BucketLine, BucketTrouble
 from passel.cluster.worker.sink import Meter, complete, receive
 from passel.cluster.worker.together import together
+from passel.errors import network_reason
 from passel.pipeline.manifest import ArtifactFile, Manifest, manifest_to_json
 from passel.pipeline.store import storage_errors
 
@@ -341,9 +342,8 @@ class Link:
             self._down_since_s = now_s
         if not self._told_down and now_s - self._down_since_s > _WORTH_TELLING_S:
             self._told_down = True
-            _log.warning(
-                "%s does not answer (%s): what runs goes on, and this worker tries again", self.url, _short(error)
-            )
+            reason = network_reason(error)
+            _log.warning("%s does not answer (%s): what runs goes on, and this worker tries again", self.url, reason)
 
     def _reached(self) -> None:
         if self._told_down and self._down_since_s is not None:
@@ -357,7 +357,3 @@ class _Elsewhere:
 
     url: str
     sha256: str
-
-
-def _short(error: Exception) -> str:
-    return str(error) or type(error).__name__
