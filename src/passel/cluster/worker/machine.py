@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -32,16 +33,16 @@ def machine_info(disk: Path) -> MachineInfo:
 def usable_cpus() -> int:
     """Processors that this process may use, a container's quota rounded up."""
     count = usable_cores()
-    for folder in _own_groups():
+    for file in _own_files("cpu.max"):
         with suppress(OSError, ValueError):
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = file.read_text().split()
             if quota != "max":
                 count = min(count, max(1, -(-int(quota) // int(period))))
-    for folder in _own_groups("cpu"):
+    for file in _own_files("cpu.cfs_quota_us", "cpu"):
         with suppress(OSError, ValueError):
-            quota_us = int((folder / "cpu.cfs_quota_us").read_text())  # -1: none
+            quota_us = int(file.read_text())  # -1: none
             if quota_us > 0:
-                count = min(count, max(1, -(-quota_us // int((folder / "cpu.cfs_period_us").read_text()))))
+                count = min(count, max(1, -(-quota_us // int(file.with_name("cpu.cfs_period_us").read_text()))))
     return count
 
 
@@ -56,6 +57,7 @@ def memory_for_steps_mb() -> int:
     return max(1, int(_SHARE_FOR_STEPS * free_memory_mb()))
 
 
+@cache
 def gpu_name() -> str:
     """The first NVIDIA GPU's model, 'GPU' for one that has no name, '' when there is none."""
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
@@ -89,21 +91,27 @@ def _memory_bytes() -> int:
 
 
 def _memory_limits() -> list[_MemoryLimit]:
-    """Of this process's control groups and all above them, of both generations."""
+    """Of this process's control groups and all above them, of both generations, where they are below the machine's memory."""
     found = []
-    for folder in _own_groups():
+    for file in _own_files("memory.max"):
         with suppress(OSError, ValueError):  # 'max' is no number: no limit
-            limit_bytes = int((folder / "memory.max").read_text())
-            found.append(_MemoryLimit(limit_bytes, folder / "memory.current", folder / "memory.stat", "inactive_file"))
-    for folder in _own_groups("memory"):
-        with suppress(OSError, ValueError):  # without a limit it says something enormous
-            limit_bytes = int((folder / "memory.limit_in_bytes").read_text())
-            usage = folder / "memory.usage_in_bytes"
-            found.append(_MemoryLimit(limit_bytes, usage, folder / "memory.stat", "total_inactive_file"))
-    return found
+            limit_bytes, usage = int(file.read_text()), file.with_name("memory.current")
+            found.append(_MemoryLimit(limit_bytes, usage, file.with_name("memory.stat"), "inactive_file"))
+    for file in _own_files("memory.limit_in_bytes", "memory"):
+        with suppress(OSError, ValueError):
+            limit_bytes, usage = int(file.read_text()), file.with_name("memory.usage_in_bytes")
+            found.append(_MemoryLimit(limit_bytes, usage, file.with_name("memory.stat"), "total_inactive_file"))
+    most_bytes = int(psutil.virtual_memory().total)
+    return [limit for limit in found if limit.limit_bytes < most_bytes]  # others never bind, and are slow to read
 
 
-def _own_groups(controller: str = "") -> list[Path]:
+@cache  # asked with every poll; what is in the files may change, where they are does not
+def _own_files(name: str, controller: str = "") -> tuple[Path, ...]:
+    """The files of this name in the control groups of this process."""
+    return tuple(file for folder in _own_groups(controller) if (file := folder / name).is_file())
+
+
+def _own_groups(controller: str) -> list[Path]:
     """The folders of this process's control group and of all above it; in a container that is the root.
 
     controller: of the first generation; '' for the second.
