@@ -104,7 +104,7 @@ def ground_step(job: Job, scene: Step) -> Step:
     """The step that finds the ground under the adjusted scene: lattices, tiles, views."""
     params = GroundParams(CELL_GSD, FINEST_M, CORE_CELLS, SMALL_CORE_CELLS, SMALL_SURVEY_TILES)
     return Step(
-        "coarse", "ground", f"{GROUND}:find_ground", 3, params,
+        "coarse", "ground", f"{GROUND}:find_ground", 5, params,
         (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest))),
         memory_mb=500 + len(job.survey.photos) // 8, limit_s=2 * 3600,
     )  # fmt: skip
@@ -210,7 +210,7 @@ def _once(steps: Iterable[Step]) -> list[Step]:
 def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
     params = CoarseTileParams(tile.name, _four(tile.core), cell_m, tuple(photos))
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 6, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 7, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -237,7 +237,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", _once(plate_of[n] for n in names)),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 19, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 20, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

@@ -134,6 +134,12 @@ class Scene:
         return Scene(tuple(Intrinsics(**c) for c in head["cameras"]), tuple(head["photos"]), *wanted, **added)
 
 
+def photos_of_points(folder: Path) -> NDArray[np.int64]:
+    """(m,) photos that show each point of the scene in a folder, without reading the rest of its observations."""
+    with np.load(folder / "scene.npz") as d:
+        return np.bincount(d["obs_point"], minlength=len(d["points"]))
+
+
 def project(camera: Intrinsics, xyz_in_camera: F64, velocity: F64 | None = None) -> F64:
     """(n, 3) points in the camera frame (z forward) → (n, 2) pixels; NaN behind the camera.
 

@@ -75,7 +75,8 @@ def coverage(views: Sequence[View], params: Sequence[F64], xyz: F64) -> NDArray[
 def choose_photos(
     views: Sequence[View], params: Sequence[F64], grid: Grid, window: Window, plane_m: float
 ) -> tuple[int, ...]:
-    """The photos to match a block with: most nadir first, each new in direction and needed somewhere in the block."""
+    """The photos to match a block with: most nadir first, each new in direction and needed somewhere in the block; then those that
+    show most of what fewer than two of them do."""
     x = grid.x(window.col + np.linspace(0.02, 0.98, SAMPLES) * window.cols)
     y = grid.y(window.row + np.linspace(0.02, 0.98, SAMPLES) * window.rows)
     gx, gy = np.meshgrid(x, y)
@@ -87,15 +88,22 @@ def choose_photos(
     chosen: list[int] = []
     counts = np.zeros(len(xyz), int)
     for k in order.tolist():
-        enough = PHOTOS_PER_POINT if len(chosen) < PHOTOS_PER_BLOCK else 2
-        if rays[k, 2] <= 0.3 or not (seen[k] & (counts < enough)).any():
+        if rays[k, 2] <= 0.3 or not (seen[k] & (counts < PHOTOS_PER_POINT)).any():
             continue
         if chosen and np.max(rays[chosen] @ rays[k]) > np.cos(LEAST_ANGLE_RAD) and counts[seen[k]].min() >= 2:
             continue
         chosen.append(k)
         counts += seen[k]
-        if len(chosen) == MOST_PHOTOS:
+        if len(chosen) == PHOTOS_PER_BLOCK:
             break
+    usable = [k for k in order.tolist() if rays[k, 2] > 0.3 and k not in chosen]
+    while usable and len(chosen) < MOST_PHOTOS:
+        gains = (seen[usable] & (counts < 2)).sum(axis=1)
+        if gains.max() == 0:
+            break
+        best = usable.pop(int(np.argmax(gains)))
+        chosen.append(best)
+        counts += seen[best]
     return tuple(chosen)
 
 

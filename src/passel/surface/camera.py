@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from passel.geo.grid import Bounds
+from passel.geo.grid import Bounds, Grid, Window
 from passel.reconstruct.scene import Intrinsics, View
 
 F64 = NDArray[np.float64]
@@ -108,6 +108,26 @@ def sees(view: View, xyz: F64, border_px: float = 0.0) -> NDArray[np.bool_]:
         & (uv[:, 0] <= i.width_px - 1 - border_px)
         & (uv[:, 1] <= i.height_px - 1 - border_px)
     )
+
+
+def times_seen(views: Sequence[View], grid: Grid, window: Window, z: NDArray[np.floating]) -> NDArray[np.int32]:
+    """(rows, cols) how many photos show the centre of each cell of a window at the heights z (rows, cols), map metres."""
+    seen = np.zeros(window.shape, np.int32)
+    low = float(z.min())
+    for view in views:
+        reach = reach_m(view, low)
+        c = np.floor(grid.col(view.centre[0] + np.array([-reach, reach]))).astype(int) - window.col
+        r = np.floor(grid.row(view.centre[1] + np.array([reach, -reach]))).astype(int) - window.row
+        c0, r0 = max(int(c[0]), 0), max(int(r[0]), 0)
+        part = slice(r0, max(min(int(r[1]) + 1, window.rows), r0)), slice(c0, max(min(int(c[1]) + 1, window.cols), c0))
+        here = z[part]
+        if here.size == 0:
+            continue
+        x = grid.x(np.arange(c0, c0 + here.shape[1], dtype=float) + window.col + 0.5)
+        y = grid.y(np.arange(r0, r0 + here.shape[0], dtype=float) + window.row + 0.5)
+        gx, gy = np.meshgrid(x, y)
+        seen[part] += sees(view, np.column_stack([gx.ravel(), gy.ravel(), here.ravel()])).reshape(here.shape)
+    return seen
 
 
 def centre_seeing(view: View, point: F64) -> F64:

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
+from passel.surface.camera import times_seen
 from passel.surface.match import (
     MOST_HEIGHTS,
     Heights,
@@ -40,9 +40,6 @@ BIN_FACTOR = 256  # bins of points that bound the first heights
 POINT_BINS = 8  # bins of points that say what is likely, in one of those
 LIKELY_WITHIN = 0.03  # of the flying height above and below the points around, and
 LIKELY_SLOPE = 0.15  # of the distance to the nearest
-NEAREST_POINTS = 12
-POINTS_AT_ONCE = 200_000  # neighbours are looked up for: bounds memory
-WILD_SHARE = 0.4  # of the flying height: no tree or house stands out so far
 COARSE_MARGIN = 128  # coarse cells
 LEAST_WIDTH = 48
 BLOCK_CELLS = 16  # of the coarse levels
@@ -97,10 +94,9 @@ class PriorHeights:
 
 
 def prior_heights(points: F64, above_m: float, cell_m: float, offset_m: tuple[float, float]) -> PriorHeights:
-    """Bounds of the surface from (m, 3) points (map metres) and the usual height of the cameras above them: the span of the points
-    around, less and plus what they cannot show."""
+    """Bounds of the surface from (m, 3) points (map metres, none wild) and the usual height of the cameras above them: the span of the
+    points around, less and plus what they cannot show."""
     grid = Grid(cell_m * BIN_FACTOR, offset_m)
-    points = _without_wild(points, WILD_SHARE * above_m)
     col, row = np.floor(grid.col(points[:, 0])).astype(int), np.floor(grid.row(points[:, 1])).astype(int)
     c0, c1 = (int(v) for v in np.percentile(col, (0.05, 99.95), method="nearest"))
     r0, r1 = (int(v) for v in np.percentile(row, (0.05, 99.95), method="nearest"))
@@ -129,17 +125,6 @@ def _bins(points: F64, grid: Grid, window: Window, shares: Sequence[float]) -> l
         a[bins] = z[first + np.minimum((n * share).astype(int), n - 1)]
         found.append(a.reshape(window.shape))
     return found
-
-
-def _without_wild(points: F64, most_m: float) -> F64:
-    """The points that are within most_m of the median height of their nearest: one wrong match must not open a pit to search."""
-    tree, keep = cKDTree(points[:, :2]), np.zeros(len(points), bool)
-    for at in range(0, len(points), POINTS_AT_ONCE):
-        some = points[at : at + POINTS_AT_ONCE]
-        _, near = tree.query(some[:, :2], k=min(NEAREST_POINTS, len(points)))
-        usual = np.median(points[:, 2][np.asarray(near).reshape(len(some), -1)], axis=1)
-        keep[at : at + len(some)] = np.abs(some[:, 2] - usual) <= most_m
-    return np.asarray(points[keep])
 
 
 def _likely(points: F64, grid: Grid, window: Window, above_m: float) -> tuple[F32, F32, F32]:
@@ -183,7 +168,9 @@ def coarse_tile(
         found = match_level(level, views, plates, blocks, factor)
         found = _keep_middle(found, middle) if above is None else _keep_coarser(found, above)
     assert found is not None
-    return _core(found, ground, tile, padded)
+    near = ((likely_low + likely_high) / 2).astype(np.float32)
+    shown = times_seen(views, Grid(cell_m * COARSE_FACTOR, offset), padded, near) >= 2
+    return _core(found, ground, shown, tile, padded)
 
 
 def _heights_to_try(low_m: F32, high_m: F32, dz_m: float, above: Heights | None) -> tuple[I32, I32]:
@@ -223,10 +210,14 @@ def _keep_coarser(found: Heights, above: Heights) -> Heights:
     return Heights(z.astype(np.float32), found.cost, found.seen, found.edge)
 
 
-def _core(found: Heights, ground: F32, tile: Tile, padded: Window) -> F32:
-    """Heights that photos agree on, else those of points near, else NaN."""
+def _core(found: Heights, ground: F32, shown: NDArray[np.bool_], tile: Tile, padded: Window) -> F32:
+    """Heights that photos agree on, else those of points near, else NaN.
+
+    shown: where two photos see the height of the points around. Beyond, at the survey's rim, two may still see a lower one, and the
+    lower the more: matches there are chance, and lead every finer level farther down.
+    """
     z = cv2.medianBlur(found.z, 3)
-    good = (found.seen >= 2) & (found.cost <= WORST_COST) & (found.edge == 0)
+    good = shown & (found.seen >= 2) & (found.cost <= WORST_COST) & (found.edge == 0)
     rough = np.abs(z - cv2.medianBlur(found.z, 5))
     z = np.where(good & (rough < 4 * np.median(rough) + 2.0), z, ground).astype(np.float32)
     return np.ascontiguousarray(z[tile.core.slices_in(padded)])

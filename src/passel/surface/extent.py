@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from passel.errors import ReconstructionError
 from passel.geo.grid import Grid, Tile, Window, tiles_over
 from passel.reconstruct.scene import View
-from passel.surface.camera import reach_m, sees
+from passel.surface.camera import reach_m, times_seen
 from passel.surface.resample import centres
 
 F64 = NDArray[np.float64]
@@ -73,7 +73,9 @@ def survey_ground(views: Sequence[View], points: F64, above_m: float, grid: Grid
     r0, r1 = np.floor(squares.row(np.array([(xy[:, 1] + reach).max(), (xy[:, 1] - reach).min()]))).astype(int)
     window = Window(int(c0), int(r0), int(c1 - c0) + 1, int(r1 - r0) + 1)
     ground, near = _ground(points, squares, window)
-    mapped = (_times_seen(views, reach, squares, window, ground) >= 2) & (near <= POINTS_WITHIN * above_m)
+    seen = times_seen(views, squares, window, ground)
+    seen = ndimage.maximum_filter(seen, 3) if min(seen.shape) > 2 else seen
+    mapped = (seen >= 2) & (near <= POINTS_WITHIN * above_m)
     if not mapped.any():
         raise ReconstructionError("No ground is seen by two photos.", "", "Check that neighbouring photos overlap.")
     rows, cols = np.flatnonzero(mapped.any(axis=1)), np.flatnonzero(mapped.any(axis=0))
@@ -98,25 +100,6 @@ def _ground(points: F64, squares: Grid, window: Window) -> tuple[F64, F64]:
     return np.median(points[:, 2][index], axis=1).reshape(window.shape), distance[:, min(2, k - 1)].reshape(
         window.shape
     )
-
-
-def _times_seen(
-    views: Sequence[View], reach_m_of: F64, squares: Grid, window: Window, ground: F64
-) -> NDArray[np.int32]:
-    seen = np.zeros(window.shape, np.int32)
-    for view, reach in zip(views, reach_m_of, strict=True):
-        c = np.floor(squares.col(view.centre[0] + np.array([-reach, reach]))).astype(int) - window.col
-        r = np.floor(squares.row(view.centre[1] + np.array([reach, -reach]))).astype(int) - window.row
-        c0, r0 = max(int(c[0]), 0), max(int(r[0]), 0)
-        part = slice(r0, min(int(r[1]) + 1, window.rows)), slice(c0, min(int(c[1]) + 1, window.cols))
-        z = ground[part]
-        if z.size == 0:
-            continue
-        x = squares.x(np.arange(c0, c0 + z.shape[1], dtype=float) + window.col + 0.5)
-        y = squares.y(np.arange(r0, r0 + z.shape[0], dtype=float) + window.row + 0.5)
-        gx, gy = np.meshgrid(x, y)
-        seen[part] += sees(view, np.column_stack([gx.ravel(), gy.ravel(), z.ravel()])).reshape(z.shape)
-    return ndimage.maximum_filter(seen, 3) if min(seen.shape) > 2 else seen
 
 
 def _holds_any(tile: Tile, mapped: NDArray[np.bool_], window: Window) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
 from passel.surface.blocks import Block
+from passel.surface.camera import times_seen
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
 from passel.surface.match import (
     Heights,
@@ -74,6 +75,7 @@ def match_tile(
     reach: int | I32 = np.where(cv2.erode(known, np.ones((3, 3), np.uint8)) > 0, FIRST_REACH, WIDE_REACH).astype(
         np.int32
     )
+    shown = times_seen(views, coarse.grid, _divided(padded, COARSE_FACTOR), start[4:-4, 4:-4]) >= 2
     z, inner = start, (slice(8, -8), slice(8, -8))
     for factor in (4, 2, 1):
         dz = grid.resolution_m * factor
@@ -84,7 +86,7 @@ def match_tile(
             np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner]),
         )  # fmt: skip
         blocks = plan_level(level, views, planes)
-        skip_unseen(level, blocks)
+        skip_unseen(level, blocks, enlarged(shown, COARSE_FACTOR // factor))
         found = match_level(level, views, plates, blocks, factor)
         above = enlarged(z, 2)[inner]
         z, inner = np.where(found.seen >= 2, found.z, above).astype(np.float32), (slice(None), slice(None))

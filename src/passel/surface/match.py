@@ -100,16 +100,18 @@ def plan_level(level: Level, views: Sequence[View], planes_m: Sequence[float]) -
     return plan_blocks(views, level.grid, blocks_of(level.window, level.block_cells), planes_m, reach)
 
 
-def skip_unseen(level: Level, blocks: Sequence[Block]) -> None:
-    """Leave no heights to the cells of blocks with fewer than two photos: nothing can be matched there.
+def skip_unseen(level: Level, blocks: Sequence[Block], shown: NDArray[np.bool_] | None = None) -> None:
+    """Leave no heights to the cells of blocks with fewer than two photos, and to those not `shown` (rows, cols) at the heights that
+    they probably have: nothing can be matched there.
 
     Their middle height stays in `lowest`; smoothing starts anew behind them, so that they do not pull at their neighbours.
     """
+    skipped = np.zeros(level.count.shape, np.bool_) if shown is None else ~shown
     for block in blocks:
         if len(block.photos) < 2:
-            part = block.window.slices_in(level.window)
-            level.lowest[part] += level.count[part] // 2
-            level.count[part] = 0
+            skipped[block.window.slices_in(level.window)] = True
+    level.lowest[skipped] += level.count[skipped] // 2
+    level.count[skipped] = 0
 
 
 def match_level(
@@ -143,9 +145,9 @@ def _block_cost(
     level: Level, block: Block, views: Sequence[View], pictures: Pictures, start: NDArray[np.int64], cost: U8, seen: U8
 ) -> None:
     """Fill the matching cost of one block's cells."""
-    if len(block.photos) < 2:
-        return
     part = block.window.slices_in(level.window)
+    if len(block.photos) < 2 or not level.count[part].any():
+        return
     lowest, count = level.lowest[part], level.count[part]
     first = int(lowest.min())
     n = int((lowest + count).max()) - first

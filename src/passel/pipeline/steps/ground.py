@@ -17,7 +17,7 @@ import numpy as np
 
 from passel.geo.grid import Grid, Tile, Window
 from passel.pipeline.step import Fact, StepInputs
-from passel.reconstruct.scene import Scene, View, load_views, save_views, views_in_map
+from passel.reconstruct.scene import Scene, View, load_views, photos_of_points, save_views, views_in_map
 from passel.surface import plate as plates_of
 from passel.surface.camera import ground_sampling_m, heights_above_ground_m
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface, PriorHeights, coarse_tile, mosaic, prior_heights
@@ -27,6 +27,7 @@ from passel.surface.place import save_place
 from passel.surface.plate import load_plates, save_plates
 from passel.surface.quick import quick_orthophoto
 from passel.surface.tile import TileJob, TileSources, make_tile
+from passel.surface.wild import without_wild
 from passel.survey.model import Survey
 
 VIEWS = "views.jsonl"
@@ -108,11 +109,12 @@ def find_ground(inputs: StepInputs, params: GroundParams, out: Path) -> dict[str
     """What the ground needs of a scene: views in the map frame, where the ground is and may be, how fine it is seen, its tiles."""
     survey = Survey.load(inputs.one("survey"))
     scene, frame = Scene.load(inputs.one("scene"), observations=False), survey.frame
-    some = scene.points[:: 1 + len(scene.points) // ENOUGH_POINTS]
-    views, points = views_in_map(scene, frame), frame.map_from_world(some)
+    some = slice(None, None, 1 + len(scene.points) // ENOUGH_POINTS)
+    views, points = views_in_map(scene, frame), frame.map_from_world(scene.points[some])
     save_views(views, out / VIEWS)
     heights_m = heights_above_ground_m(views, points)
     gsd_m, above_m = ground_sampling_m(views, heights_m), float(np.median(heights_m))
+    points = without_wild(points, photos_of_points(inputs.one("scene"))[some], above_m)
     grid = Grid(rounded_up(params.cell_gsd * gsd_m, params.finest_m), frame.map_offset_m)
     found = survey_ground(views, points, above_m, grid, params.core_cells)
     if len(found.tiles) <= params.few_tiles:
