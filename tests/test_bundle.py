@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import csv
+import fcntl
 import hashlib
 import io
 import os
@@ -107,6 +108,27 @@ def test_made_again_it_is_the_same_and_other_versions_go(small_kit: Path, tmp_pa
     assert {p.name for p in folder.iterdir()} == {p.name for p in small_kit.iterdir()} | {foreign}
     sums = (folder / "SHA256SUMS").read_text().splitlines()
     assert set(sums) > set((small_kit / "SHA256SUMS").read_text().splitlines())
+
+
+def test_what_a_killed_bundle_left_is_cleared_and_one_that_runs_is_waited_for(
+    small_kit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundling, "needed_distributions", lambda name: tuple(map(distribution, PARTS)))
+    leftover = small_kit / ".making-abc"
+    leftover.write_bytes(b"half a wheel")
+    said: list[str] = []
+    handle = os.open(small_kit, os.O_RDONLY)  # as another bundle does
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    second = threading.Thread(target=bundle, args=(small_kit, said.append))
+    second.start()
+    while not said:
+        second.join(0.05)
+    assert leftover.exists()
+    os.close(handle)
+    second.join()
+    assert "waiting for it" in said[0]
+    assert not list(small_kit.glob(".making-*"))
+    assert is_whole(small_kit)
 
 
 def test_what_was_changed_after_its_installation_is_not_passed_on(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_disk_that_cannot_hold_the_data(tmp_path: Path, options: str, message:
         (["serve", "--data", "/tmp/" + "x" * 120], 1, "path is too long for a socket"),
         (["serve", "--cluster"], 2, "unrecognized arguments: --cluster"),
         (["join", "--token", "x", "http://pc:3000"], 2, "workers join over https"),
-        (["join", "https://127.0.0.1:PORT"], 1, "cannot be reached: Connection refused"),
+        (["join", "https://127.0.0.1:PORT"], 1, "cannot be reached: nobody listens at this address and port"),
         (["token", "create", "--data", "DATA"], 2, "there is no coordinator's data here"),
         (["token", "create", "--expires", "soon"], 2, "'soon' is no time like 30m, 24h, 7d or never"),
         (["token"], 2, "required: create|list|revoke"),

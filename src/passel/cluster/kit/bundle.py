@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import csv
 import ensurepip
+import fcntl
 import hashlib
 import io
 import os
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,7 @@ from passel.errors import PasselError, StorageError
 from passel.pipeline.store import file_sha256
 
 SUMS = "SHA256SUMS"
+_ASIDE = ".making-"
 _NOT_CARRIED = {"INSTALLER", "REQUESTED", "RECORD", "direct_url.json", "WHEEL"}
 _COMPRESSION_LEVEL = 1  # a kit is made on a field laptop and read over a LAN: time counts more than size
 
@@ -56,21 +58,43 @@ def bundle(folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SUMS).unlink(missing_ok=True)
-        parts = needed_distributions("passel")
-        wheels = []
-        for number, part in enumerate(parts, 1):
-            wheels.append(_wheel(part, folder))
-            say(f"{number}/{len(parts)} {wheels[-1].name}")
-        wheels.append(_pip(folder))
-        for other in _outdated(folder, wheels):
-            other.unlink()
-        lines = [f"{file_sha256(w)}  {w.name}\n" for w in sorted(folder.glob("*.whl"))]
-        _write(folder / SUMS, "".join(lines).encode())
+        with _alone_in(folder, say):
+            return _made(folder, say)
     except OSError as e:
         what = f"the kit cannot be written: {e.strerror or e}"
         raise StorageError(what, str(e.filename or folder), "make room (about 500 MB) or choose another folder") from e
+
+
+def _made(folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
+    for leftover in folder.glob(f"{_ASIDE}*"):  # of a bundle that was killed
+        leftover.unlink()
+    (folder / SUMS).unlink(missing_ok=True)
+    parts = needed_distributions("passel")
+    wheels = []
+    for number, part in enumerate(parts, 1):
+        wheels.append(_wheel(part, folder))
+        say(f"{number}/{len(parts)} {wheels[-1].name}")
+    wheels.append(_pip(folder))
+    for other in _outdated(folder, wheels):
+        other.unlink()
+    lines = [f"{file_sha256(w)}  {w.name}\n" for w in sorted(folder.glob("*.whl"))]
+    _write(folder / SUMS, "".join(lines).encode())
     return tuple(wheels)
+
+
+@contextmanager
+def _alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Two that make a kit in the same folder do so one after the other, and the second finds it made."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another passel bundle makes a kit there: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _outdated(folder: Path, wheels: Sequence[Path]) -> list[Path]:
@@ -122,7 +146,7 @@ def _wheel(part: Distribution, folder: Path) -> Path:
     if wheel.is_file() and not own:
         return wheel
     contents = list(_own_contents(part, info) if own else _contents(part, info))
-    handle, aside = tempfile.mkstemp(prefix=".making-", dir=folder)
+    handle, aside = tempfile.mkstemp(prefix=_ASIDE, dir=folder)
     os.close(handle)
     try:
         with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED, compresslevel=_COMPRESSION_LEVEL) as archive:
@@ -246,13 +270,13 @@ def _pip(folder: Path) -> Path:
             raise BundleError("this Python has no pip to give", sys.executable, "install pip") from e
     target = folder / bundled[-1].name
     if not target.is_file():
-        aside = folder / f".making-{target.name}"
+        aside = folder / f"{_ASIDE}{target.name}"
         shutil.copyfile(bundled[-1], aside)
         os.replace(aside, target)
     return target
 
 
 def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".making-{path.name}")
+    aside = path.with_name(f"{_ASIDE}{path.name}")
     aside.write_bytes(content)
     os.replace(aside, path)
