@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +13,12 @@ from align_world import CAMERA, DOWN, shaken, world
 from passel.align.tilt import set_level, tilt_by_angles, tilt_by_gps
 from passel.align.upright import set_upright
 from passel.align.whole import adjust_whole
-from passel.demo.flight import DemoSettings, truth_frame
+from passel.demo.flight import DemoSettings, rotation_from_angles, truth_frame
 from passel.demo.truth import DemoTruth
+from passel.geo.frames import Frame
 from passel.geo.similarity import Similarity, fit_similarity
 from passel.reconstruct.scene import Scene
-from passel.survey.model import SHAPELESS_M
+from passel.survey.model import SHAPELESS_M, Photo, Survey
 
 MOUNT_DEG = 0.7
 GPS_M, RTK_M = (5.0, 5.0, 10.0), (0.03, 0.03, 0.05)
@@ -94,6 +96,21 @@ def rms_deg(seeds: int, strips: int, per: int, **how) -> tuple[float, float]:
     return float(before), float(after)
 
 
+def up_in_cameras(angles_deg: Sequence[tuple[float, float, float]]) -> np.ndarray:
+    """(n, 3) as a survey makes it of yaw, pitch and roll."""
+    photos = tuple(Photo(f"p{i}", "", "", 0, "c", None, "", *a, None, 0.0) for i, a in enumerate(angles_deg))
+    return Survey(photos, (), Frame.local(), (5.0, 10.0), ()).up_in_camera()
+
+
+def test_ups_are_those_of_the_drone_convention():
+    """Also beyond the nadir, where some gimbals tell the opposite yaw and 180° of roll."""
+    angles = [(20.0, -90.0, 0.0), (0.0, -88.0, 3.0), (200.0, -89.0, 180.0), (20.0, -91.0, 0.0), (75.0, -60.0, -4.0)]
+    up = up_in_cameras(angles)
+    np.testing.assert_allclose(up, [rotation_from_angles(*a)[:, 2] for a in angles], atol=1e-12)
+    np.testing.assert_allclose(up[2], up[3], atol=1e-12)  # one pose in both words
+    assert np.isnan(up_in_cameras([(0.0, -5.0, 2.0)])).all()  # a body's angles
+
+
 @pytest.mark.parametrize(
     ("strips", "per", "how", "share", "limit_deg"),
     [
@@ -117,8 +134,7 @@ def test_the_demo_stands_straighter():
     off = []
     for seed in range(1, 13):
         shots = DemoTruth.of(DemoSettings(seed=seed)).shots
-        pitch, roll = np.radians([s.noted_angles_deg[1:] for s in shots]).T
-        told = np.column_stack([-np.cos(pitch) * np.sin(roll), -np.cos(pitch) * np.cos(roll), np.sin(pitch)])
+        told = up_in_cameras([s.noted_angles_deg for s in shots])
         f = flight(7, 10, seed)
         gps = truth_frame(DemoSettings()).world_from_geographic(np.array([s.noted for s in shots]))
         centres = np.array([s.centre for s in shots])
