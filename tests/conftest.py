@@ -22,7 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Where tests run in several processes a file goes to one of them as a whole: long ones first, lest one be alone at the end.
 LONG_FILES_FIRST = (
-    "bad_input run bucket_store faults client web_browser server_durability cluster_run fleet_serve gateway_forwarding "
+    "bad_input run bucket_store faults client web_browser server_durability cluster_run gateway_forwarding "
     "reconstruct_mapping surface serve gateway_nodes fleet_machines surface_scale driver web_browser_pages agent"
 )
 

@@ -1,10 +1,9 @@
 """The whole story in real processes: a job arrives, three machines appear, coordinator and a machine are killed, the map is
-made, nothing is left. Minutes of CPU time, so only with PASSEL_LONG_TESTS=1."""
+made, nothing is left. Minutes of CPU time: `make test-long`."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import httpx
@@ -16,7 +15,7 @@ from passel.fleet.ledger import Ledger, State
 from passel.fleet.start import ledger_path
 from serving import LONGEST_S, Running, serve_words, until
 
-pytestmark = pytest.mark.skipif(not os.environ.get("PASSEL_LONG_TESTS"), reason="long: set PASSEL_LONG_TESTS=1")
+pytestmark = pytest.mark.long
 
 FILE = """
 provider = "local"
