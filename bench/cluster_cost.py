@@ -109,12 +109,18 @@ class Cost:
 
 
 def overhead_rows(folder: Path) -> list[Check]:
-    from surveys import dataset_folder  # with all of the engine
+    from passel.demo.flight import DemoSettings  # with all of the engine
+    from passel.demo.write import write_demo
+    from surveys import dataset_folder
 
     dataset = dataset_folder("brighton_beach")
     if dataset is None:
         return [Check("brighton_beach", "CPU of 2 workers over serial", math.nan, note="dataset not present")]
     photos = dataset / "images"
+    write_demo(folder / "demo", DemoSettings.tiny())
+    _serial(
+        folder / "demo" / "images", folder / "demo-map"
+    )  # in a fresh clone numba compiles: that is nobody's overhead
     serial = _serial(photos, folder / "serial")
     rows = []
     for kind, local in (("2 workers, one of them the coordinator's", True), ("2 joined workers", False)):
