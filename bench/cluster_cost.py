@@ -118,9 +118,7 @@ def overhead_rows(folder: Path) -> list[Check]:
         return [Check("brighton_beach", "CPU of 2 workers over serial", math.nan, note="dataset not present")]
     photos = dataset / "images"
     write_demo(folder / "demo", DemoSettings.tiny())
-    _serial(
-        folder / "demo" / "images", folder / "demo-map"
-    )  # in a fresh clone numba compiles: that is nobody's overhead
+    _serial(folder / "demo" / "images", folder / "demo-map")  # in a fresh clone numba compiles, for all that follow
     serial = _serial(photos, folder / "serial")
     rows = []
     for kind, local in (("2 workers, one of them the coordinator's", True), ("2 joined workers", False)):
