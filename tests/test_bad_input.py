@@ -33,7 +33,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The same in this process, steps in a child of it: seconds sooner, for one refusal of many."""
+    """The same in this process, steps in a child of it: seconds sooner, where a test has many runs."""
     monkeypatch.setenv("PASSEL_EXECUTOR", "serial")
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
@@ -183,25 +183,25 @@ def test_other_formats_sizes_and_orientations(shots: list[Path], tmp_path: Path)
     assert len(shown) == 6
 
 
-def test_each_end_is_where_it_was_asked_for(three: Path, tmp_path: Path) -> None:
+def test_each_end_is_where_it_was_asked_for(three: Path, here: Run, tmp_path: Path) -> None:
     """ODM's names and ours, each going on from the last; then the same photos with other options in the same folder."""
     output = tmp_path / "map"
     order = ("survey", "features", "matches", "mapping", "align", "coarse", "tiles", "merge")
     for end, last in (("features", 1), ("mapping", 3), ("opensfm", 4), ("openmvs", 6)):
-        done = passel("run", three, "--output", output, "--end-with", end)
+        done = here("run", three, "--output", output, "--end-with", end)
         assert done.returncode == 0, done.stderr
         assert "as asked: no map was made" in done.stdout
         assert [made(output, s) > 0 for s in order] == [k <= last for k in range(len(order))], end
     mapped(passel("run", three, "--output", output, "--end-with", "odm_orthophoto"), output)
     assert not (output / "odm_report" / "report.html").exists()
     before = digests(output)
-    said = mapped(passel("run", three, "--output", output, "--orthophoto-resolution", "1"), output)
+    said = mapped(here("run", three, "--output", output, "--orthophoto-resolution", "1"), output)
     assert "is finer than the photos resolve" in said
     assert digests(output) == before
     coarse = ("--fast-orthophoto", "--orthophoto-resolution", "2000", "--dem-resolution", "5000")
     cameras = ("--cameras", output / "cameras.json", "--camera-lens", "perspective", "--sm-no-align")
     for words in (coarse, (*cameras, "--gps-accuracy", "0.5", "--rerun-from", "tiles")):
-        mapped(passel("run", three, "--output", output, *words), output)
+        mapped(here("run", three, "--output", output, *words), output)
     mapped(passel("run", three, "--output", output, "--rerun-all"), output)
     assert stage(output, "features")["reused"] == 0
     assert digests(output) == before
