@@ -18,7 +18,7 @@ import asyncio, sys
 from passel.cluster.trust.discovery import announced
 async def main():
     name, fingerprint = sys.argv[1:]
-    async with announced(name, 3001, fingerprint, ["127.0.0.1", "10.77.0.1"]):
+    async with announced(name, 3001, fingerprint, lambda: ["127.0.0.1", "10.77.0.1"]):
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 asyncio.run(main())

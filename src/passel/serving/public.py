@@ -99,7 +99,7 @@ async def public_port(
 async def announced_here(options: ServeOptions, workers_port: int, fingerprint: str) -> AsyncIterator[None]:
     """mDNS; a passel whose network does not allow it can be joined by its address."""
     async with AsyncExitStack() as stack:
-        news = announced(options.name, workers_port, fingerprint, options.addresses)
+        news = announced(options.name, workers_port, fingerprint, lambda: options.addresses)
         try:
             await stack.enter_async_context(news)
         except OSError as e:

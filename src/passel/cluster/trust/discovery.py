@@ -5,13 +5,14 @@ Anybody on the network can announce anything, so what is found is only a proposa
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from zeroconf import IPVersion, ServiceBrowser, ServiceStateChange, Zeroconf
@@ -38,25 +39,65 @@ class DiscoveryError(PasselError):
 
 
 @asynccontextmanager
-async def announced(name: str, port: int, fingerprint: str, addresses: Sequence[str]) -> AsyncIterator[None]:
-    """Announce the workers' port while the block runs. Raises OSError where there is no network to announce on."""
-    packed = [ipaddress.ip_address(a).packed for a in addresses if not ipaddress.ip_address(a).is_loopback]
-    instance = f"{_label(name)}-{fingerprint[:6]}"  # two of the same name must not fight for it
-    info = AsyncServiceInfo(
-        SERVICE,
-        f"{instance}.{SERVICE}",
-        port=port,
-        properties={"name": name, "fingerprint": fingerprint, "version": __version__},
-        addresses=packed,
-        server=f"{instance}.local.",
-    )
-    zeroconf = AsyncZeroconf()
+async def announced(
+    name: str, port: int, fingerprint: str, addresses: Callable[[], Sequence[str]], look_every_s: float = 5.0
+) -> AsyncIterator[None]:
+    """Announce the workers' port while the block runs, at the addresses that this machine has at that time.
+
+    Raises OSError where there is no network to announce on.
+    """
+    announcement = _Announcement(name, port, fingerprint)
+    await announcement.make(addresses())
+    following = asyncio.create_task(_follow_addresses(announcement, addresses, look_every_s))
     try:
-        await zeroconf.async_register_service(info)
         yield
     finally:
-        await zeroconf.async_unregister_all_services()
-        await zeroconf.async_close()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await announcement.withdraw()
+
+
+async def _follow_addresses(
+    announcement: _Announcement, addresses: Callable[[], Sequence[str]], look_every_s: float
+) -> None:
+    """Laptops change networks, and networks give out other addresses."""
+    while True:
+        await asyncio.sleep(look_every_s)
+        now = addresses()
+        if now != announcement.addresses:
+            with suppress(OSError):  # no network just now: at the next look
+                await announcement.withdraw()
+                await announcement.make(now)
+
+
+class _Announcement:
+    """A service on the network. Its sockets belong to the addresses of their time, so others need new ones."""
+
+    def __init__(self, name: str, port: int, fingerprint: str) -> None:
+        self._name, self._port, self._fingerprint = name, port, fingerprint
+        self._zeroconf: AsyncZeroconf | None = None
+        self.addresses: Sequence[str] = ()
+
+    async def make(self, addresses: Sequence[str]) -> None:
+        """Raises OSError."""
+        instance = f"{_label(self._name)}-{self._fingerprint[:6]}"  # two of the same name must not fight for it
+        info = AsyncServiceInfo(
+            SERVICE,
+            f"{instance}.{SERVICE}",
+            port=self._port,
+            properties={"name": self._name, "fingerprint": self._fingerprint, "version": __version__},
+            addresses=[ipaddress.ip_address(a).packed for a in addresses if not ipaddress.ip_address(a).is_loopback],
+            server=f"{instance}.local.",
+        )
+        self._zeroconf = AsyncZeroconf()
+        await self._zeroconf.async_register_service(info)
+        self.addresses = addresses
+
+    async def withdraw(self) -> None:
+        zeroconf, self._zeroconf, self.addresses = self._zeroconf, None, ()
+        if zeroconf is not None:
+            await zeroconf.async_unregister_all_services()
+            await zeroconf.async_close()
 
 
 def find_coordinators(patience_s: float = 4.0, more_s: float = 1.0, fingerprint: str = "") -> tuple[Announced, ...]:
