@@ -48,6 +48,14 @@ def add(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     return {"total": total}
 
 
+def add_when_let(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """As `add`, once there is a file `go` beside the marker."""
+    note(params)
+    while not Path(params.marker).with_name("go").exists():
+        time.sleep(0.05)
+    return add(inputs, Params(params.value), out)
+
+
 def known_error(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     note(params)
     raise InputError("Photo is blurred", "DJI_1.JPG", "leave it out")
