@@ -10,6 +10,7 @@ import pytest
 from passel.demo.flight import rotation_from_angles
 from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import Intrinsics, Scene, View, photos_of_points
+from passel.surface import fine
 from passel.surface.camera import times_seen
 from passel.surface.coarse import prior_heights
 from passel.surface.match import Level, skip_unseen
@@ -82,3 +83,14 @@ def test_cells_beyond_the_photos_have_no_heights_to_try() -> None:
     skip_unseen(level, [], seen >= 2)
     assert (level.count > 0).sum() == (seen >= 2).sum()
     assert (level.lowest[seen < 2] == 0).all()  # the middle of what was to be tried
+
+
+def test_heights_below_the_coarse_surface_are_doubted_where_it_was_measured() -> None:
+    """What stands on it is not, nor is anything where the coarse surface was only filled in."""
+    z, sure = np.full((12, 12), 20.0, np.float32), np.zeros((12, 12), np.bool_)
+    sure[:, 6:] = True
+    lowest, highest = fine._expected(z, sure, 0.5, (slice(8, -8), slice(8, -8)))
+    assert lowest.shape == highest.shape == (8, 8)
+    assert (lowest[:, 4:] * 0.5 == 19.0).all()
+    assert (lowest[:, :4] * 0.5 < -1e6).all()
+    assert (highest * 0.5 > 1e6).all()

@@ -45,6 +45,9 @@ GUESS_GAIN = 0.0
 REACH = 4  # height steps tried beyond those of the coarser level around
 FIRST_REACH = 8  # beyond those of the coarse surface: bushes and cars are too small for it
 WIDE_REACH = 12  # where that is only filled in
+FIRST_FACTOR = 4  # of the tile's coarsest level
+ANY_HEIGHT = 2**30  # in height steps
+EXPECTED_REACH = 2  # height steps below those of the coarse surface that are not doubted yet
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,34 @@ def match_tile(
     planes = block_planes(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
     known = coarse.valid_over(_divided(padded, COARSE_FACTOR).grown(4))
     # where the coarse surface is a guess (rims of the survey, mostly) the search is wide
-    reach: int | I32 = np.where(cv2.erode(known, np.ones((3, 3), np.uint8)) > 0, FIRST_REACH, WIDE_REACH).astype(
-        np.int32
-    )
+    sure = cv2.erode(known, np.ones((3, 3), np.uint8)) > 0
+    reach: int | I32 = np.where(sure, FIRST_REACH, WIDE_REACH).astype(np.int32)
     shown = times_seen(views, coarse.grid, _divided(padded, COARSE_FACTOR), start[4:-4, 4:-4]) >= 2
     z, inner = start, (slice(8, -8), slice(8, -8))
-    for factor in (4, 2, 1):
+    for factor in (FIRST_FACTOR, 2, 1):
         dz = grid.resolution_m * factor
         lowest, count = ranges_around(z, 2, dz, reach)
+        tried = np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner])
+        expected = _expected(start, sure, dz, inner) if factor == FIRST_FACTOR else None
         reach = REACH
-        level = Level(
-            Grid(dz, grid.offset_m), _divided(padded, factor), BLOCK_CELLS // factor, dz,
-            np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner]),
-        )  # fmt: skip
+        level = Level(Grid(dz, grid.offset_m), _divided(padded, factor), BLOCK_CELLS // factor, dz, *tried, expected)
         blocks = plan_level(level, views, planes)
         skip_unseen(level, blocks, enlarged(shown, COARSE_FACTOR // factor))
         found = match_level(level, views, plates, blocks, factor)
         above = enlarged(z, 2)[inner]
         z, inner = np.where(found.seen >= 2, found.z, above).astype(np.float32), (slice(None), slice(None))
     return _refined(tile, level, z, found, views, plates, blocks)
+
+
+def _expected(z: F32, sure: NDArray[np.bool_], dz_m: float, inner: tuple[slice, slice]) -> tuple[I32, I32]:
+    """Lowest height that the coarse surface z suggests on a lattice twice as fine, `inner` part, any where it is not `sure`; and highest:
+    any, for what the coarse surface misses stands on it.
+
+    The rows of a tilled field look alike, and two photos alone match any of them.
+    """
+    low, _ = ranges_around(z, 2, dz_m, EXPECTED_REACH)
+    lowest = np.where(enlarged(sure, 2), low, -ANY_HEIGHT)[inner]
+    return np.ascontiguousarray(lowest, np.int32), np.full(lowest.shape, ANY_HEIGHT, np.int32)
 
 
 def _refined(
