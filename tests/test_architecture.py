@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Lower rooms never import higher ones.
 ROOMS = (
-    *("errors", "option_table", "options", "geo", "survey", "reconstruct"),
+    *("kernel_cache", "errors", "option_table", "options", "geo", "survey", "reconstruct"),
     *("align", "surface", "products", "pipeline", "cluster"),
 )
 _NO_ENGINE = {"errors", "option_table", "options", "server"}

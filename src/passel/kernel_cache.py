@@ -1,0 +1,57 @@
+"""Where numba keeps our compiled kernels: a folder of its own for each state of their sources.
+
+Numba looks only whether the file of a kernel has changed, not those of the kernels that are compiled into it: after an update it
+would go on with a mixture of old and new code, and two machines of the same version would not make the same pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+PACKAGES = ("align", "demo", "surface")
+"""Those with kernels."""
+_VARIABLE = "NUMBA_CACHE_DIR"
+_NAME = "passel-kernels-"
+_UNUSED_S = 7 * 24 * 3600.0
+
+
+def use_own_folder() -> None:
+    """Tells numba, in this process and its children. To be called before numba is imported."""
+    home = Path(__file__).parent
+    given = Path(os.environ.get(_VARIABLE) or _usual_place(home))
+    base = given.parent if given.name.startswith(_NAME) else given  # a parent's folder, perhaps of other sources
+    folder = base / f"{_NAME}{_state_of_sources(home)}"
+    os.environ[_VARIABLE] = str(folder)
+    if not folder.exists():
+        _clear(base)
+
+
+def _usual_place(home: Path) -> Path:
+    """Beside the sources; in the user's cache where these are somebody else's."""
+    if os.access(home, os.W_OK):
+        return home / "__pycache__"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "passel"
+
+
+def _state_of_sources(home: Path) -> str:
+    """Changes with any file that may hold a kernel. Times and sizes are enough, and do not slow a start down."""
+    seen = []
+    for package in PACKAGES:
+        with os.scandir(home / package) as entries:
+            seen += [
+                (package, e.name, e.stat().st_mtime_ns, e.stat().st_size) for e in entries if e.name.endswith(".py")
+            ]
+    return hashlib.sha256(repr(sorted(seen)).encode()).hexdigest()[:16]
+
+
+def _clear(base: Path) -> None:
+    """Folders of sources that are no more; recent ones may be in use."""
+    with suppress(OSError):
+        for old in base.glob(f"{_NAME}*"):
+            if time.time() - old.stat().st_mtime > _UNUSED_S:
+                shutil.rmtree(old, ignore_errors=True)

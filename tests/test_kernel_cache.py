@@ -1,0 +1,59 @@
+"""Compiled kernels belong to the sources they were compiled from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import passel
+from passel.kernel_cache import PACKAGES
+
+SOURCES = Path(passel.__file__).parent
+
+
+def _run(home: Path, code: str, **environment: str) -> str:
+    kept = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "PYTHONPATH": str(home), **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path: Path) -> None:
+    home = tmp_path / "passel"
+    for name in ("__init__.py", "kernel_cache.py"):
+        (home / name).parent.mkdir(exist_ok=True)
+        shutil.copy(SOURCES / name, home / name)
+    for name in PACKAGES:
+        (home / name).mkdir()
+        (home / name / "__init__.py").touch()
+    inner = "from numba import njit\n@njit(cache=True)\ndef inner(x):\n    return x + {}\n"
+    outer = "from numba import njit\nfrom passel.align.inner import inner\n@njit(cache=True)\ndef outer(x):\n    return inner(x)\n"
+    ask = "from passel.surface.outer import outer; print(outer(1), sum(outer.stats.cache_hits.values()))"
+    (home / "surface" / "outer.py").write_text(outer)
+    (home / "align" / "inner.py").write_text(inner.format(1))
+    assert [_run(tmp_path, ask), _run(tmp_path, ask)] == ["2 0", "2 1"]
+    (home / "align" / "inner.py").write_text(inner.format(10))
+    assert _run(tmp_path, ask) == "11 0"
+
+
+def test_a_process_keeps_to_its_own_sources_whatever_started_it(tmp_path: Path) -> None:
+    ask = "import os, passel; print(os.environ['NUMBA_CACHE_DIR'])"
+    own = _run(SOURCES.parent, ask)
+    assert Path(own).name.startswith("passel-kernels-")
+    assert _run(SOURCES.parent, ask, NUMBA_CACHE_DIR=str(tmp_path / "passel-kernels-0")) == str(
+        tmp_path / Path(own).name
+    )
+    assert _run(SOURCES.parent, ask, NUMBA_CACHE_DIR=str(tmp_path)) == str(tmp_path / Path(own).name)
+
+
+def test_all_packages_with_kernels_count() -> None:
+    with_kernels = {
+        p.relative_to(SOURCES).parts[0] for p in SOURCES.rglob("*.py") if re.search(r"\bnjit\b", p.read_text())
+    }
+    assert with_kernels == set(PACKAGES)
