@@ -27,6 +27,7 @@ from table import summary
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 PLAN = "plan"
+LARGE = "large"  # made by large.py, which takes half an hour
 
 
 def main() -> int:
@@ -44,7 +45,7 @@ def main() -> int:
 def _tell(result: SurveyResult, folder: Path) -> None:
     """Save a result, renew the table of all, print what was reached."""
     result.save(folder)
-    every = [folder / f"{name}.json" for name in (PLAN, *(b.name for b in BENCHES))]
+    every = [folder / f"{name}.json" for name in (PLAN, LARGE, *(b.name for b in BENCHES))]
     table = summary([SurveyResult.load(p) for p in every if p.is_file()])
     (folder / "summary.md").write_text(table, encoding="utf-8")
     for check in result.checks:
