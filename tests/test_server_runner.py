@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from passel.server import archive
 from passel.server import runner as runner_module
 from passel.server.clock import now_ms
 from passel.server.console import Console
@@ -121,6 +123,52 @@ def test_a_line_that_cannot_be_written_is_lost_and_the_job_goes_on(tmp_path, mon
     job, output = run_one(tmp_path, well)
     assert job.state is State.COMPLETED
     assert "hello" not in output
+
+
+def test_results_are_packed_when_the_full_disk_has_room_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_module, "RETRY_PACK_S", 0.01)
+    real, tries = archive.sync_folder, 0
+
+    def sync(folder: Path) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(folder)
+
+    monkeypatch.setattr(archive, "sync_folder", sync)
+    job, output = run_one(tmp_path, well)
+    assert (job.state, job.error) == (State.COMPLETED, "")
+    assert output.count("The server's disk is full; the results are packed when there is room") == 2
+    assert (tmp_path / "jobs" / "u" / "packed" / "plan.json").exists()
+
+
+def test_a_job_that_waits_for_room_can_be_canceled_and_leaves_no_half_plan(tmp_path, monkeypatch):
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def run() -> Job | None:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        runner = Runner(ServerSettings(tmp_path), store, well)
+        folder = runner.folder("u")
+        folder.make()
+        await store.write(Job("u", "", Order("x", 1), State.ZIPPING, 0))
+        runner.start()
+        async with asyncio.timeout(60):
+            while not folder.console.exists():
+                await asyncio.sleep(0.02)
+            assert not folder.packed.exists()
+            await runner.stop("u")
+            await runner.gone("u")
+            job = store.get("u")
+            await runner.close()
+        store.close()
+        return job
+
+    monkeypatch.setattr(archive, "sync_folder", full)
+    job = asyncio.run(run())
+    assert job is not None
+    assert job.state is State.ZIPPING
 
 
 def test_webhooks_of_the_operator_lead_anywhere_and_a_clock_set_back_holds_none_up(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ is deflated into a file beside the plan.
 from __future__ import annotations
 
 import bisect
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import shutil
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from itertools import accumulate
@@ -74,13 +76,31 @@ class Entry:
         return Member(self.name, self.size, self.packed_size, self.crc, self.modified_s, self.text_at is not None)
 
 
+class NoRoomError(StorageError):
+    """The disk is full now; another try goes well when there is room."""
+
+
+@contextmanager
+def packing_errors(folder: Path) -> Iterator[None]:
+    """What the disk says while the results are packed into `folder`, as NoRoomError or StorageError. Half of a plan is removed:
+    it would keep room from others.
+    """
+    try:
+        yield
+    except OSError as e:
+        shutil.rmtree(folder, ignore_errors=True)
+        kind = NoRoomError if e.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+        where = str(e.filename or folder)
+        raise kind(f"The results cannot be packed: {e.strerror}", where, "make room") from None
+
+
 def pack(project: Path, outputs: Iterable[str], folder: Path) -> None:
     """Write the plan of the archive of these outputs (paths below `project`; what is missing is left out) into `folder`.
-    May run twice. StorageError on a full disk.
+    May run twice. NoRoomError on a full disk.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
+    with packing_errors(folder):
+        folder.mkdir(parents=True)
         with open(folder / TEXTS, "wb") as texts:
             entries = [_entry(project, name, texts) for name in _names(project, outputs)]
             texts.flush()
@@ -92,10 +112,6 @@ def pack(project: Path, outputs: Iterable[str], folder: Path) -> None:
             os.fsync(f.fileno())
         aside.rename(folder / PLAN)
         sync_folder(folder)
-    except OSError as e:
-        raise StorageError(
-            f"The results cannot be packed: {e.strerror}", str(e.filename or folder), "make room"
-        ) from None
 
 
 def _names(project: Path, outputs: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from functools import partial
 
 from passel.errors import PasselError
 from passel.server import jobs
-from passel.server.archive import USUAL_OUTPUTS, pack
+from passel.server.archive import USUAL_OUTPUTS, NoRoomError, pack, packing_errors
 from passel.server.clock import now_ms
 from passel.server.drivers import Driver, Event, Say, Stages, StepSeen
 from passel.server.folders import JobFolder
@@ -37,6 +37,9 @@ MOST_STARTS = 3
 """A driver that dies without a word is started so often before the job fails."""
 PREPARED_AT_ONCE = 4
 RETRY_STORE_S = 5.0
+RETRY_PACK_S = 5.0
+LONGEST_RETRY_PACK_S = 60.0
+"""Each try reads all results anew, so tries become rarer while the disk stays full."""
 STOPPED = 130
 """How a driver ends that was told to stop, though not by us."""
 
@@ -256,12 +259,23 @@ class Runner:
         self._store.show(replace(job, progress=max(job.progress, jobs.PROGRESS_PACKED)))
 
         def work() -> None:
-            folder.output.mkdir(exist_ok=True)
-            if folder.console.exists():
-                shutil.copyfile(folder.console, folder.output / "task_output.txt")
-            pack(folder.output, job.order.outputs or USUAL_OUTPUTS, folder.packed)
+            with packing_errors(folder.packed):
+                folder.output.mkdir(exist_ok=True)
+                if folder.console.exists():
+                    shutil.copyfile(folder.console, folder.output / "task_output.txt")
+                pack(folder.output, job.order.outputs or USUAL_OUTPUTS, folder.packed)
 
-        await asyncio.to_thread(work)
+        pause_s = RETRY_PACK_S
+        while True:
+            try:
+                await asyncio.to_thread(work)
+                break
+            except NoRoomError as e:
+                log.warning("task %s: %s; trying again in %g s", uuid, e, pause_s)
+                self._say(uuid, runtime, "The server's disk is full; the results are packed when there is room")
+                if await _is_stopped_within(runtime, pause_s):
+                    return
+                pause_s = min(2 * pause_s, LONGEST_RETRY_PACK_S)
         await self._finish(uuid, runtime, lambda j: jobs.packed(j, now_ms()), State.ZIPPING)
 
     async def _fail(self, uuid: str, runtime: Runtime, error: str) -> None:
@@ -317,6 +331,15 @@ async def _stopped_at(late_s: float, driver: Driver) -> AsyncIterator[None]:
     finally:
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
+
+
+async def _is_stopped_within(runtime: Runtime, most_s: float) -> bool:
+    """Whether what works on the job is told to end in so many seconds, which are waited for. Takes no thread: many may wait."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + most_s
+    while not runtime.stop.is_set() and (left_s := end_s - loop.time()) > 0:
+        await asyncio.sleep(min(left_s, 0.25))
+    return runtime.stop.is_set()
 
 
 def _greeting(settings: ServerSettings, job: Job) -> list[str]:
