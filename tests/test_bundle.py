@@ -188,6 +188,27 @@ def test_a_computer_of_another_kind_or_python_is_told(tmp_path: Path) -> None:
         assert words in done.stderr
 
 
+def test_a_computer_without_home_or_room_is_told(tmp_path: Path) -> None:
+    here = f"{os.uname().sysname} {os.uname().machine}"
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    python = tmp_path / f"python{minor}"  # knows its version, and makes no environment
+    python.write_text('#!/bin/sh\n[ "$1" = -c ]\n')
+    python.chmod(0o755)
+    script = join_script(Kit("pip-1.whl", (minor,), (here,)), "http://127.0.0.1:9/wheels/", "https://127.0.0.1:9")
+    for home, words in (
+        ({}, "there is no home folder: set PASSEL_HOME"),
+        ({"HOME": str(tmp_path)}, f"no environment can be made in {tmp_path}/.local/share/passel/software"),
+        ({"HOME": str(python)}, "cannot be made: set PASSEL_HOME"),
+    ):
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **home}
+        done = subprocess.run(
+            ["sh"], input=script, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert words in done.stderr
+    assert not list(tmp_path.glob(".local/share/passel/*")), "a half environment keeps no room"
+
+
 async def nothing_else(scope, receive, send) -> None:
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 418, "headers": []})

@@ -18,6 +18,7 @@ _TEMPLATE = r"""#!/bin/sh
 # then `passel join`. Run it again to join again; what is installed already is not installed twice. To undo, remove
 # the folder that it names.
 set -eu
+home= # not one from outside
 
 kit=@KIT@
 coordinator=@COORDINATOR@
@@ -27,6 +28,7 @@ pythons=@PYTHONS@
 machines=@MACHINES@
 
 fail() {
+  [ -z "$home" ] || rm -rf "$home.new" # half an installation keeps no room
   echo "passel: error: $1" >&2
   exit 1
 }
@@ -48,7 +50,7 @@ install_passel() {
   echo "Installing Passel $version into $home: about 1.2 GB, a minute or two, once." >&2
   rm -rf "$home.new" "$home"
   mkdir -p "$home.new" || fail "$home.new cannot be made: set PASSEL_HOME to a folder that can be written"
-  "$python" -m venv --without-pip "$home.new"
+  "$python" -m venv --without-pip "$home.new" || fail "no environment can be made in $home.new: a full disk?"
   "$home.new/bin/python" - "$kit$pip_wheel" "$home.new/$pip_wheel" <<'FETCH' || fail "the kit at $kit cannot be read"
 import shutil, sys, urllib.error, urllib.request
 source, target = sys.argv[1:]
@@ -73,7 +75,9 @@ main() {
     *"[$here]"*) ;;
     *) fail "the kit is for $machines, this computer is [$here]: run \`passel bundle\` on such a computer" ;;
   esac
-  home=${PASSEL_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/passel/software-$version}
+  data=${XDG_DATA_HOME:-${HOME:+$HOME/.local/share}} # a service may run without a home
+  home=${PASSEL_HOME:-${data:+$data/passel/software-$version}}
+  [ -n "$home" ] || fail "there is no home folder: set PASSEL_HOME to a folder for the software"
   case "${1:-}" in
     "" | -*) ;;
     *)
