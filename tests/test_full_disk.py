@@ -127,3 +127,11 @@ def test_what_found_no_room_is_not_tried_again_before_there_is_some(disk):
     with full.watched(20 * 2**20):
         write(disk / "part", 20)
     assert not full.is_full
+
+
+def test_what_one_job_needed_does_not_stop_those_after_it_for_ever(tmp_path, monkeypatch):
+    full = FullDisk(tmp_path)
+    full.note(10**18)
+    assert full.is_full
+    monkeypatch.setattr("passel.cluster.full_disk._FORGOTTEN_S", 0.0)
+    assert not full.is_full

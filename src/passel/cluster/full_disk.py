@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from passel.pipeline.store import is_full_disk, storage_errors
 
 _SPARE_BYTES = 100_000_000
 _MARGIN_BYTES = 2**20
+_FORGOTTEN_S = 3900.0
+"""Longer than a job waits for room: what it needed says nothing to the jobs after it, which must not wait for ever."""
 _log = logging.getLogger("passel.disk")
 
 
@@ -39,12 +42,15 @@ class FullDisk:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._full_below_bytes = 0
+        self._refused_s = 0.0
 
     @property
     def is_full(self) -> bool:
-        """Whether it has had too little room ever since it refused: another try takes some of it, and counts anew."""
-        if self._full_below_bytes and free_disk_bytes(self._folder) >= self._full_below_bytes:
-            self._full_below_bytes = 0
+        """Whether it has had too little room ever since it refused, not long ago: another try takes some of it, and counts anew."""
+        if self._full_below_bytes:
+            long_ago = time.monotonic() - self._refused_s >= _FORGOTTEN_S
+            if long_ago or free_disk_bytes(self._folder) >= self._full_below_bytes:
+                self._full_below_bytes = 0
         return self._full_below_bytes > 0
 
     def note(self, more_bytes: int | None = None) -> None:
@@ -53,7 +59,7 @@ class FullDisk:
         """
         free_bytes = free_disk_bytes(self._folder)
         more_bytes = free_bytes + _SPARE_BYTES if more_bytes is None else more_bytes + _MARGIN_BYTES
-        self._full_below_bytes = free_bytes + more_bytes
+        self._full_below_bytes, self._refused_s = free_bytes + more_bytes, time.monotonic()
         _log.warning("the disk of %s is full: waiting until %.1f GB more are free", self._folder, more_bytes / 1e9)
 
     def refuse(self) -> None:
