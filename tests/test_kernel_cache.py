@@ -52,6 +52,21 @@ def test_a_process_keeps_to_its_own_sources_whatever_started_it(tmp_path: Path) 
     assert _run(SOURCES.parent, ask, NUMBA_CACHE_DIR=str(tmp_path)) == str(tmp_path / Path(own).name)
 
 
+def test_kernels_in_use_are_not_cleared(tmp_path: Path) -> None:
+    ask = "import os, passel; print(os.environ['NUMBA_CACHE_DIR'])"
+    own = Path(_run(SOURCES.parent, ask, NUMBA_CACHE_DIR=str(tmp_path)))
+    unused = tmp_path / "passel-kernels-0"
+    for folder in (own, unused):
+        folder.mkdir()
+        os.utime(folder, (0.0, 0.0))
+    _run(SOURCES.parent, ask, NUMBA_CACHE_DIR=str(tmp_path))  # used again
+    home = tmp_path / "other" / "passel"
+    shutil.copytree(SOURCES, home, ignore=shutil.ignore_patterns("__pycache__"), copy_function=shutil.copyfile)
+    _run(home.parent, ask, NUMBA_CACHE_DIR=str(tmp_path))
+    assert own.exists()
+    assert not unused.exists()
+
+
 def test_all_packages_with_kernels_count() -> None:
     with_kernels = {
         p.relative_to(SOURCES).parts[0] for p in SOURCES.rglob("*.py") if re.search(r"\bnjit\b", p.read_text())

@@ -27,7 +27,10 @@ def use_own_folder() -> None:
     base = given.parent if given.name.startswith(_NAME) else given  # a parent's folder, perhaps of other sources
     folder = base / f"{_NAME}{_state_of_sources(home)}"
     os.environ[_VARIABLE] = str(folder)
-    if not folder.exists():
+    if folder.exists():
+        with suppress(OSError):
+            os.utime(folder)  # numba writes into folders in it, which leaves its own time alone: it tells the last use
+    else:
         _clear(base)
 
 
