@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from zeroconf import IPVersion, ServiceBrowser, ServiceStateChange, Zeroconf
+from zeroconf import Error, IPVersion, ServiceBrowser, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from passel import __version__
@@ -65,7 +65,7 @@ async def _follow_addresses(
         await asyncio.sleep(look_every_s)
         now = addresses()
         if now != announcement.addresses:
-            with suppress(OSError):  # no network just now: at the next look
+            with suppress(OSError, Error):  # no network just now, or the old name still echoes: at the next look
                 await announcement.withdraw()
                 await announcement.make(now)
 
@@ -96,8 +96,10 @@ class _Announcement:
     async def withdraw(self) -> None:
         zeroconf, self._zeroconf, self.addresses = self._zeroconf, None, ()
         if zeroconf is not None:
-            await zeroconf.async_unregister_all_services()
-            await zeroconf.async_close()
+            try:
+                await zeroconf.async_unregister_all_services()
+            finally:
+                await zeroconf.async_close()
 
 
 def find_coordinators(patience_s: float = 4.0, more_s: float = 1.0, fingerprint: str = "") -> tuple[Announced, ...]:
