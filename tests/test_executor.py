@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -21,6 +24,7 @@ import psutil
 import pytest
 
 import step_functions
+from passel.cluster import local
 from passel.cluster.local import LocalDaskExecutor
 from passel.errors import Interrupted, StorageError
 from passel.pipeline.events import Artifact, Event, StepDone, StepFailed, StepFailure, StepsPlanned, StepStarted
@@ -65,6 +69,28 @@ def diamond() -> list[Step]:
     leaves = [step("add", f"leaf{i}", value=i, stage="leaves") for i in range(12)]
     sums = [step("add", f"sum{i}", tuple(leaves[i::4]), stage="sums", value=1) for i in range(4)]
     return [*leaves, *sums, step("add", "all", tuple(sums), stage="all", value=100)]
+
+
+def test_how_dask_ends_is_no_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    executor = LocalDaskExecutor(workplace(tmp_path), workers=1, memory_mb=2000)
+    executor.run([step("add", "one", value=1)], ignore_events)
+    loop = executor._cluster.loop.asyncio_loop
+    forgotten = asyncio.Future(loop=loop)
+    forgotten.set_exception(TimeoutError("of a comm that nobody asks any more"))
+    monkeypatch.setattr(local, "_CLOSING_S", 1e-6)  # the machine is that busy
+    executor.close()
+    del forgotten
+    gc.collect()
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    monkeypatch.undo()
+    executor.close()
+
+
+def test_nobody_else_can_reach_a_run_on_this_machine(tmp_path: Path, make: MakeExecutor) -> None:
+    before = set(psutil.Process().net_connections())
+    make("1", tmp_path)
+    new = set(psutil.Process().net_connections()) - before
+    assert {c.laddr.ip for c in new if c.status == psutil.CONN_LISTEN} <= {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("kind", ["serial", "inline", "1", "2", "4"])

@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,11 @@ from passel.pipeline.step_host import StepHost
 
 _WINDOW = 3
 """Steps given to Dask at a time, per worker: enough to hide the round trip, few enough to keep the order."""
+_CLOSING_S = 30.0
+"""Dask ends in a moment, on a busy machine in some more; what has not ended then ends with the process."""
 _serial = itertools.count()
 
-_QUIET = {
+_QUIET: dict[str, object] = {
     "distributed.scheduler.worker-ttl": None,
     "distributed.scheduler.allowed-failures": 10,
     "distributed.admin.tick.limit": "1h",  # a busy machine makes the loop late; that is no news
@@ -35,6 +38,8 @@ _QUIET = {
     "distributed.worker.memory.terminate": False,
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 
 
@@ -101,7 +106,8 @@ class LocalDaskExecutor:
                 threads_per_worker=workers,
                 processes=False,
                 protocol="inproc://",
-                dashboard_address="127.0.0.1:0",
+                dashboard_address="127.0.0.1:0",  # Dask always listens for its pages, of which we serve none
+                worker_dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
@@ -139,11 +145,13 @@ class LocalDaskExecutor:
         self._news.put(_Finished(""))  # wakes `run`
 
     def close(self) -> None:
-        """Ends hosts, threads and the cluster. May be called twice."""
+        """Ends hosts, threads and the cluster. May be called twice. How Dask ends is no news: the run is over."""
         self._stopped = True
         self._pool.kill()
-        self._client.close(timeout=5)
-        self._cluster.close(timeout=5)
+        self._cluster.loop.asyncio_loop.set_exception_handler(lambda loop, context: None)
+        for part in (self._client, self._cluster):
+            with suppress(TimeoutError):
+                part.close(timeout=_CLOSING_S)
         _executors.pop(self._name, None)
 
     def __enter__(self) -> LocalDaskExecutor:
