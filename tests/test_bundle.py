@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -128,6 +129,16 @@ def test_what_a_killed_bundle_left_is_cleared_and_one_that_runs_is_waited_for(
     second.join()
     assert "waiting for it" in said[0]
     assert not list(small_kit.glob(".making-*"))
+    assert is_whole(small_kit)
+
+
+def test_a_share_whose_folders_cannot_be_locked_takes_a_kit(small_kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_nfs(handle: int, operation: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(bundling, "needed_distributions", lambda name: tuple(map(distribution, PARTS)))
+    monkeypatch.setattr(bundling.fcntl, "flock", of_nfs)
+    bundle(small_kit, lambda line: None)
     assert is_whole(small_kit)
 
 

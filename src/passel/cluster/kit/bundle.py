@@ -92,6 +92,8 @@ def _alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             say("another passel bundle makes a kit there: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a network share, where folders cannot be locked
         yield
     finally:
         os.close(handle)
