@@ -29,10 +29,8 @@ I64 = NDArray[np.int64]
 DEFAULT_GPS_SIGMA_M = (5.0, 10.0)
 _SIGMA_SIZE_UNCLEAR = 0.15
 _FEWEST_WITH_GPS = 2
-_SURE_ALTITUDE_M, _FEWEST_SURE = (
-    0.5,
-    3,
-)  # vertical sigma of altitudes that an RTK receiver fixed; how many of them tell a height
+_SURE_ALTITUDE_M = 0.5  # vertical sigma of altitudes that an RTK receiver fixed
+_FEWEST_SURE = 3  # of them tell a height
 _SMALLEST_EXTENT_M = 1.0
 
 
