@@ -368,6 +368,8 @@ def test_a_drained_worker_gets_nothing_more_and_is_told_so(world: World) -> None
     a = small()
     world.poll(a)
     assert world.dispatcher.drain("a")
+    capacity = capacity_of(world.dispatcher)
+    assert (capacity.workers, capacity.draining) == (0, 1)
     world.submit(ready("x"))
     assert world.poll(a).drain
     assert not a.held

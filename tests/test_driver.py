@@ -259,6 +259,7 @@ def test_event_lines_are_few_and_complete(tmp_path: Path) -> None:
     steps = [step("add", f"n{i}", value=i, stage="features") for i in range(200)]
     with lines:
         lines.set_capacity(Capacity(0, 0, 0))
+        lines.set_capacity(Capacity(0, 0, 0, draining=1))
         lines.set_capacity(Capacity(1, 4, 4000))
         lines(StepsPlanned(tuple(steps)))
         for s in steps[:-1]:
@@ -272,7 +273,8 @@ def test_event_lines_are_few_and_complete(tmp_path: Path) -> None:
     assert len(stages) <= 4
     assert stages[-1]["stages"] == [{"stage": "features", "done": 200, "total": 200, "failed": 1, "rest_s": 0.0}]
     assert [t["text"] for t in told if t["event"] == "say"] == [
-        "No worker is connected: waiting for one", "It goes on", "features n199 failed: no",
+        "No worker is connected: waiting for one", "Every worker is draining: no new steps begin until one takes steps again",
+        "It goes on", "features n199 failed: no",
     ]  # fmt: skip
 
 

@@ -71,11 +71,14 @@ class PasselStatus:
 
 def capacity_of(dispatcher: Dispatcher) -> Capacity:
     """What the workers that are there and stay have in all."""
-    there = [w for w in dispatcher.workers.values() if not w.lost and not w.drains]
+    connected = [w for w in dispatcher.workers.values() if not w.lost]
+    there = [w for w in connected if not w.drains]
     slots = [w.slots for w in there]
     full = [w for w in there if w.request.full]
     takes_artifacts = not any(w.request.local for w in full)  # it works where artifacts are kept
-    return Capacity(len(there), sum(s.cpus for s in slots), sum(s.memory_mb for s in slots), len(full), takes_artifacts)
+    threads, memory_mb = sum(s.cpus for s in slots), sum(s.memory_mb for s in slots)
+    draining = len(connected) - len(there)
+    return Capacity(len(there), threads, memory_mb, len(full), takes_artifacts, draining)
 
 
 def status_of(dispatcher: Dispatcher, now_s: float) -> PasselStatus:

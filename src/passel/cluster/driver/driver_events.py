@@ -132,6 +132,8 @@ class EventLines:
 
 def _waits_for(capacity: Capacity) -> str:
     """Why nothing moves at all, '' when something can."""
+    if capacity.workers == 0 and capacity.draining:
+        return "Every worker is draining: no new steps begin until one takes steps again"
     if capacity.workers == 0:
         return "No worker is connected: waiting for one"
     if not capacity.takes_artifacts:

@@ -85,6 +85,7 @@ class Capacity:
     """What all workers have together; told at first and when it changes. full: how many take no steps, since their disk is full.
 
     takes_artifacts: False while what workers have finished waits there, since the disk of a job's folder is full.
+    draining: how many more are there that take no new steps, since somebody drained them or they leave.
     """
 
     workers: int
@@ -92,6 +93,7 @@ class Capacity:
     memory_mb: int
     full: int = 0
     takes_artifacts: bool = True
+    draining: int = 0
 
 
 FromDriver = Hello | ReadyStep | WantFiles | Withdraw
