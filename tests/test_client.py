@@ -126,6 +126,16 @@ def test_no_photo_is_sent_twice_after_the_client_died(server: str, photos: Path,
         assert submit(again, order, desk) == note  # submitted already: nothing happens
 
 
+def test_a_second_command_for_the_same_output_is_told_so(photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "map"
+    with quiet_desk(output).held():
+        done = said("run", str(photos), "--output", str(output), "--cluster", "http://127.0.0.1:9")
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        assert f"another passel command hands over the same photos, or waits for their map [{output}]" in done.stderr
+    with quiet_desk(output).held():
+        pass  # let go at the end
+
+
 def test_other_options_or_photos_are_another_task(server: str, photos: Path, tmp_path: Path) -> None:
     files = sorted(photos.glob("*.jpg"))
     desk = quiet_desk(tmp_path)

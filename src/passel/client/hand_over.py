@@ -6,6 +6,7 @@ kill -9 of either side. Nothing is sent twice to a Passel.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,8 +16,9 @@ import time
 import uuid as uuids
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -85,6 +87,26 @@ class Desk:
     def archive(self) -> Path:
         """The download on its way."""
         return self._path.with_name("all.zip.part")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Held while a command works with this note: two would send the same pieces and write the same files. A kill lets go.
+        Raises StorageError when another holds it.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as e:
+            raise StorageError(f"the note of the task cannot be written: {e.strerror}", str(self._path)) from e
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                what = "another passel command hands over the same photos, or waits for their map"
+                raise StorageError(what, str(self.output), "wait for it, or stop it and go on with this one") from None
+            yield
+        finally:
+            os.close(handle)
 
     def read(self, server: str) -> Note | None:
         """The note of an earlier command for this server; None if there is none."""

@@ -75,7 +75,7 @@ def run_elsewhere(parsed: Parsed, photos: Path, output: Path) -> int:
     order = _order(parsed, photos, output)
     display.say(f"{len(order.files)} files of {photos} to {address.url}, map to {output}")
     try:
-        with Server(address) as server:
+        with desk.held(), Server(address) as server:
             state = hand_over(server, order, desk)
     except KeyboardInterrupt:
         display.end()
@@ -106,7 +106,7 @@ def submit_photos(words: tuple[str, ...]) -> int:
     state = own_folder() / "submitted" / hashlib.sha256(str(photos).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     desk = Desk(state, lambda text: print(text, file=sys.stderr), display.bar)
     try:
-        with _server(own) as server:
+        with desk.held(), _server(own) as server:
             note = submit(server, _order(parsed, photos, photos), desk)
     finally:
         display.end()
