@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from machines import Machines, contents, undisturbed, until
+from passel.cluster.coordinator.away import Away
 from passel.cluster.driver.passel_executor import JobLink, PasselExecutor
 from passel.cluster.full_disk import FullDisk
 from passel.cluster.wire.drivers import Capacity
 from passel.errors import StorageError
 from passel.pipeline.events import Outcome
 from passel.pipeline.executor import Workplace, ignore_events
+from passel.pipeline.host import run_step
+from passel.pipeline.manifest import ArtifactFile
+from passel.pipeline.messages import Request
 from passel.pipeline.store import Store, storage_errors
 from passel_world import Passel
 from step_functions import step
@@ -127,6 +133,49 @@ def test_what_found_no_room_is_not_tried_again_before_there_is_some(disk):
     with full.watched(20 * 2**20):
         write(disk / "part", 20)
     assert not full.is_full
+
+
+class CountingBucket:
+    """A bucket that is a folder."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.fetched: list[str] = []
+
+    def url(self, job: str, digest: str) -> str:
+        return f"s3://b/{job}"
+
+    def fetch(self, job: str, digest: str, file: ArtifactFile, path: Path) -> None:
+        self.fetched.append(file.name)
+        with storage_errors(path):
+            shutil.copyfile(self.store.path(digest) / file.name, path)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_full_disk_is_not_filled_from_the_bucket_again_and_again(disk, tmp_path):
+    manifest = run_step(Request(step("large_file", value=30), (), tmp_path / "made", tmp_path / "log")).manifest
+    bucket = CountingBucket(Store(tmp_path / "made"))
+    store = Store(disk / "store", lambda digest: None)
+    store.create()
+    store.commit_away(manifest, bucket.url("job", manifest.digest))
+    full, away = FullDisk(store.root), Away(bucket, lambda job, digest: None)
+
+    def bring() -> None:
+        asyncio.run(away.bring("job", store, full, manifest.digest))
+
+    ballast = fill(disk, 20)
+    for _ in range(3):
+        with pytest.raises(StorageError, match="The disk is full"):
+            bring()
+    assert bucket.fetched == ["large.bin"]
+    ballast.unlink()
+    bring()
+    assert store.verify(manifest.digest) == []
+    bring()
+    assert bucket.fetched == ["large.bin", "large.bin", "ok"], "it is here"
+    away.close()
 
 
 def test_what_one_job_needed_does_not_stop_those_after_it_for_ever(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from passel.cluster.coordinator.bucket import ArtifactBucket, BucketError, LostError
+from passel.cluster.full_disk import FullDisk
 from passel.cluster.wire.bucket import BucketCommit, BucketPlan
 from passel.errors import PasselError
 from passel.pipeline.manifest import ArtifactFile, Manifest
@@ -84,14 +85,17 @@ class Away:
             return ""
         return await self._aside(partial(self._bucket.get_address, job, digest, file))
 
-    async def bring(self, job: str, store: Store, digest: str) -> None:
-        """Fetches the files into the store, if they are not here. Raises LostError, BucketError, StorageError."""
+    async def bring(self, job: str, store: Store, disk: FullDisk, digest: str) -> None:
+        """Fetches the files into the store, if they are not here. Raises LostError, BucketError, StorageError.
+
+        disk: the store's. While it is full nothing is fetched: a bucket's bytes cost money, and would come again and again.
+        """
         async with self._locks.setdefault((job, digest), asyncio.Lock()):
             kept_at = await asyncio.to_thread(store.away_at, digest)
             if not kept_at:
                 return
             try:
-                await self._fetch(job, store, digest, kept_at)
+                await self._fetch(job, store, disk, digest, kept_at)
             except LostError as error:
                 await self._lost(job, store, digest, error)
                 raise
@@ -108,7 +112,7 @@ class Away:
         except (BucketError, LostError) as error:
             _log.warning("what is no longer needed stays in the bucket for now: %s", error)
 
-    async def _fetch(self, job: str, store: Store, digest: str, kept_at: str) -> None:
+    async def _fetch(self, job: str, store: Store, disk: FullDisk, digest: str, kept_at: str) -> None:
         bucket = self._bucket
         if bucket is None or bucket.url(job, digest) != kept_at:
             raise LostError("An artifact is in a bucket that is not used now", kept_at, "it is made again")
@@ -120,7 +124,8 @@ class Away:
                     bucket.fetch(job, digest, file, aside.files / file.name)
                 store.commit_received(aside, manifest)
 
-        await self._aside(fetch)
+        with disk.watched(manifest.size_bytes):
+            await self._aside(fetch)
 
     async def _lost(self, job: str, store: Store, digest: str, error: LostError) -> None:
         """The artifact is forgotten, with all others of the job that are not there, and new ones of the job stay here."""

@@ -155,7 +155,7 @@ class DataPlane:
     async def bring(self, job: str, digest: str) -> None:
         """Has the artifact's files on this disk. Raises LostError (it is made again), BucketError, StorageError."""
         if (files := self._jobs.get(job)) is not None:
-            await self.away.bring(job, files.store, digest)
+            await self.away.bring(job, files.store, files.disk, digest)
 
     @staticmethod
     def _no_bring(digest: str) -> None:
@@ -185,7 +185,7 @@ class DataPlane:
             url = "" if "here" in request.query else await self.away.address(job.name, digest, file, kept_at)
             if url:
                 return web.Response(status=307, headers={"Location": url, "ETag": f'"{file.sha256}"'})
-            await self.away.bring(job.name, job.store, digest)
+            await self.away.bring(job.name, job.store, job.disk, digest)
         return await _send(request, job.store.path(digest) / name, file.sha256)
 
     async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
@@ -262,7 +262,7 @@ class DataPlane:
 
     async def _bring(self, request: web.Request) -> web.StreamResponse:
         job, digest = self._job(request), _digest(request)
-        await self.away.bring(job.name, job.store, digest)
+        await self.away.bring(job.name, job.store, job.disk, digest)
         return web.Response(status=204)
 
     async def _refuse_known(self, job: _JobFiles, digest: str) -> None:
