@@ -139,7 +139,7 @@ def test_results_are_packed_when_the_full_disk_has_room_again(tmp_path, monkeypa
     monkeypatch.setattr(archive, "sync_folder", sync)
     job, output = run_one(tmp_path, well)
     assert (job.state, job.error) == (State.COMPLETED, "")
-    assert output.count("The server's disk is full; the results are packed when there is room") == 2
+    assert output.count("The server's disk is full; the results are packed when there is room") == 1, "not at every try"
     assert (tmp_path / "jobs" / "u" / "packed" / "plan.json").exists()
 
 

@@ -272,7 +272,8 @@ class Runner:
                 break
             except NoRoomError as e:
                 log.warning("task %s: %s; trying again in %g s", uuid, e, pause_s)
-                self._say(uuid, runtime, "The server's disk is full; the results are packed when there is room")
+                if pause_s == RETRY_PACK_S:
+                    self._say(uuid, runtime, "The server's disk is full; the results are packed when there is room")
                 if await _is_stopped_within(runtime, pause_s):
                     return
                 pause_s = min(2 * pause_s, LONGEST_RETRY_PACK_S)
@@ -347,7 +348,7 @@ def _greeting(settings: ServerSettings, job: Job) -> list[str]:
     given = " ".join(f"--{o.name} {o.value}" for o in job.order.options)
     first = f"{settings.engine} {settings.engine_version}, task {job.uuid}"
     lines = [first, f"{job.images_count} photo{'s' * (job.images_count != 1)}", f"options: {given or 'none'}"]
-    return lines if job.started_ms == job.touched_ms else [*lines, "The server was restarted; the run goes on"]
+    return lines if job.started_ms == job.touched_ms else [*lines, "The run was interrupted; it goes on where it was"]
 
 
 def _last_line(folder: JobFolder) -> str:
