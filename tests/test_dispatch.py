@@ -9,7 +9,7 @@ from passel.cluster.coordinator.dispatch import STALL_S
 from passel.cluster.coordinator.dispatch_state import ReplacedError, StalePollError
 from passel.cluster.coordinator.placement import PATIENCE_S
 from passel.cluster.coordinator.setbacks import FULL_S, HOLD_S, MOST_STRIKES
-from passel.cluster.coordinator.status import capacity_of
+from passel.cluster.coordinator.status import capacity_of, status_of
 from passel.cluster.wire.drivers import Ended
 from passel.cluster.wire.workers import LEASE_S, Failure
 
@@ -362,6 +362,17 @@ def test_the_last_slow_step_of_a_stage_is_tried_twice_and_the_first_result_count
     assert world.ended["x3"].worker == "b"
     world.poll(a)
     assert slow not in a.held
+
+
+def test_a_worker_that_left_is_not_called_lost(world: World) -> None:
+    leaver, silent = small("leaver", draining=True), small("silent")
+    world.poll(leaver)
+    world.poll(silent)
+    world.later(2 * LEASE_S)
+    assert [(w.name, w.state) for w in status_of(world.dispatcher, world.now_s).workers] == [("silent", "lost")]
+    leaver.draining = False
+    world.poll(leaver)
+    assert "leaver" in {w.name for w in status_of(world.dispatcher, world.now_s).workers}
 
 
 def test_a_drained_worker_gets_nothing_more_and_is_told_so(world: World) -> None:

@@ -82,9 +82,10 @@ def capacity_of(dispatcher: Dispatcher) -> Capacity:
 
 
 def status_of(dispatcher: Dispatcher, now_s: float) -> PasselStatus:
-    """A picture of this moment."""
+    """A picture of this moment. A worker that left in order is not there; one that fell silent is lost."""
+    seen = [w for w in dispatcher.workers.values() if not (w.lost and w.request.draining)]
     return PasselStatus(
-        tuple(_worker(w, now_s) for w in sorted(dispatcher.workers.values(), key=lambda w: w.name)),
+        tuple(_worker(w, now_s) for w in sorted(seen, key=lambda w: w.name)),
         tuple(_job(j) for j in dispatcher.jobs.values()),
     )
 
