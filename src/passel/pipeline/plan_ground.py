@@ -41,9 +41,8 @@ SMALL_SURVEY_TILES = 8
 PHOTOS_A_PLATE_STEP = 40
 COARSE_CORE_CELLS = 384
 FINEST_M = 0.001  # cell sizes are whole millimetres
-_FINEST_PARTS = (
-    8  # of a photo's ground pixel: finer cells cost memory without end and show nothing, whatever was asked for
-)
+# Of a photo's ground pixel: finer cells cost memory without end and show nothing, whatever was asked for.
+_FINEST_PARTS = 8
 
 TINY_FILES = ("plates.json", "*_tiny.npy")
 """Of plates, what colours and previews read: a twentieth of their bytes."""
@@ -210,7 +209,7 @@ def _once(steps: Iterable[Step]) -> list[Step]:
 def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
     params = CoarseTileParams(tile.name, _four(tile.core), cell_m, tuple(photos))
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 7, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 8, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -237,7 +236,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", _once(plate_of[n] for n in names)),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 22, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 23, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

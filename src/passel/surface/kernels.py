@@ -153,14 +153,20 @@ def add_doubt(
     cost: U8, lowest: NDArray[np.int32], count: NDArray[np.int32], start: I64, low: NDArray[np.int32],
     high: NDArray[np.int32], doubt: int,
 ) -> None:  # fmt: skip
-    """Raise the cost of heights below `low` or above `high` (rows, cols; height numbers) by `doubt` quarter bits."""
+    """Raise the cost of heights below `low` or above `high` (rows, cols; height numbers) by `doubt` quarter bits.
+
+    Real costs are kept from NO_COST and NO_COST + doubt, so that what fewer than two photos see is still known by its cost.
+    """
     rows, cols = lowest.shape
     for r in range(rows):
         for c in range(cols):
             at = start[r, c] - lowest[r, c]
             for z in range(lowest[r, c], lowest[r, c] + count[r, c]):
-                if z < low[r, c] or z > high[r, c]:
-                    cost[at + z] = min(255, cost[at + z] + doubt)
+                found = int(cost[at + z])
+                raised = found + doubt if z < low[r, c] or z > high[r, c] else found
+                if found != NO_COST and (raised == NO_COST or raised == NO_COST + doubt):
+                    raised += 1
+                cost[at + z] = min(255, raised)
 
 
 @njit(cache=True, nogil=True, inline="always")

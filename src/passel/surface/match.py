@@ -137,7 +137,10 @@ def match_level(
     z = np.empty((rows, cols), np.float32)
     own, edge = np.empty((rows, cols), np.uint8), np.empty((rows, cols), np.uint8)
     best_heights(cost, total, level.lowest, level.count, start, level.dz_m, z, own, edge)
-    seen[own == NO_COST] = 0  # the winner is a height that only one photo sees
+    unseen = own == NO_COST  # the winner is a height that only one photo sees
+    if level.expected is not None:
+        unseen |= own == NO_COST + DOUBT_COST
+    seen[unseen] = 0
     return Heights(z, own, seen, edge)
 
 

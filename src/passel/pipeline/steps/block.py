@@ -24,7 +24,7 @@ from passel.pipeline.steps.cameras import evidence_for, survey_priors
 from passel.reconstruct.features import SIZE_PX, Features, KeypointFiles
 from passel.reconstruct.matches import MatchFiles
 from passel.reconstruct.scene import Scene
-from passel.survey.model import Survey
+from passel.survey.model import SHAPELESS_M, Survey
 
 RESECT_ROUNDS = 3
 
@@ -88,8 +88,10 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
         scene = set_upright(scene, *_positions(survey, scene))
     if not survey.frame.is_georeferenced:
         scene = levelled(scene)
-    times_s = survey.times_s()[_rows(survey, scene)]
-    scene, turned_deg = set_level(scene, *_positions(survey, scene), times_s)
+    gps, sigma, up = _positions(survey, scene)
+    if tilt_deg > 0:  # altitudes that the angles have disproved say nothing beside them
+        sigma[:, 2] = SHAPELESS_M
+    scene, turned_deg = set_level(scene, gps, sigma, up, survey.times_s()[_rows(survey, scene)])
     scene.save(out)
     steps = json.loads((inputs.one("aligned") / "alignment.json").read_text(encoding="utf-8"))
     steps["adjustment"] = asdict(_after(aligned, scene))
