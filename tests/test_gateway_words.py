@@ -92,8 +92,8 @@ def test_troubles_are_sentences():
         return told.value.what
 
     nobody = asyncio.run(ask(f"http://127.0.0.1:{free_port()}"))
-    assert nobody == "It does not answer: nothing listens at its address and port"
-    assert asyncio.run(ask("http://no-such-name.invalid:3000")) == "It does not answer: its name leads to no address"
+    assert nobody == "It cannot be reached: nobody listens at this address and port"
+    assert asyncio.run(ask("http://no-such-name.invalid:3000")) == "It cannot be reached: its name leads to no address"
 
     async def plain_http() -> str:
         async with saying(b"{}") as url:

@@ -20,9 +20,9 @@ from typing import Any
 
 import aiohttp
 
-from passel.errors import PasselError
+from passel.errors import PasselError, network_reason
 from passel.gateway.node import Node, Seen
-from passel.gateway.words import number_or, plain, sound, why_silent
+from passel.gateway.words import number_or, plain, sound
 
 MOST_ANSWER_BYTES = 16 << 20
 MOST_INFO_BYTES = 64 << 10
@@ -295,7 +295,7 @@ class _Troubles:
         if isinstance(error, aiohttp.ClientSSLError):
             raise NodeSilent("It does not speak TLS on this port", self._node.name) from error
         if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | TimeoutError | OSError):
-            raise NodeSilent(f"It does not answer: {why_silent(error)}", self._node.name) from error
+            raise NodeSilent(f"It cannot be reached: {network_reason(error)}", self._node.name) from error
         if isinstance(error, aiohttp.ClientError | ValueError):
             raise NodeLies(f"It does not speak HTTP: {plain(error, 200)}", self._node.name) from error
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 import unicodedata
-
-import aiohttp
 
 
 def plain(value: object, most: int) -> str:
@@ -27,19 +23,3 @@ def number_or(instead: float, value: object) -> float:
     except OverflowError:
         return instead
     return number if math.isfinite(number) else instead
-
-
-def why_silent(error: BaseException) -> str:
-    """In words: what the library says names its classes and the system's calls."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, socket.gaierror):
-        return "its name leads to no address"
-    if isinstance(cause, ConnectionRefusedError):
-        return "nothing listens at its address and port"
-    if isinstance(cause, ConnectionError | aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "the connection broke off"
-    if isinstance(cause, TimeoutError):
-        return "it was waited for in vain"
-    if isinstance(cause, OSError) and (cause.errno or 0) > 0:
-        return os.strerror(cause.errno or 0).lower()
-    return plain(error, 200) or type(error).__name__
