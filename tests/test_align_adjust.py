@@ -75,6 +75,26 @@ def test_the_gradient_is_that_of_the_cost():
                 assert solver._cost(replace(best.cameras, centres=moved), best.points, tracks, priors, 2.0) > again
 
 
+def test_a_step_that_rounding_makes_unsolvable_is_damped(monkeypatch: pytest.MonkeyPatch):
+    w = world(strips=2, along=3, points=200)
+    cameras, tracks, priors = Cameras.of_scene(w.scene), tracks_of_scene(w.scene), priors_of(w)
+    undisturbed = adjust(cameras, w.scene.points, tracks, priors, 2.0, tolerance=1e-9)
+    solve, least = solver._solve, [1e-3]
+
+    def stubborn(*system):
+        if system[-1] < least[0]:
+            raise np.linalg.LinAlgError("the normal equations are not positive definite")
+        least[0] = 0.0
+        return solve(*system)
+
+    monkeypatch.setattr(solver, "_solve", stubborn)
+    damped = adjust(cameras, w.scene.points, tracks, priors, 2.0, tolerance=1e-9)
+    np.testing.assert_allclose(damped.cameras.centres, undisturbed.cameras.centres, atol=1e-5)
+    least[0] = np.inf
+    with pytest.raises(np.linalg.LinAlgError):
+        adjust(cameras, w.scene.points, tracks, priors, 2.0)
+
+
 def test_the_solution_by_panels_is_the_dense_one():
     w = world(strips=3, along=4, points=400, cameras=2)
     s = w.scene

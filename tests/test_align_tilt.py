@@ -10,7 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from align_world import CAMERA, DOWN, shaken, world
-from passel.align.tilt import set_level, tilt_by_angles, tilt_by_gps
+from passel.align.tilt import MOST_MOUNTS, _mounts, set_level, tilt_by_angles, tilt_by_gps
 from passel.align.upright import set_upright
 from passel.align.whole import adjust_whole
 from passel.demo.flight import DemoSettings, rotation_from_angles, truth_frame
@@ -195,6 +195,13 @@ def test_some_wrong_and_missing_angles_do_little():
     told[2:50:9] = np.nan
     scene, _ = set_level(f.placed, f.gps, f.sigma, told, f.time_s)
     np.testing.assert_allclose(f.off_deg(scene), right, atol=0.1)
+
+
+def test_a_zoom_lens_that_makes_a_camera_of_each_photo():
+    f = flight(6, 10, 3)
+    zoomed = replace(f.placed, cameras=f.placed.cameras * 60, camera_of=np.arange(60, dtype=np.int32))
+    assert len(np.unique(_mounts(zoomed.camera_of.astype(np.int64)))) == MOST_MOUNTS + 1
+    np.testing.assert_allclose(f.off_deg(replace(f, placed=zoomed).levelled()[0]), f.off_deg(f.levelled()[0]), atol=0.1)
 
 
 def test_the_same_flight_without_clocks():

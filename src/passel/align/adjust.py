@@ -72,7 +72,13 @@ def adjust(
     damping, iteration = FIRST_DAMPING, 0
     while iteration < max_iterations:
         iteration += 1
-        tried, moved, step = _step(cameras, points, tracks, priors, scale_px, damping, pattern, longest)
+        try:
+            tried, moved, step = _step(cameras, points, tracks, priors, scale_px, damping, pattern, longest)
+        except np.linalg.LinAlgError:  # rounding, where hardly anything holds a photo: more damping holds it
+            damping = max(damping * 10.0, FIRST_DAMPING)
+            if damping >= LAST_DAMPING:
+                raise
+            continue
         trial = _cost(tried, moved, tracks, priors, scale_px)
         if not np.isfinite(trial) or trial > cost:
             if np.isfinite(trial) and step.largest(distance) <= tolerance:

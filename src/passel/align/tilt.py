@@ -18,9 +18,11 @@ from passel.reconstruct.scene import Scene
 from passel.survey.model import SHAPELESS_M
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 NOISE_DEG = 0.5  # of a photo's angles at least, however well they agree with each other
 MOUNT_DEG = 1.0  # by which a camera may be turned in its gimbal
+MOST_MOUNTS = 20  # that are told apart
 LEVEL_DEG = 0.2  # by which a gimbal's idea of level is off in the world, however many photos tell it
 SLOW_SHARE = 0.1  # of the claimed vertical sigma: the size of height errors that change over minutes …
 SLOW_SCATTER = 3.0  # … but no more than so many times the horizontal scatter, in which such errors would show too
@@ -99,7 +101,7 @@ def tilt_by_angles(scene: Scene, up_in_camera: F64, time_s: F64) -> TiltEstimate
     if noted_up(scene, up_in_camera) is None:
         return None
     told = np.isfinite(up_in_camera).all(axis=1)
-    of, turns = scene.camera_of[told], scene.cam_from_world[told]
+    of, turns = _mounts(scene.camera_of[told].astype(np.int64)), scene.cam_from_world[told]
     lean = np.einsum("nji,nj->ni", turns, up_in_camera[told])[:, :2]  # of up, as each photo tells it, in the scene
     n, cameras = len(lean), np.unique(of)
     design = np.zeros((n, 2, 2 + 3 * len(cameras)))
@@ -120,6 +122,13 @@ def tilt_by_angles(scene: Scene, up_in_camera: F64, time_s: F64) -> TiltEstimate
         spread = max(1.4826 * float(np.median(np.abs(left))), np.radians(NOISE_DEG))
         noise = spread * _repeated(left[order] * np.sqrt(weight[order])[:, None])
     return TiltEstimate(found[:2], covariance[:2, :2] + np.eye(2) * np.radians(LEVEL_DEG) ** 2)
+
+
+def _mounts(camera_of: I64) -> I64:
+    """(n,) which mount holds each photo's camera: a zoom lens makes many cameras, and all but the most used count as one mount."""
+    cameras, photos = np.unique(camera_of, return_counts=True)
+    own = cameras[np.argsort(-photos, kind="stable")[:MOST_MOUNTS]]
+    return np.where(np.isin(camera_of, own), camera_of, -1)
 
 
 def _fit(design: F64, seen: F64, weight: F64, prior: F64) -> tuple[F64, F64]:
