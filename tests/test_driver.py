@@ -278,6 +278,30 @@ def test_event_lines_are_few_and_complete(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_no_time_left_is_told_while_nobody_takes_steps() -> None:
+    stream = StringIO()
+    steps = [step("add", f"n{i}", value=i, stage="features") for i in range(10)]
+
+    def last() -> dict[str, object]:
+        lines._tell_stages()
+        return next(t for t in map(json.loads, reversed(stream.getvalue().splitlines())) if t["event"] == "stages")
+
+    with EventLines(stream, lambda: None) as lines:
+        lines(StepsPlanned(tuple(steps)))
+        for s in steps[:9]:
+            cost = Cost("here", "", 1.0, 1.0, 1.0, 1)
+            lines(StepDone(s, Manifest(s.digest, "features", s.name, "f", 1, (), (), cost), reused=False))
+        lines.set_capacity(Capacity(1, 4, 4000))
+        known = last()
+        lines.set_capacity(Capacity(0, 0, 0, draining=1))
+        unknown = last()
+        lines.set_capacity(Capacity(1, 4, 4000))
+        assert last() == known
+    assert known["rest_s"] is not None
+    assert known["stages"][0]["rest_s"] == pytest.approx(1.0)
+    assert (unknown["rest_s"], unknown["stages"][0]["rest_s"]) == (None, None)
+
+
 def test_progress_grows_with_the_stages() -> None:
     def stage(name: str, done: int, total: int) -> StageTally:
         return StageTally(name, total=total, made=done)

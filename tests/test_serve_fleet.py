@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from passel.cluster.coordinator.status import JobStatus, PasselStatus, RunningSt
 from passel.cluster.trust.roster import Roster
 from passel.cluster.trust.tokens import AccessBook, TokenRefused, Tokens
 from passel.cluster.wire.workers import MachineInfo, Slots
+from passel.commands.watch import overview_text
 from passel.errors import UsageError
 from passel.fleet.ports import JobDemand, WorkerSeen
 from passel.serving.fleet import FleetCoordinator, demand_of
@@ -74,6 +76,19 @@ def test_photos_that_are_not_done_are_shared_out_like_steps() -> None:
 
 def test_all_done_only_when_all_forecasts_are_known() -> None:
     assert overview().rest_s is None
+
+
+def test_people_are_told_what_steps_wait_for() -> None:
+    def told(*states: str) -> str:
+        seen = overview()
+        workers = tuple(worker(f"w{i}", state) for i, state in enumerate(states))
+        text = overview_text(replace(seen, passel=replace(seen.passel, workers=workers)))
+        return "".join(line for line in text.splitlines() if line.startswith("! ") and "the disk of" not in line)
+
+    assert told("idle", "draining") == ""
+    assert "no worker is connected" in told("lost")
+    assert "every worker is draining" in told("draining", "lost")
+    assert "have no room" in told("full", "draining")
 
 
 def test_the_fleets_thread_asks_the_event_loop(book: AccessBook) -> None:

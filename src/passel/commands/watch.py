@@ -78,6 +78,7 @@ def overview_text(seen: Overview) -> str:
         f"{seen.name}: Passel {seen.version}, up {time_text(seen.uptime_s)}",
         f"{running} running, {waiting} waiting; {seen.steps_a_minute:g} a minute"
         + (f"; all done in about {time_text(seen.rest_s)}" if seen.rest_s is not None else ""),
+        *_nobody_takes_steps(seen),
         *(f"! the disk of {w.name} is full: it waits for room" for w in seen.passel.workers if w.state == "full"),
         "",
         workers_text(seen),
@@ -85,6 +86,18 @@ def overview_text(seen: Overview) -> str:
         _jobs_text(seen),
     ]
     return "\n".join(lines)
+
+
+def _nobody_takes_steps(seen: Overview) -> list[str]:
+    """Why the jobs' steps wait, when there is nobody to give them to."""
+    states = {w.state for w in seen.passel.workers} - {"lost"}
+    if not seen.passel.jobs or states & {"working", "idle"}:
+        return []
+    if not states:
+        return ["! no worker is connected: the steps wait for one (passel join)"]
+    if states == {"draining"}:
+        return ["! every worker is draining: no new steps begin (passel drain NAME --undo gives one steps again)"]
+    return ["! no worker takes steps: those that are not draining have no room"]
 
 
 def workers_text(seen: Overview) -> str:

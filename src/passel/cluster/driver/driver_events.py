@@ -77,12 +77,12 @@ class EventLines:
         self._write({"event": "say", "text": text})
 
     def set_capacity(self, capacity: Capacity) -> None:
-        """For the time left; people are told when there is no machine at all, or no room on any, since then nothing moves."""
+        """For the time left, of which nothing is known while there is no machine at all, or no room on any: people are told."""
         with self._guard:
             before, self._tally.workers = self._tally.workers, max(1, capacity.threads)
-            self._untold = self._untold or before != self._tally.workers
             waits = _waits_for(capacity)
             told, self._waits = self._waits, waits
+            self._untold = self._untold or before != self._tally.workers or bool(told) != bool(waits)
         if waits and waits != told:
             self.say(waits)
         elif told and not waits:
@@ -107,17 +107,17 @@ class EventLines:
             if not self._untold:
                 return
             self._untold, self._told_s = False, time.monotonic()
-            stages = list(self._tally.stages.values())
+            stages, moves = list(self._tally.stages.values()), not self._waits
             self._write({
                 "event": "stages",
                 "stages": [
                     {
                         "stage": s.stage, "done": s.settled, "total": s.total, "failed": s.failed,
-                        "rest_s": self._tally.stage_rest_s(s),
+                        "rest_s": self._tally.stage_rest_s(s) if moves or not s.rest else None,
                     }
                     for s in stages
                 ],
-                "rest_s": rest_s(stages, self._tally.workers),
+                "rest_s": rest_s(stages, self._tally.workers) if moves else None,
                 "progress": round(percent(stages), 1),
             })  # fmt: skip
 
