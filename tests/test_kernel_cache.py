@@ -7,9 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import pytest
+
 import passel
+from passel import kernel_cache
 from passel.kernel_cache import PACKAGES
 
 SOURCES = Path(passel.__file__).parent
@@ -65,6 +69,34 @@ def test_kernels_in_use_are_not_cleared(tmp_path: Path) -> None:
     _run(home.parent, ask, NUMBA_CACHE_DIR=str(tmp_path))
     assert own.exists()
     assert not unused.exists()
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number: no $HOME, and nobody of this number in the list of users."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    monkeypatch.chdir(tmp_path)
+    foreign = kernel_cache._users_cache()
+    assert foreign.parent == tmp_path
+    assert foreign.name != "passel-54321", "the folder there is root's, not that user's"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert kernel_cache._users_cache().parent == tmp_path
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert kernel_cache._users_cache() == Path("/home/somebody/.cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/kept")
+    assert kernel_cache._users_cache() == Path("/var/kept")
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_users_temporary_cache_is_one_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = kernel_cache._own_temporary_folder()
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert kernel_cache._own_temporary_folder() == own
+    own.chmod(0o777)
+    assert kernel_cache._own_temporary_folder() != own, "anybody may have written there"
 
 
 def test_all_packages_with_kernels_count() -> None:

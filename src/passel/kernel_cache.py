@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +40,27 @@ def _usual_place(home: Path) -> Path:
     """Beside the sources; in the user's cache where these are somebody else's."""
     if os.access(home, os.W_OK):
         return home / "__pycache__"
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "passel"
+    return _users_cache() / "passel"
+
+
+def _users_cache() -> Path:
+    """By the rules of the system: a relative $XDG_CACHE_HOME does not count, and a user may have no home at all."""
+    given, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")  # $HOME, or the list of users
+    if os.path.isabs(given):
+        return Path(given)
+    if os.path.isabs(home):
+        return Path(home) / ".cache"
+    return _own_temporary_folder()
+
+
+def _own_temporary_folder() -> Path:
+    """The same for every process of this user. Compiled kernels are code: a folder that somebody else has put there is not used."""
+    folder = Path(tempfile.gettempdir()) / f"passel-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    seen = folder.lstat()
+    is_ours = stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid() and not seen.st_mode & 0o022
+    return folder if is_ours else Path(tempfile.mkdtemp(prefix="passel-"))
 
 
 def _state_of_sources(home: Path) -> str:
