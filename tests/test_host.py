@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -206,6 +207,19 @@ def test_facts_become_plain_values(tmp_path: Path, host: StepHost) -> None:
     answer = host.run(request(tmp_path, step("numpy_facts")))
     assert isinstance(answer, Done)
     assert answer.manifest.facts == (("count", 3), ("mean", 0.5), ("ok", True))
+
+
+def test_only_a_disk_that_refuses_is_waited_for(tmp_path: Path, host: StepHost) -> None:
+    """Where no log can be written for another reason, room would not help."""
+    asked = request(tmp_path, step("add", value=1))
+    asked.log.parent.write_text("no folder")
+    found = host.run(asked)
+    assert isinstance(found, Failed)
+    assert (found.kind, found.where) == ("error", str(asked.log.parent))
+    (tmp_path / "full").symlink_to("/dev/full")  # opens, and takes nothing
+    found = host.run(replace(asked, step=step("bug"), log=tmp_path / "full"))
+    assert isinstance(found, Failed)
+    assert found.kind == "storage"
 
 
 def test_an_unknown_function_is_a_failure_not_a_death(tmp_path: Path, host: StepHost) -> None:

@@ -249,8 +249,8 @@ def _answer(message: bytes) -> Answer:
                 print(answer.detail, file=sys.stderr)
             return answer
     except OSError as error:
-        trouble = storage_error(error, log.parent)
-        return Failed("storage", trouble.what, trouble.where, trouble.todo, traceback.format_exc())
+        kind, trouble = "storage" if is_disk_trouble(error) else "error", storage_error(error, log.parent)
+        return Failed(kind, trouble.what, trouble.where, trouble.todo, traceback.format_exc())
 
 
 if __name__ == "__main__":
