@@ -188,6 +188,29 @@ def test_the_wrong_kind_of_address_or_token(world, say, words, expected):
     assert re.search(expected, say(*filled))
 
 
+def test_who_is_there_is_looked_at_once_for_each_kind_of_trouble(world, monkeypatch):
+    looked = []
+    monkeypatch.setattr(client_wire, "_is_workers_port", lambda url: bool(looked.append(url)))
+
+    def fail(server: client_wire.Server) -> None:
+        with pytest.raises(client_wire.AwayError):
+            server.info()
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"engine": "passel", "version": "1"})
+
+    with client_wire.Server(client_wire.Address.parse(world.at("refused"))) as server:
+        for _ in range(5):
+            fail(server)
+    assert len(looked) == 1
+    with listening([web.get("/info", answer)], None) as port:
+        server = client_wire.Server(client_wire.Address.parse(f"127.0.0.1:{port}"))
+        server.info()
+    with server:
+        fail(server)  # it has gone
+    assert len(looked) == 1, "who has answered as a server is one"
+
+
 def test_a_token_that_the_server_does_not_take(world, say):
     async def refuse(request: web.Request) -> web.Response:
         return web.json_response({"error": "Invalid authentication token"})

@@ -98,6 +98,8 @@ class Server:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._http = httpx.Client(timeout=_TIMEOUT, follow_redirects=True, trust_env=False, verify=_authorities())
+        self._has_answered = False
+        self._led_to_workers: dict[str, bool] = {}  # by the kind of trouble
 
     def __enter__(self) -> Self:
         return self
@@ -224,7 +226,30 @@ class Server:
         if self.address.token:
             params["token"] = self.address.token
         request = self._http.build_request(method, self.address.url + path, params=params, **more)
-        return _Answer(self._http, request, self.address.url)
+        return _Answer(self._http, request, self._answered, self._away)
+
+    def _answered(self) -> None:
+        self._has_answered = True
+
+    def _away(self, error: Exception) -> RemoteError:
+        """Trouble on the line, in words."""
+        where, reason = self.address.url, network_reason(error)
+        if self._leads_to_workers(reason):
+            todo = f"clients use the other one, for example --server http://{urlsplit(where).hostname}:3000"
+            return RemoteError("this is the port for workers", where, todo)
+        what = f"the server cannot be reached: {reason}"
+        if "certificate" in what:
+            todo = "is it the right address? If so, let $SSL_CERT_FILE name the certificate of its authority"
+            return RemoteError(what, where, todo)
+        if "TLS" in what:
+            return RemoteError(what, where, f"try http://{urlsplit(where).netloc}")
+        return AwayError(what, where, "is `passel serve` running there?")
+
+    def _leads_to_workers(self, reason: str) -> bool:
+        """Looked at once for each kind of trouble; who has answered as a server does not become something else."""
+        if not self._has_answered and reason not in self._led_to_workers:
+            self._led_to_workers[reason] = _is_workers_port(self.address.url)
+        return not self._has_answered and self._led_to_workers[reason]
 
     def _odd(self, path: str) -> RemoteError:
         return RemoteError(f"the server's answer to {path} is not what NodeODM's API says", self.address.url)
@@ -238,16 +263,23 @@ def _authorities() -> ssl.SSLContext:
 
 
 class _Answer:
-    """A context manager: an answer whose body is still to be read. Trouble on the line becomes AwayError."""
+    """A context manager: an answer whose body is still to be read. Trouble on the line is raised as what `away` makes of it."""
 
-    def __init__(self, http: httpx.Client, request: httpx.Request, where: str) -> None:
-        self._http, self._request, self._where = http, request, where
+    def __init__(
+        self,
+        http: httpx.Client,
+        request: httpx.Request,
+        answered: Callable[[], None],
+        away: Callable[[Exception], RemoteError],
+    ) -> None:
+        self._http, self._request, self._answered, self._away = http, request, answered, away
 
     def __enter__(self) -> httpx.Response:
         try:
             self._response = self._http.send(self._request, stream=True)
         except (httpx.TransportError, httpx.InvalidURL) as e:
             raise self._away(e) from None
+        self._answered()
         return self._response
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -255,31 +287,19 @@ class _Answer:
         if isinstance(error, httpx.TransportError | httpx.StreamError):
             raise self._away(error) from None
 
-    def _away(self, error: Exception) -> RemoteError:
-        if _is_workers_port(self._where):
-            host = self._request.url.host
-            what, todo = (
-                "this is the port for workers",
-                f"clients use the other one, for example --server http://{host}:3000",
-            )
-            return RemoteError(what, self._where, todo)
-        what = f"the server cannot be reached: {network_reason(error)}"
-        if "certificate" in what:
-            todo = "is it the right address? If so, let $SSL_CERT_FILE name the certificate of its authority"
-            return RemoteError(what, self._where, todo)
-        if "TLS" in what:
-            return RemoteError(what, self._where, f"try http://{self._request.url.netloc.decode()}")
-        return AwayError(what, self._where, "is `passel serve` running there?")
-
 
 def _is_workers_port(url: str) -> bool:
     """Whether a Passel's workers' port is at this address: there, anybody may see whose it is."""
     parts = urlsplit(url)
     try:
-        seen = httpx.get(f"https://{parts.netloc}/ca.pem", verify=False, trust_env=False, timeout=_LOOK_TIMEOUT)
+        with (
+            httpx.Client(verify=False, trust_env=False, timeout=_LOOK_TIMEOUT) as http,
+            http.stream("GET", f"https://{parts.netloc}/ca.pem") as seen,
+        ):
+            begins = next(seen.iter_bytes(1000), b"")  # whoever it is may go on for ever
+            return seen.status_code == 200 and b"BEGIN CERTIFICATE" in begins
     except (httpx.TransportError, httpx.InvalidURL):
         return False
-    return seen.status_code == 200 and "BEGIN CERTIFICATE" in seen.text[:1000]
 
 
 def patiently(work: Callable[[], T], say: Callable[[str], None], most_s: float, sleep: Callable[[float], None]) -> T:
