@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from passel.align.merge import merge_scenes
 from passel.align.similarities import align_jointly, disagreement, shared_between
 from passel.align.whole import Evidence, _without
 from passel.geo.similarity import Similarity
+from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import Scene
 
 GPS_SIGMA_M = 1.0
@@ -177,6 +179,28 @@ def test_a_bent_model_fails(block):
     rotations = np.where(half[:, None, None], swung.cam_from_world, s.cam_from_world)
     bent = replace(s, centres=centres, cam_from_world=rotations)
     assert not judged(block, bent).passed
+
+
+def test_a_hovering_drone_does_not_fail_a_good_model(block):
+    """Thirty more photos at one place share more matches than the whole survey, and no model can make points of them."""
+    s, e, of, more = block.scene, block.evidence(2.0), 13, 30
+    rows = np.concatenate([np.arange(block.photos), np.full(more, of)])
+    rng = np.random.default_rng(4)
+    xy = (*block.xy, *(block.xy[of] + rng.normal(20.0, 1.0, block.xy[of].shape) for _ in range(more)))
+    scene = replace(
+        s, photos=(*s.photos, *(f"q{i:03d}" for i in range(more))), camera_of=s.camera_of[rows], centres=s.centres[rows],
+        cam_from_world=s.cam_from_world[rows], velocities=s.velocities[rows], turned=s.turned[rows],
+    )  # fmt: skip
+    evidence = Evidence(
+        tuple(range(len(rows))), xy, e.gps[rows], e.gps_sigma[rows], e.noise_px[rows], e.cameras, e.time_s[rows]
+    )
+    each = np.repeat(np.arange(len(block.xy[of]), dtype=np.int32), 2).reshape(-1, 2)
+    there = [of, *range(block.photos, len(rows))]
+    hover = [PairMatches(i, j, each, 2, *[np.eye(3)] * 3) for i, j in itertools.combinations(there, 2)]
+    assert sum(len(m.features) for m in hover) > sum(len(m.features) for m in block.matches())
+    verdict = judge(scene, evidence, [*block.matches(), *hover], len(rows))
+    assert verdict.passed, verdict.failures
+    assert "matches explained" in judge(scene, evidence, hover, len(rows)).failures  # nothing else speaks for it
 
 
 def test_a_submodel_without_a_model_is_told_with_what_to_do():

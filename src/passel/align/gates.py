@@ -16,6 +16,7 @@ F64 = NDArray[np.float64]
 
 MIN_PHOTO_SHARE = 0.7
 MIN_MATCH_SHARE = 0.75  # a right model explains ≥ 90 % of the verified matches, the wrong one measured 57 %
+SAME_PICTURE_SHARE = 0.05  # of a photo's longer side: less apart, two photos are of one place and one direction
 MAX_REPROJECTION = 1.6  # noise units, mean
 MAX_GPS_SIGMAS = 4.0  # median horizontal miss, in the GPS's own sigmas …
 MAX_GPS_SHARE = 0.02  # … or this share of the submodel's extent, whichever is more
@@ -82,15 +83,32 @@ def judge(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches], phot
 
 
 def _explained(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches]) -> float:
-    """Share of the verified matches between placed photos whose two features ended in one point."""
+    """Share of the verified matches between placed photos whose two features ended in one point.
+
+    Pairs of nearly the same picture count only if there are no others: from a drone that hovers, their rays have no angle and no
+    model makes points of them, but n such photos bring n² pairs, each with more matches than any other.
+    """
     place = {s: k for k, s in enumerate(evidence.survey_index)}
     point_of: list[dict[int, int]] = [{} for _ in scene.photos]
     for photo, feature, point in zip(scene.obs_photo.tolist(), scene.obs_feature.tolist(), scene.obs_point.tolist()):
         point_of[photo][feature] = point
-    total = good = 0
+    apart, same = [0, 0], [0, 0]
     for m in matches:
         if m.first in place and m.second in place:
-            a, b = point_of[place[m.first]], point_of[place[m.second]]
-            total += len(m.features)
-            good += sum(1 for f, g in m.features.tolist() if f in a and g in b and a[f] == b[g])
+            first, second = place[m.first], place[m.second]
+            a, b = point_of[first], point_of[second]
+            tally = same if _same_picture(scene, evidence, first, second, m) else apart
+            tally[0] += sum(1 for f, g in m.features.tolist() if f in a and g in b and a[f] == b[g])
+            tally[1] += len(m.features)
+    good, total = apart if apart[1] else same
     return good / total if total else 0.0
+
+
+def _same_picture(scene: Scene, evidence: Evidence, first: int, second: int, m: PairMatches) -> bool:
+    """Whether the features of two photos of one size lie at nearly the same pixels; asked of the pictures, since the model is on trial."""
+    one, other = (scene.cameras[int(scene.camera_of[k])] for k in (first, second))
+    if not len(m.features) or (one.width_px, one.height_px) != (other.width_px, other.height_px):
+        return False
+    moved = evidence.xy[first][m.features[:, 0]] - evidence.xy[second][m.features[:, 1]]
+    limit_px = SAME_PICTURE_SHARE * max(one.width_px, one.height_px)
+    return float(np.median(np.linalg.norm(moved, axis=1))) < limit_px
