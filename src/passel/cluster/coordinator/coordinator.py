@@ -45,6 +45,8 @@ _TICK_S = 0.5
 _SWEEP_S = 300.0
 _MEMBER_S = 2.0
 _FULL_PAUSE_S = 10.0
+_READ_BYTES = 2**18
+"""Of a request that are read ahead: as much as the event loop reads at a time, or an upload stops and starts all the time."""
 _log = logging.getLogger("passel.coordinator")
 
 
@@ -98,7 +100,9 @@ class Coordinator:
         self._links = DriverLink(listen.driver_socket, self)
         await self._links.start()
         # A handler is cancelled when its connection breaks: that is how a worker's death is noticed at once.
-        self._runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0)
+        self._runner = web.AppRunner(
+            self.app, handler_cancellation=True, access_log=None, shutdown_timeout=2.0, read_bufsize=_READ_BYTES
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, listen.host, listen.port, ssl_context=listen.tls)
         await site.start()

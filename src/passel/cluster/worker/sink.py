@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,9 @@ class Sink:
         while block := self._file.read(_BLOCK_BYTES):
             self._hash.update(block)
 
-    async def take(self, block: bytes) -> None:
+    async def take(self, pieces: Sequence[bytes]) -> None:
         await self.drain()
-        self._busy = asyncio.get_running_loop().run_in_executor(None, self._put, block)
+        self._busy = asyncio.get_running_loop().run_in_executor(None, self._put, pieces)
 
     async def drain(self) -> None:
         """Waits for the last block. Raises StorageError."""
@@ -50,10 +50,11 @@ class Sink:
             with storage_errors(self._part.parent):
                 self._file.close()
 
-    def _put(self, block: bytes) -> None:
+    def _put(self, pieces: Sequence[bytes]) -> None:
         with storage_errors(self._part.parent):
-            self._hash.update(block)
-            self._file.write(block)
+            for piece in pieces:
+                self._hash.update(piece)
+            self._file.writelines(pieces)
             self._file.flush()
 
 
@@ -72,17 +73,17 @@ async def receive(response: aiohttp.ClientResponse, part: Path, moved: Meter) ->
     try:
         if resumes:
             await asyncio.to_thread(sink.hash_what_is_there)
-        async for block in blocks(response.content):
-            moved.moved_bytes += len(block)
-            await sink.take(block)
+        async for pieces in blocks(response.content):
+            moved.moved_bytes += sum(map(len, pieces))
+            await sink.take(pieces)
         await sink.drain()
     finally:
         sink.close()
     return sink.sha256
 
 
-async def blocks(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """What comes in, in blocks worth a thread's time."""
+async def blocks(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+    """What comes in, in blocks worth a thread's time. Each is a list of pieces: to join them would touch every byte once more."""
     pieces: list[bytes] = []
     size_bytes = 0
     broken: Exception | None = None
@@ -91,12 +92,12 @@ async def blocks(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             pieces.append(piece)
             size_bytes += len(piece)
             if size_bytes >= _BLOCK_BYTES:
-                yield b"".join(pieces)
+                yield pieces
                 pieces, size_bytes = [], 0
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         broken = error  # what came before counts: a link that breaks all the time must come to an end, too
     if pieces:
-        yield b"".join(pieces)
+        yield pieces
     if broken is not None:
         raise broken
 
