@@ -239,6 +239,27 @@ def test_fixed_altitudes_are_believed_though_a_plain_receivers_are_tens_of_metre
     assert survey.position_sigmas()[:, 2] == pytest.approx(np.where(is_fixed, 0.03, 1000.0))
 
 
+def without_height(f: PhotoFacts, altitude_m: float | None = 0.0) -> PhotoFacts:
+    assert f.position is not None
+    return replace(f, position=replace(f.position, altitude_m=altitude_m))
+
+
+def test_altitudes_of_zero_are_no_altitudes() -> None:
+    """Some apps and cameras write 0 where they know no height."""
+    facts = plain_flight()
+    some = survey_of([without_height(f) if i % 3 == 0 else f for i, f in enumerate(facts)])
+    told = finding(some, "altitude-zero")
+    assert told.photos == tuple(f.name for f in facts[::3])
+    assert [p.name for p in some.photos if p.position is not None and p.position.altitude_m is None] == list(
+        told.photos
+    )
+    everywhere = survey_of([without_height(f) for f in facts])
+    assert "no altitude" in finding(everywhere, "no-altitude").message
+    assert not [f for f in everywhere.findings if f.code == "altitude-zero"]
+    at_sea = survey_of([without_height(f, 0.0 if i == 3 else 0.4 * i) for i, f in enumerate(facts)])
+    assert not [f for f in at_sea.findings if f.code in ("altitude-zero", "no-altitude")]
+
+
 def test_a_single_wrong_altitude_is_set_aside() -> None:
     xy = serpentine(6, 10)
     z = 150 + np.random.default_rng(6).normal(0, 1, len(xy))

@@ -32,6 +32,7 @@ _FEWEST_WITH_GPS = 2
 _SURE_ALTITUDE_M = 0.5  # vertical sigma of altitudes that an RTK receiver fixed
 _FEWEST_SURE = 3  # of them tell a height
 _SMALLEST_EXTENT_M = 1.0
+_NEAR_SEA_LEVEL_M = 30.0  # a photo at 0.000 m is believed where the others are no higher
 
 
 def assemble_survey(
@@ -61,6 +62,8 @@ def assemble_survey(
         findings.append(Finding("warning", "no-calibration", message))
     photos = [_photo(f, path_of[f.name], camera_of[f.name]) for f in kept]
     photos, found = _with_geo(photos, geo)
+    findings += found
+    photos, found = _without_empty_altitudes(photos)
     findings += found
     frame = _frame(photos)
     without = [p.name for p in photos if p.position is None]
@@ -188,6 +191,25 @@ def _with_geo(photos: list[Photo], geo: Sequence[GeoEntry]) -> tuple[list[Photo]
     return out, findings
 
 
+def _without_empty_altitudes(photos: list[Photo]) -> tuple[list[Photo], list[Finding]]:
+    """The photos without altitudes of exactly 0, which is what cameras write that know none: where all are 0, or the others far off."""
+    told = [p.position.altitude_m for p in photos if p.position is not None and p.position.altitude_m is not None]
+    others = [a for a in told if a != 0.0]
+    if len(others) == len(told) or (others and abs(median(others)) <= _NEAR_SEA_LEVEL_M):
+        return photos, []
+    empty = tuple(p.name for p in photos if p.position is not None and p.position.altitude_m == 0.0)
+    kept = [
+        replace(p, position=replace(p.position, altitude_m=None))
+        if p.position is not None and p.name in set(empty)
+        else p
+        for p in photos
+    ]
+    if not others:  # said of all photos without altitudes
+        return kept, []
+    message = f"GPS altitude 0 beside others of about {median(others):.0f} m, not used, in {check.counted(len(empty))}"
+    return kept, [Finding("warning", "altitude-zero", f"{message}: {check.some(empty)}", empty)]
+
+
 def _frame(photos: Sequence[Photo]) -> Frame:
     """Around the GPS positions; local where they are too few or all at one place, so that they fix neither scale nor north."""
     have = [p.position for p in photos if p.position is not None]
@@ -209,7 +231,7 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
     ]  # fmt: skip
     chosen = [survey.photos[i] for i in index]
     if not chosen:
-        message = "The GPS positions have no altitude: heights in the map are above the photos' own reference"
+        message = "The GPS positions have no altitude: heights in the map count from where the cameras flew, so the ground is below 0"
         return survey, [Finding("warning", "no-altitude", message)]
     z = np.array([p.position.altitude_m for p in chosen if p.position is not None], float)
     xy, order = xyz[index][:, :2], check.time_order(chosen)

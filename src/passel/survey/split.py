@@ -83,14 +83,16 @@ def photo_places(survey: Survey) -> Places | None:
         return None
     notes: tuple[str, ...] = ()
     if not have.all():
-        xy = _fill_in_time(photos, xy, have)
+        timed = all(p.time for p in photos)
+        xy = _fill_in(photos, xy, have, timed)
         missing = [p.name for p, ok in zip(photos, have) if not ok]
-        notes = (f"{_list(missing)} without GPS: placed with the photo taken nearest in time.",)
+        beside = "taken nearest in time" if timed else "with GPS that is next by name"
+        notes = (f"{_list(missing)} without GPS: kept with the photo {beside}.",)
     return Places(tuple(p.name for p in photos), np.round(xy, 3), notes)
 
 
-def _fill_in_time(photos: list[Photo], xy: F64, have: NDArray[np.bool_]) -> F64:
-    timed = all(p.time for p in photos)
+def _fill_in(photos: list[Photo], xy: F64, have: NDArray[np.bool_], timed: bool) -> F64:
+    """timed: whether all photos tell their time; else names are their order."""
     sequence = sorted(range(len(photos)), key=lambda i: (photos[i].time if timed else "", photos[i].name))
     rank = np.empty(len(photos), np.int64)
     rank[sequence] = np.arange(len(photos))
