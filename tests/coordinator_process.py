@@ -1,6 +1,7 @@
 """A coordinator as a process of its own, for tests that kill it: `python coordinator_process.py DATA HOST PORT`.
 
-DATA/shut-out names workers that are refused; LEASE_S in the environment shortens the time after which a silent worker is lost.
+DATA/shut-out names workers that are refused; LEASE_S in the environment shortens the time after which a silent worker is lost,
+NO_ROOM_S that for which room on a full disk is waited for.
 DATA/bucket holds URL and endpoint of the bucket for artifacts.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 
+from passel.cluster.coordinator import coordinator as coordinators
 from passel.cluster.coordinator import dispatch
 from passel.cluster.coordinator.bucket import ArtifactBucket, BucketPlace
 from passel.cluster.coordinator.coordinator import Coordinator, Listen
@@ -34,4 +36,5 @@ def _words(path: Path) -> list[str]:
 
 if __name__ == "__main__":
     dispatch.LEASE_S = float(os.environ.get("LEASE_S", dispatch.LEASE_S))
+    coordinators.HOLD_S = float(os.environ.get("NO_ROOM_S", coordinators.HOLD_S))
     uvloop.run(serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

@@ -19,7 +19,7 @@ from passel.cluster.driver.passel_executor import JobLink, PasselExecutor
 from passel.cluster.full_disk import FullDisk
 from passel.cluster.wire.drivers import Capacity
 from passel.errors import StorageError
-from passel.pipeline.events import Outcome
+from passel.pipeline.events import Artifact, Outcome
 from passel.pipeline.executor import Workplace, ignore_events
 from passel.pipeline.host import run_step
 from passel.pipeline.manifest import ArtifactFile
@@ -86,6 +86,30 @@ def test_the_coordinators_own_worker_waits_for_room_however_the_step_meets_the_f
     thread.join(60)
     assert contents(done) == undisturbed(steps, tmp_path), machines.story()
     assert heard[-1].takes_artifacts
+
+
+def test_what_only_other_machines_made_does_not_wait_for_room_for_ever(disk, tmp_path, monkeypatch):
+    """The coordinator's disk takes nothing, and nobody makes room: the run ends in clear words, and the worker is free again."""
+    monkeypatch.setenv("NO_ROOM_S", "2")
+    machines = Machines(tmp_path)
+    try:
+        machines.start_coordinator()
+        ballast = fill(disk, 30)
+        worker = machines.worker("far", workers=1)
+        workplace = Workplace(Store(disk / "job" / "store"), tmp_path / "logs")
+        link = JobLink(machines.data / "driver.sock", "job")
+        with (
+            pytest.raises(StorageError, match=r"The disk is full.*free some space"),
+            PasselExecutor(workplace, link, lambda capacity: None) as executor,
+        ):
+            executor.run([step("large_file", value=60)], ignore_events)
+        ballast.unlink()
+        with PasselExecutor(workplace, link, lambda capacity: None) as executor:
+            done = executor.run([step("large_file", value=60)], ignore_events)
+        assert all(isinstance(o, Artifact) for o in done.values()), machines.story()
+        assert worker.log.read_text().count("waiting: The disk is full") == 1
+    finally:
+        machines.close()
 
 
 def test_a_driver_that_cannot_write_waits_says_so_and_begins_again(disk, tmp_path, tiny_survey):
@@ -184,3 +208,23 @@ def test_what_one_job_needed_does_not_stop_those_after_it_for_ever(tmp_path, mon
     assert full.is_full
     monkeypatch.setattr("passel.cluster.full_disk._FORGOTTEN_S", 0.0)
     assert not full.is_full
+
+
+def test_how_long_a_disk_is_full_and_that_it_is_said_once(tmp_path, monkeypatch, caplog):
+    now_s = 1000.0
+    monkeypatch.setattr("passel.cluster.full_disk.time.monotonic", lambda: now_s)
+    full = FullDisk(tmp_path)
+    assert full.full_s == 0.0
+    full.note(10**18)
+    now_s += 30.0
+    full._full_below_bytes = 0  # as when room came, and went again
+    full.note(10**18)
+    now_s += 30.0
+    assert full.full_s == 60.0
+    assert len(caplog.records) == 1
+    full._full_below_bytes = 0
+    now_s += 61.0
+    assert full.full_s == 0.0
+    full.note(10**18)
+    assert full.full_s == 0.0
+    assert len(caplog.records) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import time
@@ -18,6 +19,8 @@ _SPARE_BYTES = 100_000_000
 _MARGIN_BYTES = 2**20
 _FORGOTTEN_S = 3900.0
 """Longer than a job waits for room: what it needed says nothing to the jobs after it, which must not wait for ever."""
+_SAME_S = 60.0
+"""Refused again within so long, it is still the same trouble: what gives up half an artifact makes room for a moment."""
 _log = logging.getLogger("passel.disk")
 
 
@@ -42,7 +45,7 @@ class FullDisk:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._full_below_bytes = 0
-        self._refused_s = 0.0
+        self._refused_s = self._full_since_s = -math.inf
 
     @property
     def is_full(self) -> bool:
@@ -53,14 +56,22 @@ class FullDisk:
                 self._full_below_bytes = 0
         return self._full_below_bytes > 0
 
+    @property
+    def full_s(self) -> float:
+        """For how long it has been full, 0 when it is not; room that went again at once does not end it."""
+        return time.monotonic() - self._full_since_s if self.is_full else 0.0
+
     def note(self, more_bytes: int | None = None) -> None:
         """It refused, and what was written is gone again. more_bytes: that another try needs, beside what is free now; if nobody
         knows, twice the room and a bit more is waited for.
         """
         free_bytes = free_disk_bytes(self._folder)
         more_bytes = free_bytes + _SPARE_BYTES if more_bytes is None else more_bytes + _MARGIN_BYTES
-        self._full_below_bytes, self._refused_s = free_bytes + more_bytes, time.monotonic()
-        _log.warning("the disk of %s is full: waiting until %.1f GB more are free", self._folder, more_bytes / 1e9)
+        now_s = time.monotonic()
+        if not self._full_below_bytes and now_s - self._refused_s > _SAME_S:
+            self._full_since_s = now_s
+            _log.warning("the disk of %s is full: waiting until %.1f GB more are free", self._folder, more_bytes / 1e9)
+        self._full_below_bytes, self._refused_s = free_bytes + more_bytes, now_s
 
     def refuse(self) -> None:
         """Before work that would find no room. Raises StorageError while it is full."""

@@ -24,6 +24,7 @@ from passel.cluster.coordinator.data_plane import WORKER, DataPlane, Handler, pr
 from passel.cluster.coordinator.dispatch import Dispatcher
 from passel.cluster.coordinator.dispatch_state import ReplacedError, StalePollError
 from passel.cluster.coordinator.driver_link import DriverLink
+from passel.cluster.coordinator.setbacks import HOLD_S
 from passel.cluster.coordinator.status import PasselStatus, capacity_of, status_of
 from passel.cluster.wire.drivers import Brought, Capacity, Hello, ReadyStep
 from passel.cluster.wire.workers import (
@@ -175,7 +176,7 @@ class Coordinator:
         task.add_done_callback(self._bringing.discard)
 
     async def _bring(self, job: str, digest: str) -> None:
-        """Tries for as long as the driver is there: what it wants to read is the way to the job's end."""
+        """Tries for as long as the driver is there: what it wants to read is the way to the job's end. Only room must come in time."""
         pause_s = _TICK_S
         while self._links and self._links.has(job):
             try:
@@ -187,10 +188,10 @@ class Coordinator:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _SWEEP_S)
             except StorageError as error:
-                if not is_full_disk(error):
-                    self._links.tell(job, Brought(digest, Failure("storage", error.what, error.where, error.todo)))
+                disk = self._data.full.get(job)
+                if not is_full_disk(error) or (disk is not None and disk.full_s > HOLD_S):
+                    self._links.tell(job, Brought(digest, _failure(error)))
                     return
-                _log.warning("job %s waits for room: %s", job, error)
                 await asyncio.sleep(_FULL_PAUSE_S)
             else:
                 self._links.tell(job, Brought(digest))
@@ -300,6 +301,15 @@ class Coordinator:
         capacity = capacity_of(self._dispatcher)
         return replace(capacity, takes_artifacts=False) if self._data.full else capacity
 
+    def _give_up_where_no_room_came(self) -> None:
+        """What is finished on workers waits to be taken; if nobody makes room for it for long, its job ends in clear words."""
+        for job, disk in self._data.full.items():
+            if disk.full_s > HOLD_S:
+                try:
+                    disk.refuse()
+                except StorageError as error:
+                    self._dispatcher.give_up(job, _failure(error))
+
     def _start_ticker(self) -> None:
         self._ticker = asyncio.create_task(self._tick())
         self._ticker.add_done_callback(self._ticker_ended)
@@ -315,10 +325,15 @@ class Coordinator:
         while True:
             await asyncio.sleep(_TICK_S)
             self._dispatcher.tick(time.monotonic())
+            self._give_up_where_no_room_came()
             self._pump()
             if time.monotonic() - swept_s > _SWEEP_S:
                 swept_s = time.monotonic()
                 await asyncio.to_thread(self._data.sweep)
+
+
+def _failure(error: StorageError) -> Failure:
+    return Failure("storage", error.what, error.where, error.todo)
 
 
 def _peer_name(request: web.Request) -> str:

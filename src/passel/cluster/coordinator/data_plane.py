@@ -148,9 +148,9 @@ class DataPlane:
         self._incoming.close()
 
     @property
-    def full(self) -> bool:
-        """Whether a job's disk has refused an artifact and has no more room since."""
-        return any(job.disk.is_full for job in self._jobs.values())
+    def full(self) -> dict[str, FullDisk]:
+        """The disks, by job, that have refused an artifact and have had no more room since."""
+        return {name: files.disk for name, files in self._jobs.items() if files.disk.is_full}
 
     async def bring(self, job: str, digest: str) -> None:
         """Has the artifact's files on this disk. Raises LostError (it is made again), BucketError, StorageError."""

@@ -92,6 +92,11 @@ class Dispatcher:
         for run in [r for r in self._orphans.values() if r.key[0] == job]:
             self._cancel(run)
 
+    def give_up(self, job: str, failure: Failure) -> None:
+        """The job's steps end here, all for one reason."""
+        for task in list(self.jobs[job].tasks.values()) if job in self.jobs else ():
+            self._end(task, "", failure)
+
     # ---- workers
 
     def poll(self, name: str, request: PollRequest, now_s: float) -> None:
