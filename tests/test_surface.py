@@ -11,8 +11,8 @@ import pytest
 import surface_world as world
 from passel.geo.grid import Bounds, Grid, Tile, Window, tiles_over
 from passel.surface import coarse as coarse_of
-from passel.surface.blocks import blocks_of
-from passel.surface.camera import ViewFinder, ground_sampling_m, heights_above_ground_m
+from passel.surface.blocks import MATCHING, REFINING, blocks_of, choose_photos, coverage
+from passel.surface.camera import ViewFinder, ground_sampling_m, heights_above_ground_m, packed
 from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
 from passel.surface.colour import Gains, solve_gains
@@ -109,6 +109,16 @@ def test_no_step_at_the_border_of_two_tiles(made: World, west: TileResult, east:
     steps, inside = (np.diff((e - z)[south, 120:136], axis=1)[:, 7] for e in (both, undivided))
     assert np.nanmedian(np.abs(steps)) <= 1.1 * np.nanmedian(np.abs(inside))
     assert abs(np.nanmedian(steps)) < 0.003
+
+
+def test_refinement_averages_over_more_photos_than_matching() -> None:
+    views = world.views()
+    params = [packed(v) for v in views]
+    window, ground = Window(-64, -64, 128, 128), np.zeros((1, 3))
+    matched, refined = (choose_photos(views, params, GRID, window, 0.0, limits) for limits in (MATCHING, REFINING))
+    assert set(matched) < set(refined)
+    seen = coverage(views, params, ground)[:, 0]
+    assert seen[list(refined)].sum() >= min(REFINING.per_point, seen.sum()) > seen[list(matched)].sum()
 
 
 def test_blocks_flow_into_each_other() -> None:

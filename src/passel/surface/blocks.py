@@ -24,11 +24,23 @@ F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
-PHOTOS_PER_POINT = 5  # enough pairs for a robust cost; more only add parallax blur and time
-PHOTOS_PER_BLOCK = 8
-MOST_PHOTOS = 12  # … where the most nadir ones leave a part of the block to fewer than two: at the end of a flight above or beside another
 LEAST_ANGLE_RAD = 0.03  # photos closer than this to a chosen one add nothing
 SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class PhotoLimits:
+    """How many photos a block takes: per_block, the most nadir ones, or fewer if those show each point per_point times; at_most where
+    they leave a part of the block to fewer than two: at the end of a flight above or beside another.
+    """
+
+    per_point: int
+    per_block: int
+    at_most: int
+
+
+MATCHING = PhotoLimits(5, 8, 12)  # enough pairs for a robust cost; more only add parallax blur and time
+REFINING = PhotoLimits(12, 16, 18)  # the errors of many cameras' places average out, those of five leave centimetres
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,12 @@ def coverage(views: Sequence[View], params: Sequence[F64], xyz: F64) -> NDArray[
 
 
 def choose_photos(
-    views: Sequence[View], params: Sequence[F64], grid: Grid, window: Window, plane_m: float
+    views: Sequence[View],
+    params: Sequence[F64],
+    grid: Grid,
+    window: Window,
+    plane_m: float,
+    limits: PhotoLimits = MATCHING,
 ) -> tuple[int, ...]:
     """The photos to match a block with: most nadir first, each new in direction and needed somewhere in the block; then those that
     show most of what fewer than two of them do."""
@@ -88,16 +105,16 @@ def choose_photos(
     chosen: list[int] = []
     counts = np.zeros(len(xyz), int)
     for k in order.tolist():
-        if rays[k, 2] <= 0.3 or not (seen[k] & (counts < PHOTOS_PER_POINT)).any():
+        if rays[k, 2] <= 0.3 or not (seen[k] & (counts < limits.per_point)).any():
             continue
         if chosen and np.max(rays[chosen] @ rays[k]) > np.cos(LEAST_ANGLE_RAD) and counts[seen[k]].min() >= 2:
             continue
         chosen.append(k)
         counts += seen[k]
-        if len(chosen) == PHOTOS_PER_BLOCK:
+        if len(chosen) == limits.per_block:
             break
     usable = [k for k in order.tolist() if rays[k, 2] > 0.3 and k not in chosen]
-    while usable and len(chosen) < MOST_PHOTOS:
+    while usable and len(chosen) < limits.at_most:
         gains = (seen[usable] & (counts < 2)).sum(axis=1)
         if gains.max() == 0:
             break
@@ -108,7 +125,12 @@ def choose_photos(
 
 
 def plan_blocks(
-    views: Sequence[View], grid: Grid, windows: Sequence[Window], planes_m: Sequence[float], candidates_reach_m: F64
+    views: Sequence[View],
+    grid: Grid,
+    windows: Sequence[Window],
+    planes_m: Sequence[float],
+    candidates_reach_m: F64,
+    limits: PhotoLimits = MATCHING,
 ) -> list[Block]:
     """Blocks with their photos. candidates_reach_m: (n,) how far each view sees from its nadir."""
     params = [packed(v) for v in views]
@@ -119,7 +141,7 @@ def plan_blocks(
         middle = np.array([(b.west + b.east) / 2, (b.south + b.north) / 2])
         near = np.hypot(*(nadirs - middle).T) <= candidates_reach_m + (b.east - b.west)
         some = np.flatnonzero(near).tolist()
-        photos = choose_photos([views[i] for i in some], [params[i] for i in some], grid, window, plane)
+        photos = choose_photos([views[i] for i in some], [params[i] for i in some], grid, window, plane, limits)
         blocks.append(Block(window, plane, tuple(some[i] for i in photos)))
     return blocks
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
-from passel.surface.blocks import Block
+from passel.surface.blocks import REFINING, Block
 from passel.surface.camera import times_seen
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
 from passel.surface.match import (
@@ -91,7 +91,7 @@ def match_tile(
         found = match_level(level, views, plates, blocks, factor)
         above = enlarged(z, 2)[inner]
         z, inner = np.where(found.seen >= 2, found.z, above).astype(np.float32), (slice(None), slice(None))
-    return _refined(tile, level, z, found, views, plates, blocks)
+    return _refined(tile, level, z, found, views, plates, plan_level(level, views, planes, REFINING))
 
 
 def _expected(z: F32, sure: NDArray[np.bool_], dz_m: float, inner: tuple[slice, slice]) -> tuple[I32, I32]:

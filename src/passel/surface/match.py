@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
-from passel.surface.blocks import Block, Pictures, Warped, blocks_of, plan_blocks, warp_block
+from passel.surface.blocks import MATCHING, Block, PhotoLimits, Pictures, Warped, blocks_of, plan_blocks, warp_block
 from passel.surface.camera import reach_m
 from passel.surface.kernels import NO_COST, add_doubt, census, height_tables, matching_cost
 from passel.surface.plate import Plate
@@ -93,11 +93,13 @@ def block_planes(reference: F32, block_cells: int, step_m: float) -> list[float]
     return [float(v) for v in np.round(np.median(grouped, axis=1) / step_m) * step_m]
 
 
-def plan_level(level: Level, views: Sequence[View], planes_m: Sequence[float]) -> list[Block]:
-    """The blocks of a level with the photos each is matched with."""
+def plan_level(
+    level: Level, views: Sequence[View], planes_m: Sequence[float], limits: PhotoLimits = MATCHING
+) -> list[Block]:
+    """The blocks of a level with the photos each is matched with, or refined."""
     lowest_m = min(planes_m)
     reach = np.array([reach_m(v, lowest_m) for v in views])
-    return plan_blocks(views, level.grid, blocks_of(level.window, level.block_cells), planes_m, reach)
+    return plan_blocks(views, level.grid, blocks_of(level.window, level.block_cells), planes_m, reach, limits)
 
 
 def skip_unseen(level: Level, blocks: Sequence[Block], shown: NDArray[np.bool_] | None = None) -> None:
