@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from passel.cluster.worker.cache import Cache
+from passel.cluster.worker.together import in_thread
 from passel.errors import StorageError
 from passel.pipeline.host import run_step
 from passel.pipeline.manifest import Manifest, manifest_to_json
@@ -192,6 +197,40 @@ def test_steps_see_files_under_their_own_names(cache):
         assert [p.name for p in paths] == ["DJI_1.JPG", "DJI_1.JPG", "x"]
         assert [p.read_bytes() for p in paths] == [b"one", b"two", b"two"]
         assert all(cache.root in p.parents for p in paths)
+    assert list((cache.root / "views").iterdir()) == []
+
+
+def test_copies_hold_nobody_up_and_a_step_that_is_cancelled_meanwhile_leaves_none(cache, monkeypatch):
+    """On a disk without links, where a view of many photos takes its time."""
+    path = cache.pin_file(put(cache, b"photo"))
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def link(*paths: Path) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    def copy(source: Path, place: Path) -> None:
+        begun.set()
+        assert may_go_on.wait(60)
+        place.write_bytes(source.read_bytes())
+
+    async def see() -> bytes:
+        async with in_thread(cache.view([(path, "x.jpg")])) as paths:
+            return paths[0].read_bytes()
+
+    async def go() -> None:
+        cancelled = asyncio.create_task(see())
+        while not begun.is_set():
+            await asyncio.sleep(0.01)  # here it would stand still
+        cancelled.cancel()
+        may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert list((cache.root / "views").iterdir()) == []
+        assert await see() == b"photo"
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    asyncio.run(go())
     assert list((cache.root / "views").iterdir()) == []
 
 

@@ -142,21 +142,13 @@ class Cache:
     @contextmanager
     def view(self, files: Sequence[tuple[Path, str]]) -> Iterator[list[Path]]:
         """The cached files (path, name that a step should see) under these names."""
-        folder = self.root / "views" / str(next(self._views))
-        shown = []
-        try:
-            with storage_errors(self.root):
-                for number, (path, name) in enumerate(files):
-                    place = folder / str(number) / (Path(name).name or "file")
-                    _show(path, place)
-                    shown.append(place)
-            yield shown
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        named = [(path, f"{number}/{Path(name).name or 'file'}") for number, (path, name) in enumerate(files)]
+        with self.gathered(named) as folder:
+            yield [folder / name for _, name in named]
 
     @contextmanager
     def gathered(self, files: Sequence[tuple[Path, str]]) -> Iterator[Path]:
-        """One folder with these cached files (path, name in the folder, with /)."""
+        """One folder with these cached files (path, name in the folder, with /). Copies them where the disk knows no links."""
         folder = self.root / "views" / str(next(self._views))
         try:
             with storage_errors(self.root):

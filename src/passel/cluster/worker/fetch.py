@@ -16,7 +16,7 @@ from passel.cluster.user_files import changed
 from passel.cluster.wire.workers import InputRef, artifact_path, file_path
 from passel.cluster.worker.answers import NotThereError
 from passel.cluster.worker.cache import Cache
-from passel.cluster.worker.together import together
+from passel.cluster.worker.together import in_thread, together
 from passel.cluster.worker.transfer import Link
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import ArtifactFile, manifest_from_json
@@ -70,8 +70,11 @@ class Fetcher:
             with self._waiting():
                 got = await asyncio.gather(*tasks)
             ahead_bytes = sum(self._ahead_bytes.pop(ref.key, 0) for ref in refs)
-            paths = tuple(pins.enter_context(self._cache.gathered(g.files)) if g.files else g.path for g in got)
-            yield FetchedInputs(paths, sum(g.moved_bytes for g in got) + ahead_bytes)
+            paths = [
+                await pins.enter_async_context(in_thread(self._cache.gathered(g.files))) if g.files else g.path
+                for g in got
+            ]
+            yield FetchedInputs(tuple(paths), sum(g.moved_bytes for g in got) + ahead_bytes)
 
     async def prefetch(self, job: str, refs: Sequence[InputRef]) -> None:
         """Brings what is missing while no step waits and the cache has room without giving up anything. Trouble is ignored: a hint.

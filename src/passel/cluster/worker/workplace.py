@@ -17,7 +17,7 @@ from passel.cluster.worker.answers import DamagedError, GoneError, RefusedError
 from passel.cluster.worker.cache import Cache
 from passel.cluster.worker.fetch import Fetcher
 from passel.cluster.worker.hosts import Hosts
-from passel.cluster.worker.together import together
+from passel.cluster.worker.together import in_thread, together
 from passel.cluster.worker.transfer import Link
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
@@ -242,7 +242,7 @@ class RemoteWorkplace:
         async with self._fetcher.inputs(assignment.job, assignment.inputs) as fetched:
             moved.bytes_in += fetched.moved_bytes
             files = [(p, i.name) for p, i in zip(fetched.paths, assignment.inputs) if i.kind == "file"]
-            with self.cache.view(files) as shown:
+            async with in_thread(self.cache.view(files)) as shown:
                 names = iter(shown)
                 yield tuple(
                     (i.role, next(names) if i.kind == "file" else p) for p, i in zip(fetched.paths, assignment.inputs)
