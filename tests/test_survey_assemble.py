@@ -239,6 +239,33 @@ def test_fixed_altitudes_are_believed_though_a_plain_receivers_are_tens_of_metre
     assert survey.position_sigmas()[:, 2] == pytest.approx(np.where(is_fixed, 0.03, 1000.0))
 
 
+def elsewhere(f: PhotoFacts, north_deg: float) -> PhotoFacts:
+    assert f.position is not None
+    return replace(f, position=replace(f.position, latitude_deg=f.position.latitude_deg - north_deg))
+
+
+def test_a_photo_in_another_country_has_wrong_gps() -> None:
+    survey = survey_of([elsewhere(f, 10.0) if i == 7 else f for i, f in enumerate(plain_flight())])
+    assert finding(survey, "gps-far").photos == ("p0007.jpg",)
+    assert [p.name for p in survey.photos if p.position is None] == ["p0007.jpg"]
+    assert "km or more from all others'" in finding(survey, "gps-far").message
+
+
+def test_photos_of_two_countries_are_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match="20 photos of 60 lie 1113 km or more from the others"):
+        survey_of([elsewhere(f, 10.0) if i < 20 else f for i, f in enumerate(plain_flight())])
+
+
+def test_a_survey_across_the_date_line_is_one_place() -> None:
+    def moved(f: PhotoFacts, i: int) -> PhotoFacts:
+        assert f.position is not None
+        side = 179.9995 if i % 2 else -179.9995
+        return replace(f, position=replace(f.position, longitude_deg=side))
+
+    survey = survey_of([moved(f, i) for i, f in enumerate(plain_flight())])
+    assert all(p.position is not None for p in survey.photos)
+
+
 def without_height(f: PhotoFacts, altitude_m: float | None = 0.0) -> PhotoFacts:
     assert f.position is not None
     return replace(f, position=replace(f.position, altitude_m=altitude_m))

@@ -20,6 +20,7 @@ from passel.survey.cameras_file import KnownCalibration, match_calibrations, wit
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.geo_file import GeoEntry
 from passel.survey.model import SHAPELESS_M, Camera, Finding, Photo, Position, Survey
+from passel.survey.pieces import largest_first, pieces_of
 from passel.survey.sensors import focal_prior
 
 F64 = NDArray[np.float64]
@@ -32,6 +33,9 @@ _FEWEST_WITH_GPS = 2
 _SURE_ALTITUDE_M = 0.5  # vertical sigma of altitudes that an RTK receiver fixed
 _FEWEST_SURE = 3  # of them tell a height
 _SMALLEST_EXTENT_M = 1.0
+_METRES_A_DEGREE = 111_320.0
+_ONE_SURVEY_M = 50_000.0  # no two neighbours of one survey are further apart
+_FEW_FAR_SHARE = 0.05  # of the photos: so few may have wrong GPS, more are photos of another place
 _NEAR_SEA_LEVEL_M = 30.0  # a photo at 0.000 m is believed where the others are no higher
 
 
@@ -62,6 +66,8 @@ def assemble_survey(
         findings.append(Finding("warning", "no-calibration", message))
     photos = [_photo(f, path_of[f.name], camera_of[f.name]) for f in kept]
     photos, found = _with_geo(photos, geo)
+    findings += found
+    photos, found = _without_far_positions(photos)
     findings += found
     photos, found = _without_empty_altitudes(photos)
     findings += found
@@ -189,6 +195,33 @@ def _with_geo(photos: list[Photo], geo: Sequence[GeoEntry]) -> tuple[list[Photo]
         message = f"geo.txt names {check.counted(len(unknown))} not used here: {check.some(unknown)}"
         findings.append(Finding("warning", "geo-file-unknown", message, tuple(unknown)))
     return out, findings
+
+
+def _without_far_positions(photos: list[Photo]) -> tuple[list[Photo], list[Finding]]:
+    """The photos without GPS that lies another country away from the others' in a few. Raises InputError where many lie there: no
+    lattice can hold two such places, and nobody wants the empty map between."""
+    have = [(p.name, p.position) for p in photos if p.position is not None]
+    if len(have) < _FEWEST_WITH_GPS:
+        return photos, []
+    first = have[0][1]
+    east_deg = [(q.longitude_deg - first.longitude_deg + 180.0) % 360.0 - 180.0 for _, q in have]
+    narrowed = float(np.cos(np.radians(median(q.latitude_deg for _, q in have))))
+    xy_m = _METRES_A_DEGREE * np.column_stack([np.array(east_deg) * narrowed, [q.latitude_deg for _, q in have]])
+    label = largest_first(pieces_of(xy_m, _ONE_SURVEY_M))
+    far = {name for (name, _), k in zip(have, label, strict=True) if k > 0}
+    if not far:
+        return photos, []
+    names = sorted(far)
+    apart_km = float(np.linalg.norm(xy_m[label > 0] - np.median(xy_m[label == 0], axis=0), axis=1).min()) / 1000.0
+    if len(far) > max(1.0, _FEW_FAR_SHARE * len(have)):
+        what = f"{check.counted(len(far))} of {len(have)} lie {apart_km:.0f} km or more from the others: {check.some(names)}"
+        todo = "put the photos of each place into a folder of their own and map each by itself"
+        raise InputError(what, "GPS of the photos", todo)
+    message = (
+        f"GPS {apart_km:.0f} km or more from all others' is not used in {check.counted(len(far))}: {check.some(names)}"
+    )
+    kept = [replace(p, position=None) if p.name in far else p for p in photos]
+    return kept, [Finding("warning", "gps-far", message, tuple(names))]
 
 
 def _without_empty_altitudes(photos: list[Photo]) -> tuple[list[Photo], list[Finding]]:
