@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -189,6 +191,12 @@ def test_a_coordinator_that_gets_another_address_is_found_again(hosts, tmp_path)
             worker.wait_for("https://10.77.0.9:3001 answers again")
             assert {p.pid for p in worker.family()} == family
             assert worker.signal(signal.SIGINT) == 0
+        page = f"http://127.0.0.1:3000/ui/api/passel?token={shown_token(coordinator, 'api')}"
+        ask = f"import urllib.request; print(urllib.request.urlopen({page!r}).read().decode())"
+        told = subprocess.run(
+            [*hosts.on_first(), sys.executable, "-c", ask], capture_output=True, text=True, check=True
+        )
+        assert all("10.77.0.9" in line for line in json.loads(told.stdout)["join_lines"])
         again = command(["join", "--home", str(tmp_path / "far"), "https://10.77.0.9:3001"])
         with running(again, tmp_path / "again.log", hosts.on_second()) as worker:
             worker.wait_for("this computer is 'far'")

@@ -81,11 +81,10 @@ class _Serving:
         admin = AdminApi(self, self._tokens, throttle)
         bucket = artifact_bucket(options, self._authority.fingerprint)
         self._coordinator = Coordinator(self._roster.is_member, [*door.routes(), *admin.routes()], bucket)
-        self._page = ""
+        self._port = self._workers_port = 0
         self._policy = read_policy(options.policy) if options.policy else Policy()
         self._gateway = self._make_gateway()
         self._server = self._make_server()
-        self._join_lines: tuple[str, ...] = ()
         self._local_name = ""
         self._surveyor = self._add_ui()
         self._pace = Pace()
@@ -101,9 +100,7 @@ class _Serving:
             public = stack.enter_context(public_socket(options.listen, options.port))
             port: int = public.getsockname()[1]
             workers_port = await self._start_coordinator(stack)
-            if not options.is_local:
-                self._page = options.public_url or options.page(port)
-                self._join_lines = join_lines(options.page(port), options.hosts[0], workers_port)
+            self._port, self._workers_port = port, workers_port
             if self._gateway is not None:
                 await self._gateway.start()
                 stack.push_async_callback(self._gateway.close)
@@ -155,6 +152,17 @@ class _Serving:
         self._roster.revoke(worker)
         self._coordinator.cut(worker)
 
+    # ---- where it is, at this moment: laptops change networks, and networks give out other addresses
+
+    def _page(self) -> str:
+        """For other machines, '' when they cannot reach it."""
+        options = self._options
+        return "" if options.is_local else options.public_url or options.page(self._port)
+
+    def _join_lines(self) -> tuple[str, ...]:
+        options = self._options
+        return () if options.is_local else join_lines(options.page(self._port), options.hosts[0], self._workers_port)
+
     # ---- parts
 
     def _make_server(self) -> PasselServer:
@@ -177,7 +185,7 @@ class _Serving:
         if options.is_test:
             return None
         jobs = GatewayJobs(lambda: self._server.service)
-        door = PublicDoor(self._tokens, lambda: self._page)
+        door = PublicDoor(self._tokens, self._page)
         workers = OwnWorkers(lambda: self._coordinator.status().workers)
         gateway = Gateway(self._folder.root, GatewaySettings(options.engine, self._policy), jobs, door, workers)
         for node in read_nodes_file(options.nodes) if options.nodes else ():
@@ -193,7 +201,7 @@ class _Serving:
             lambda: [service.folder(j.uuid).output for j in service.all_tasks() if j.state is State.COMPLETED][-20:],
         )
         testing = self._options.is_test
-        passel = None if testing else UiPassel(self, self._tokens, lambda: self._join_lines, lambda: self._local_name)
+        passel = None if testing else UiPassel(self, self._tokens, self._join_lines, lambda: self._local_name)
         nodes = UiNodes(NodeDesk(self._gateway.book)) if self._gateway is not None else None
         add_ui(self._server, Services(passel, None if testing else surveyor, nodes))
         return surveyor
