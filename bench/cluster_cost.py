@@ -9,6 +9,7 @@ process. A part that is not run keeps its last rows in the results.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import math
 import os
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the processes of a passel, as the tests start them
 
 from machines import Drive, Job, Machines, until  # noqa: E402
+from passel.cluster.worker.agent_options import STALL_S, WAIT_S  # noqa: E402
 from passel.pipeline.events import StepStarted  # noqa: E402
 from results import Check, SurveyResult  # noqa: E402
 from runs import digests, passel  # noqa: E402
@@ -109,6 +111,7 @@ class Cost:
 
 
 def overhead_rows(folder: Path) -> list[Check]:
+    import passel
     from passel.demo.flight import DemoSettings  # with all of the engine
     from passel.demo.write import write_demo
     from surveys import dataset_folder
@@ -117,6 +120,7 @@ def overhead_rows(folder: Path) -> list[Check]:
     if dataset is None:
         return [Check("brighton_beach", "CPU of 2 workers over serial", math.nan, note="dataset not present")]
     photos = dataset / "images"
+    compileall.compile_dir(Path(passel.__file__).parent, quiet=1)  # as an installer does: else every process compiles
     write_demo(folder / "demo", DemoSettings.tiny())
     _serial(folder / "demo" / "images", folder / "demo-map")  # in a fresh clone numba compiles, for all that follow
     serial = _serial(photos, folder / "serial")
@@ -149,7 +153,10 @@ def _passel_of_two(photos: Path, root: Path, local: bool) -> Cost:
     machines = Machines(root)
     try:
         machines.start_coordinator()
-        workers = [machines.worker("one", workers=1, local=local), machines.worker("two", workers=1)]
+        workers = [  # that poll as often as shipped ones do: tests are in a greater hurry
+            machines.worker(name, local=local and name == "one", workers=1, wait_s=WAIT_S, stall_s=STALL_S)
+            for name in ("one", "two")
+        ]
         until(lambda: all("threads" in w.log.read_text() for w in workers))
         start_s = sum(_cpu_s(p) for p in psutil.Process().children(recursive=True))
         output = root / "map"

@@ -107,9 +107,10 @@ class Machines:
         """Starts a worker with an identity of this coordinator. more: fields of AgentOptions, and `environment`, `cache`."""
         identity = Authority.open(self.data / "ca").issue(self.root / name / "identity", name)
         environment = more.pop("environment", {})
-        fields: dict[str, object] = {"workers": 2, "memory_mb": 4000, "cache": self.root / name / "cache", **more}
+        usual = {"workers": 2, "memory_mb": 4000, "cache": self.root / name / "cache", "stall_s": 2.0, "wait_s": 2.0}
+        fields: dict[str, object] = {**usual, **more}
         url = f"https://{self.host}:{self.port}"
-        options = AgentOptions(url, identity.folder, local=local, stall_s=2.0, wait_s=2.0, **fields)  # type: ignore[arg-type]
+        options = AgentOptions(url, identity.folder, local=local, **fields)  # type: ignore[arg-type]
         command = [sys.executable, "-P", "-m", "passel.cluster.worker.supervisor", *options.words()]
         log = self.root / f"{name}.log"
         with log.open("ab") as file:
