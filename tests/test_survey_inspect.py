@@ -249,3 +249,12 @@ def test_pipes_and_sub_folders_are_not_searched(tmp_path):
     assert [p.name for p in list_photos(tmp_path)] == ["a.jpg", "dead.jpg"]
     (said,) = photos_in_folders(tmp_path)
     assert said.name == "100MEDIA/ (1)"
+
+
+def test_photos_only_in_sub_folders_are_told_with_where_they_are(tmp_path: Path) -> None:
+    """As on a camera's card: 100MEDIA/DJI_0001.JPG, 101MEDIA/DJI_0001.JPG."""
+    for name in ("100MEDIA", "101MEDIA"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "DJI_0001.JPG").write_bytes(b"")
+    with pytest.raises(InputError, match=r"only in its sub-folders: 100MEDIA/ \(1\), 101MEDIA/ \(1\)"):
+        list_photos(tmp_path)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from passel.errors import InputError
+from passel.survey.check import some
 from passel.survey.exif import Tags, jpeg_damage, number, read_tags, text
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.gps import angles_of, position_of, time_of
@@ -44,9 +45,14 @@ def list_photos(folder: Path) -> list[Path]:
             raise InputError("This is a file, not a folder", str(folder), "give the folder that holds the photos")
         found = max(_images_in(folder), _images_in(inner) if inner.is_dir() else [], key=len)
         is_empty = not found and next(folder.iterdir(), None) is None
+        inside = [] if found else photos_in_folders(folder)
     except OSError as e:
         what = f"The folder cannot be read ({e.strerror or type(e).__name__})"
         raise InputError(what, str(folder), "check that you have the right to read it") from None
+    if inside:
+        what = f"There are no photos in the folder itself, only in its sub-folders: {some([r.name for r in inside])}"
+        todo = "give the sub-folder, or put the photos of all of them into one folder, under different names"
+        raise InputError(what, str(folder), todo)
     if not found:
         what = "The folder is empty" if is_empty else "There are no photos in the folder"
         raise InputError(what, str(folder), "put JPEG, PNG or TIFF photos into it (not into sub-folders)")
