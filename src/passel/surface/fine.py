@@ -124,7 +124,8 @@ def _refined(
     surface = smoothed(surface, level.window, cell_m)
     better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[1])
     surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
-    surface = cv2.bilateralFilter(surface, 5, 0.5 * cell_m, 1.2)
+    # as wide as refinement's window: what differs by less within it is noise, and edges are higher
+    surface = cv2.bilateralFilter(surface, 9, 0.5 * cell_m, 3.0)
     score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
     score[part], agreeing[part] = better.score, better.agreeing
     return Matched(level.window, surface, score, found.cost, found.seen, agreeing, found.edge)
