@@ -209,13 +209,13 @@ def test_facts_become_plain_values(tmp_path: Path, host: StepHost) -> None:
     assert answer.manifest.facts == (("count", 3), ("mean", 0.5), ("ok", True))
 
 
-def test_only_a_disk_that_refuses_is_waited_for(tmp_path: Path, host: StepHost) -> None:
-    """Where no log can be written for another reason, room would not help."""
+def test_a_log_that_cannot_be_written_is_the_machines_fault(tmp_path: Path, host: StepHost) -> None:
+    """Not the step's: another machine may make it."""
     asked = request(tmp_path, step("add", value=1))
     asked.log.parent.write_text("no folder")
     found = host.run(asked)
     assert isinstance(found, Failed)
-    assert (found.kind, found.where) == ("error", str(asked.log.parent))
+    assert (found.kind, found.where) == ("storage", str(asked.log.parent))
     (tmp_path / "full").symlink_to("/dev/full")  # opens, and takes nothing
     found = host.run(replace(asked, step=step("bug"), log=tmp_path / "full"))
     assert isinstance(found, Failed)

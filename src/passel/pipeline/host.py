@@ -248,9 +248,9 @@ def _answer(message: bytes) -> Answer:
             if isinstance(answer, Failed):
                 print(answer.detail, file=sys.stderr)
             return answer
-    except OSError as error:
-        kind, trouble = "storage" if is_disk_trouble(error) else "error", storage_error(error, log.parent)
-        return Failed(kind, trouble.what, trouble.where, trouble.todo, traceback.format_exc())
+    except OSError as error:  # whatever it is, it is this machine's: others may do the step
+        trouble = storage_error(error, log.parent)
+        return Failed("storage", trouble.what, trouble.where, trouble.todo, traceback.format_exc())
 
 
 if __name__ == "__main__":
