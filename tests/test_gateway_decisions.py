@@ -103,6 +103,20 @@ def test_a_clock_that_is_set_back_isolates_nobody_for_years():
     assert [alone.is_isolated(NOW + s) for s in (-(10**8), 0, 599, 600)] == [False, True, True, False]
 
 
+def test_an_answer_that_was_on_its_way_does_not_end_an_isolation(tmp_path):
+    book = Book(tmp_path / "book")
+    book.add(node_at("one"))
+    asked = book.node("one:3000")
+    book.troubled("one:3000", "no space left", lies=True)
+    book.answered(asked, seen())
+    isolated = book.node("one:3000")
+    assert isolated.is_isolated(book.now_s())
+    assert isolated.trouble == "no space left"
+    book.answered(isolated, seen())  # asked since: by a person
+    assert not book.node("one:3000").is_isolated(book.now_s())
+    book.close()
+
+
 def test_a_node_that_lost_the_task_is_the_last_resort():
     nodes = [node("a"), node("b", 9.0)]
     assert choose(nodes, [], replace(NEED, avoided=frozenset({"a"})), NOW).node == nodes[1]

@@ -56,7 +56,7 @@ def gateway(tmp_path: Path, world: World) -> Iterator[Gateway]:
 
 def online(gateway: Gateway, max_images: int | None = None, slots: int = 1) -> None:
     seen = Seen(gateway.book.now_s(), "odm", "3.5", "2.2.4", 0, slots, max_images, 8 << 30, 4)
-    gateway.book.answered("one:3000", seen)
+    gateway.book.answered(gateway.book.node("one:3000"), seen)
 
 
 def chosen(gateway: Gateway, world: World, uuid: str, folder: Path, photos: int = 10) -> str:

@@ -100,7 +100,7 @@ def test_the_fleets_nodes_come_and_go(tmp_path: Path) -> None:
     nodes.add("m2", "fd00::1", 3000, "secret")
     assert [n.url for n in book.nodes()] == ["http://10.0.0.5:3000", "http://[fd00::1]:3000"]
     assert nodes.nodes() == ()  # none has answered yet
-    book.answered("m1", Seen(now[0], "odm", "3.5", "2.2.4", 0, 1, None, 0, 8))
+    book.answered(book.node("m1"), Seen(now[0], "odm", "3.5", "2.2.4", 0, 1, None, 0, 8))
     assert nodes.nodes() == (WorkerSeen("m1", False, False),)
     nodes.drain("m1", True)
     nodes.add("m1", "10.0.0.5", 3000, "secret")  # said again, it stays drained

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass, fields
 from enum import Enum
 from pathlib import Path
 
+from passel.databases import opened_database
 from passel.errors import StorageError
 
 
@@ -92,11 +93,7 @@ class Ledger:
         self.path = path
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
-            path.chmod(0o600)
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=full")
-            self._db.executescript(_SCHEMA)
+            self._db = opened_database(path, _SCHEMA, patience_s=30.0)
             self._db.execute("insert or ignore into fact values ('fleet', ?)", (secrets.token_hex(4),))
         self.fleet = self._fact("fleet")
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from passel.databases import opened_database
 from passel.errors import StorageError, UsageError
 from passel.gateway.attempt import DONE, Attempt, Stage
 from passel.gateway.node import ISOLATION_S, Node, Seen
@@ -43,11 +44,9 @@ class Book:
         self.path, self._clock, self._lock = path, clock, threading.RLock()
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=60.0, check_same_thread=False)
-            path.chmod(0o600)  # it holds the nodes' tokens
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=full")
-            self._db.executescript(_SCHEMA)
+            self._db = opened_database(
+                path, _SCHEMA, patience_s=60.0
+            )  # for this user alone: it holds the nodes' tokens
 
     def close(self) -> None:
         """Close the file."""
@@ -103,9 +102,16 @@ class Book:
                 self._write_node(change(node))
             return node is not None
 
-    def answered(self, name: str, seen: Seen) -> None:
-        """The node answers as it should."""
-        self.change(name, lambda n: replace(n, seen=seen, trouble="", isolated_until_s=0.0))
+    def answered(self, asked: Node, seen: Seen) -> None:
+        """The node answers as it should. asked: as it was then; for what it was isolated since, it stays alone."""
+        self.change(
+            asked.name,
+            lambda n: (
+                replace(n, seen=seen, trouble="", isolated_until_s=0.0)
+                if n.isolated_until_s == asked.isolated_until_s
+                else replace(n, seen=seen)
+            ),
+        )
 
     def troubled(self, name: str, words: str, lies: bool) -> None:
         """The node does not answer, or (lies) cannot be worked with for a while: it talks nonsense, or takes nothing."""

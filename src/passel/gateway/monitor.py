@@ -46,7 +46,7 @@ async def look(book: Book, node: Node) -> bool:
         return False
     if node.trouble:
         log.info("node %s answers again", node.name)
-    await asyncio.to_thread(book.answered, node.name, seen)
+    await asyncio.to_thread(book.answered, node, seen)
     return True
 
 

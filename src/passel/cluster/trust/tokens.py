@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import secrets
 import sqlite3
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from passel.cluster.trust.identity import FINGERPRINT_CHARS
+from passel.databases import opened_database
 from passel.errors import PasselError, StorageError, UsageError
 
 Kind = Literal["join", "api"]
@@ -77,14 +77,9 @@ class AccessBook:
         self.path, self.clock = path, clock
         self._guard = threading.RLock()
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
-            self._db = sqlite3.connect(path, timeout=20.0, isolation_level=None, check_same_thread=False)
+            self._db = opened_database(path, _SCHEMA, patience_s=20.0)
         except (OSError, sqlite3.Error) as e:
             raise _unusable(path, e) from e
-        with self.reading() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Let go of the file."""
