@@ -65,11 +65,15 @@ class Script:
         return request
 
 
-def played(play: Callable[[Script, Agent], Coroutine[object, object, None]], ends: bool = False) -> None:
+def played(
+    play: Callable[[Script, Agent], Coroutine[object, object, None]],
+    ends: bool = False,
+    world: Callable[[], Script] = Script,
+) -> None:
     """Runs an agent against the script's play; ends: the agent ends by itself, and its exception is raised."""
 
     async def go() -> None:
-        script, hosts = Script(), Hosts(1)
+        script, hosts = world(), Hosts(1)
         agent = Agent(script, script, hosts, SETTINGS)  # type: ignore[arg-type]
         life = asyncio.create_task(agent.run())
         try:
@@ -161,6 +165,31 @@ def test_what_is_cancelled_is_gone_and_not_reported():
         assert script.steps["a"].cancelled()
 
     played(play)
+
+
+def test_a_cancel_that_is_told_again_does_not_cut_clearing_up_short():
+    cleared = asyncio.Event()
+
+    class Slow(Script):
+        async def work(self, assignment: Assignment, on_phase: Callable[[str], None]) -> Finished:
+            try:
+                return await super().work(assignment, on_phase)
+            finally:
+                await may_end.wait()
+                cleared.set()
+
+    may_end = asyncio.Event()
+
+    async def play(script: Script, agent: Agent) -> None:
+        await script.answer(anything, run=(told("a"),))
+        await script.answer(holds("a"), cancel=("a",))
+        again = await script.answer(anything, cancel=("a",))
+        await script.answer(lambda p: p.seq > again.seq)
+        may_end.set()
+        await script.answer(lambda p: not p.running)
+        assert cleared.is_set()
+
+    played(play, world=Slow)
 
 
 def test_a_coordinator_that_is_away_stops_nothing():

@@ -207,8 +207,8 @@ class Agent:
         self._told_to_drain = reply.drain
         for ticket in reply.cancel:
             held = self._held.get(ticket)
-            if held is not None and held.task is not None:
-                held.task.cancel()
+            if held is not None and held.task is not None and not held.task.cancelling():
+                held.task.cancel()  # once, though it is told until the step is gone: a second one would cut its clearing up short
         for assignment in reply.run:
             if not self._draining and assignment.ticket not in self._held and assignment.ticket not in self._finished:
                 held = self._held[assignment.ticket] = _Held(assignment)
