@@ -211,6 +211,43 @@ def test_who_is_there_is_looked_at_once_for_each_kind_of_trouble(world, monkeypa
     assert len(looked) == 1, "who has answered as a server is one"
 
 
+def _json(text: str) -> Callable[[], web.Response]:
+    return lambda: web.Response(text=text, content_type="application/json")
+
+
+STRANGE = {
+    "a login page that leads in a circle": (
+        lambda: web.Response(status=302, headers={"Location": "/x"}),
+        "no Passel or",
+    ),
+    "not the compression that it says": (
+        lambda: web.Response(body=b"hello", headers={"Content-Encoding": "gzip"}),
+        "no Passel or",
+    ),
+    "JSON without an end": (_json("[" * 100_000), "no Passel or"),
+    "words for a number": (_json('{"maxImages": "lots"}'), "the server's answer to /info"),
+    "a number without an end": (_json('{"maxImages": 1e999}'), "the server's answer to /info"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_strange_server_is_told_in_words(say, photos, kind):
+    answer, expected = STRANGE[kind]
+
+    async def strange(request: web.Request) -> web.Response:
+        return answer()
+
+    with listening([web.route("*", "/{path:.*}", strange)], None) as port:
+        assert expected in say("submit", str(photos), "--server", f"127.0.0.1:{port}")
+
+
+def test_the_port_for_clients_is_told_as_it_is_typed(monkeypatch):
+    monkeypatch.setattr(client_wire, "_is_workers_port", lambda url: True)
+    with client_wire.Server(client_wire.Address.parse("[::1]:1")) as server, pytest.raises(PasselError) as told:
+        server.info()
+    assert "--server http://[::1]:3000" in told.value.todo
+
+
 def test_a_token_that_the_server_does_not_take(world, say):
     async def refuse(request: web.Request) -> web.Response:
         return web.json_response({"error": "Invalid authentication token"})

@@ -56,8 +56,12 @@ class Address:
             raise UsageError("this is no address of a server", text, "it looks like http://host:3000")
         given = parse_qs(parts.query).get("token", [""])[-1]
         port_text = f":{port}" if port else ("" if "://" in text else ":3000")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        host = _in_url(parts.hostname)
         return Address(urlunsplit((parts.scheme, host + port_text, parts.path.rstrip("/"), "", "")), token or given)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,11 @@ class Server:
     def info(self) -> Info:
         """Who it is. Raises RemoteError when it is no server of this kind."""
         found = self._mapping("GET", "/info")
-        most = found.get("maxImages")
-        return Info(str(found.get("engine", "")), str(found.get("version", "")), int(most) if most else None)
+        try:
+            most = int(found.get("maxImages") or 0)
+        except (TypeError, ValueError, OverflowError):
+            raise self._odd("/info") from None
+        return Info(str(found.get("engine", "")), str(found.get("version", "")), most or None)
 
     def begin(self, uuid: str, name: str, options: Sequence[Mapping[str, object]]) -> str:
         """A task that waits for photos; the same uuid again goes on with it where the server allows. Returns its uuid."""
@@ -123,7 +130,10 @@ class Server:
     def offset(self, uuid: str, name: str) -> tuple[int, bool]:
         """How many bytes of a file are there, and whether that is all of it. Only of a Passel."""
         found = self._mapping("GET", f"/task/new/upload/{uuid}/{quote(name)}")
-        return int(found.get("offset", 0)), bool(found.get("complete", False))
+        try:
+            return int(found.get("offset", 0)), bool(found.get("complete", False))
+        except (TypeError, ValueError, OverflowError):
+            raise self._odd("/task/new/upload") from None
 
     def send_piece(self, uuid: str, path: Path, start: int, told: Callable[[int], None]) -> None:
         """The file from byte `start` on, to a Passel. told: called with the bytes of each block sent."""
@@ -200,10 +210,8 @@ class Server:
             raise AwayError(f"the server answered {status}", self.address.url)
         try:
             found = json.loads(body)
-        except ValueError:
-            raise RemoteError(
-                "this is no Passel or NodeODM server", self.address.url, "check the address and port"
-            ) from None
+        except (ValueError, RecursionError):
+            raise self._stranger() from None
         if isinstance(found, dict) and found.get("error"):
             raise self._refusal(str(found["error"]))
         return found
@@ -233,9 +241,13 @@ class Server:
 
     def _away(self, error: Exception) -> RemoteError:
         """Trouble on the line, in words."""
+        if isinstance(error, httpx.TooManyRedirects | httpx.DecodingError):
+            return self._stranger()
         where, reason = self.address.url, network_reason(error)
         if self._leads_to_workers(reason):
-            todo = f"clients use the other one, for example --server http://{urlsplit(where).hostname}:3000"
+            todo = (
+                f"clients use the other one, for example --server http://{_in_url(urlsplit(where).hostname or '')}:3000"
+            )
             return RemoteError("this is the port for workers", where, todo)
         what = f"the server cannot be reached: {reason}"
         if "certificate" in what:
@@ -250,6 +262,9 @@ class Server:
         if not self._has_answered and reason not in self._led_to_workers:
             self._led_to_workers[reason] = _is_workers_port(self.address.url)
         return not self._has_answered and self._led_to_workers[reason]
+
+    def _stranger(self) -> RemoteError:
+        return RemoteError("this is no Passel or NodeODM server", self.address.url, "check the address and port")
 
     def _odd(self, path: str) -> RemoteError:
         return RemoteError(f"the server's answer to {path} is not what NodeODM's API says", self.address.url)
@@ -277,14 +292,14 @@ class _Answer:
     def __enter__(self) -> httpx.Response:
         try:
             self._response = self._http.send(self._request, stream=True)
-        except (httpx.TransportError, httpx.InvalidURL) as e:
+        except (httpx.RequestError, httpx.InvalidURL) as e:
             raise self._away(e) from None
         self._answered()
         return self._response
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._response.close()
-        if isinstance(error, httpx.TransportError | httpx.StreamError):
+        if isinstance(error, httpx.RequestError | httpx.StreamError):
             raise self._away(error) from None
 
 
@@ -298,7 +313,7 @@ def _is_workers_port(url: str) -> bool:
         ):
             begins = next(seen.iter_bytes(1000), b"")  # whoever it is may go on for ever
             return seen.status_code == 200 and b"BEGIN CERTIFICATE" in begins
-    except (httpx.TransportError, httpx.InvalidURL):
+    except (httpx.RequestError, httpx.InvalidURL):
         return False
 
 
@@ -346,5 +361,5 @@ def _task(found: Mapping[str, Any]) -> TaskState:
             str(status.get("errorMessage") or ""),
             tuple(str(line) for line in found.get("output") or ()),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise RemoteError("the server's answer about the task is not what NodeODM's API says") from None
