@@ -256,6 +256,13 @@ def test_photos_of_two_countries_are_refused_before_any_work() -> None:
         survey_of([elsewhere(f, 10.0) if i < 20 else f for i, f in enumerate(plain_flight())])
 
 
+def test_how_far_another_place_is_counts_from_the_nearest_photo() -> None:
+    """Not from the middle of a pipeline of hundreds of kilometres."""
+    facts = [elsewhere(f, min(i, 39) * 0.1 + 0.7 * (i >= 40)) for i, f in enumerate(plain_flight())]
+    with pytest.raises(InputError, match="20 photos of 60 lie 78 km or more from the others"):
+        survey_of(facts)
+
+
 def test_a_survey_across_the_date_line_is_one_place() -> None:
     def moved(f: PhotoFacts, i: int) -> PhotoFacts:
         assert f.position is not None

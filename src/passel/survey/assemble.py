@@ -11,6 +11,7 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from passel.errors import InputError
 from passel.geo.frames import Frame
@@ -212,7 +213,7 @@ def _without_far_positions(photos: list[Photo]) -> tuple[list[Photo], list[Findi
     if not far:
         return photos, []
     names = sorted(far)
-    apart_km = float(np.linalg.norm(xy_m[label > 0] - np.median(xy_m[label == 0], axis=0), axis=1).min()) / 1000.0
+    apart_km = float(cKDTree(xy_m[label == 0]).query(xy_m[label > 0])[0].min()) / 1000.0
     if len(far) > max(1.0, _FEW_FAR_SHARE * len(have)):
         what = f"{check.counted(len(far))} of {len(have)} lie {apart_km:.0f} km or more from the others: {check.some(names)}"
         todo = "put the photos of each place into a folder of their own and map each by itself"
@@ -233,7 +234,7 @@ def _without_empty_altitudes(photos: list[Photo]) -> tuple[list[Photo], list[Fin
     empty = tuple(p.name for p in photos if p.position is not None and p.position.altitude_m == 0.0)
     kept = [
         replace(p, position=replace(p.position, altitude_m=None))
-        if p.position is not None and p.name in set(empty)
+        if p.position is not None and p.position.altitude_m == 0.0
         else p
         for p in photos
     ]
