@@ -83,11 +83,22 @@ def test_a_user_without_a_home_has_a_cache_all_the_same(tmp_path: Path, monkeypa
     assert foreign.name != "passel-54321", "the folder there is root's, not that user's"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert kernel_cache._users_cache().parent == tmp_path
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert kernel_cache._users_cache() == Path("/home/somebody/.cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/kept")
-    assert kernel_cache._users_cache() == Path("/var/kept")
+    home = tmp_path / "home" / "somebody"
+    monkeypatch.setenv("HOME", str(home))
+    assert kernel_cache._users_cache() == home / ".cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    assert kernel_cache._users_cache() == tmp_path / "kept"
     assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("home", ["/proc/nonexistent", "/dev/null"])
+def test_a_home_that_may_not_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    """Numba would refuse to load the kernels, and Passel to start."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/proc") and os.path.isdir(path))
+    monkeypatch.setenv("HOME", home)
+    assert kernel_cache._users_cache().parent == tmp_path
 
 
 def test_a_users_temporary_cache_is_one_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

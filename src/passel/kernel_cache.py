@@ -44,13 +44,18 @@ def _usual_place(home: Path) -> Path:
 
 
 def _users_cache() -> Path:
-    """By the rules of the system: a relative $XDG_CACHE_HOME does not count, and a user may have no home at all."""
+    """By the rules of the system: a relative $XDG_CACHE_HOME does not count, and a user may have no home at all, or one that may not
+    be written: / in a container that runs as a number, /nonexistent for a service."""
     given, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")  # $HOME, or the list of users
-    if os.path.isabs(given):
-        return Path(given)
-    if os.path.isabs(home):
-        return Path(home) / ".cache"
-    return _own_temporary_folder()
+    usual = given if os.path.isabs(given) else os.path.join(home, ".cache")
+    return Path(usual) if os.path.isabs(usual) and _may_be_written(usual) else _own_temporary_folder()
+
+
+def _may_be_written(folder: str) -> bool:
+    """Whether there is, or can be made, such a folder with files of ours in it."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _own_temporary_folder() -> Path:
