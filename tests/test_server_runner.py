@@ -7,6 +7,7 @@ import errno
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,6 +15,7 @@ from passel.server import archive
 from passel.server import runner as runner_module
 from passel.server.clock import now_ms
 from passel.server.console import Console
+from passel.server.folders import JobFolder
 from passel.server.job_store import Call, JobStore, JobsUnwritableError
 from passel.server.jobs import Job, Order, State
 from passel.server.outgoing import Gate
@@ -126,7 +128,7 @@ def test_a_line_that_cannot_be_written_is_lost_and_the_job_goes_on(tmp_path, mon
 
 
 def test_results_are_packed_when_the_full_disk_has_room_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner_module, "RETRY_PACK_S", 0.01)
+    monkeypatch.setattr(runner_module, "RETRY_ROOM_S", 0.01)
     real, tries = archive.sync_folder, 0
 
     def sync(folder: Path) -> None:
@@ -141,6 +143,24 @@ def test_results_are_packed_when_the_full_disk_has_room_again(tmp_path, monkeypa
     assert (job.state, job.error) == (State.COMPLETED, "")
     assert output.count("The server's disk is full; the results are packed when there is room") == 1, "not at every try"
     assert (tmp_path / "jobs" / "u" / "packed" / "plan.json").exists()
+
+
+def test_a_job_whose_turn_comes_while_the_disk_is_full_begins_when_there_is_room(tmp_path, monkeypatch):
+    """Another job may have filled it, or the server was started again on it."""
+    monkeypatch.setattr(runner_module, "RETRY_ROOM_S", 0.01)
+    write, say, full = runner_module.write_options, Console.say, [False, True, True]
+
+    def fail() -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_options(job: Job, folder: JobFolder) -> list[str]:
+        return write(job, folder) if not full.pop() else fail()
+
+    monkeypatch.setattr(runner_module, "write_options", write_options)
+    monkeypatch.setattr(Console, "say", lambda self, lines: fail() if full else say(self, lines))
+    job, output = run_one(tmp_path, well)
+    assert (job.state, job.error) == (State.COMPLETED, "")
+    assert "hello" in output
 
 
 def test_a_job_that_waits_for_room_can_be_canceled_and_leaves_no_half_plan(tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ DEFLATED = frozenset(
     }
 )
 """Kinds of files that get much smaller."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 CHUNK_BYTES = 1 << 20
 PLAN, TEXTS = "plan.json", "texts.bin"
 ALL = "all.zip"
@@ -89,7 +90,7 @@ def packing_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as e:
         shutil.rmtree(folder, ignore_errors=True)
-        kind = NoRoomError if e.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+        kind = NoRoomError if e.errno in DISK_FULL else StorageError
         where = str(e.filename or folder)
         raise kind(f"The results cannot be packed: {e.strerror}", where, "make room") from None
 

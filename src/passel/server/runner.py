@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from passel.errors import PasselError
 from passel.server import jobs
-from passel.server.archive import USUAL_OUTPUTS, NoRoomError, pack, packing_errors
+from passel.server.archive import DISK_FULL, USUAL_OUTPUTS, NoRoomError, pack, packing_errors
 from passel.server.clock import now_ms
 from passel.server.drivers import Driver, Event, Say, Stages, StepSeen
 from passel.server.folders import JobFolder
@@ -31,15 +32,16 @@ from passel.server.scheduling import next_job
 from passel.server.settings import ServerSettings
 from passel.server.wire import webhook_body
 
+T = TypeVar("T")
 log = logging.getLogger("passel.server")
 
 MOST_STARTS = 3
 """A driver that dies without a word is started so often before the job fails."""
 PREPARED_AT_ONCE = 4
 RETRY_STORE_S = 5.0
-RETRY_PACK_S = 5.0
-LONGEST_RETRY_PACK_S = 60.0
-"""Each try reads all results anew, so tries become rarer while the disk stays full."""
+RETRY_ROOM_S = 5.0
+LONGEST_RETRY_ROOM_S = 60.0
+"""Each try to pack reads all results anew, so tries become rarer while the disk stays full."""
 STOPPED = 130
 """How a driver ends that was told to stop, though not by us."""
 
@@ -202,10 +204,11 @@ class Runner:
         if job is None:
             return
         uuid, folder = job.uuid, self.folder(job.uuid)
-        console = runtime.console_in(folder)
-        told = await asyncio.to_thread(write_options, job, folder)
+        told = await self._with_room(uuid, runtime, partial(write_options, job, folder), "the task begins")
+        if told is None:
+            return
         if self.settings.test is None:  # canned tasks say only what NodeODM's canned tasks say
-            console.say(_greeting(self.settings, job) + told)
+            self._say(uuid, runtime, *_greeting(self.settings, job), *told)
         runtime.live = Live()
         task = Task(uuid, folder.photos, folder.output, folder.options, job.started_ms or 0)
         late_s = asyncio.get_running_loop().time() + self._may_run_s(job)
@@ -229,7 +232,7 @@ class Runner:
                 runtime.live = replace(runtime.live, holes=said.holes)
                 break
             end = RunEnd(driver.code or 1, "The engine ended without a word", _last_line(folder))
-            console.say([f"The engine ended without a word (code {driver.code}); it goes on where it was"])
+            self._say(uuid, runtime, f"The engine ended without a word (code {driver.code}); it goes on where it was")
         if end.code != 0:
             await self._fail(uuid, runtime, end.text)
         elif await self._move(uuid, runtime, State.RUNNING, lambda j: jobs.driver_ended(j, end, now_ms())):
@@ -258,36 +261,42 @@ class Runner:
             return
         self._store.show(replace(job, progress=max(job.progress, jobs.PROGRESS_PACKED)))
 
-        def work() -> None:
+        def work() -> bool:
             with packing_errors(folder.packed):
                 folder.output.mkdir(exist_ok=True)
                 if folder.console.exists():
                     shutil.copyfile(folder.console, folder.output / "task_output.txt")
                 pack(folder.output, job.order.outputs or USUAL_OUTPUTS, folder.packed)
+            return True
 
-        pause_s = RETRY_PACK_S
+        if await self._with_room(uuid, runtime, work, "the results are packed"):
+            await self._finish(uuid, runtime, lambda j: jobs.packed(j, now_ms()), State.ZIPPING)
+
+    async def _with_room(self, uuid: str, runtime: Runtime, work: Callable[[], T], what: str) -> T | None:
+        """What `work` gives, in a thread; tried again while it finds the disk full. None: told to stop meanwhile. what: is waited for."""
+        pause_s = RETRY_ROOM_S
         while True:
             try:
-                await asyncio.to_thread(work)
-                break
-            except NoRoomError as e:
+                return await asyncio.to_thread(work)
+            except (NoRoomError, OSError) as e:
+                if isinstance(e, OSError) and e.errno not in DISK_FULL:
+                    raise
                 log.warning("task %s: %s; trying again in %g s", uuid, e, pause_s)
-                if pause_s == RETRY_PACK_S:
-                    self._say(uuid, runtime, "The server's disk is full; the results are packed when there is room")
+                if pause_s == RETRY_ROOM_S:
+                    self._say(uuid, runtime, f"The server's disk is full; {what} when there is room")
                 if await _is_stopped_within(runtime, pause_s):
-                    return
-                pause_s = min(2 * pause_s, LONGEST_RETRY_PACK_S)
-        await self._finish(uuid, runtime, lambda j: jobs.packed(j, now_ms()), State.ZIPPING)
+                    return None
+                pause_s = min(2 * pause_s, LONGEST_RETRY_ROOM_S)
 
     async def _fail(self, uuid: str, runtime: Runtime, error: str) -> None:
         self._say(uuid, runtime, f"error: {error}")
         running = (State.COMMITTING, State.RUNNING, State.ZIPPING)
         await self._finish(uuid, runtime, lambda j: jobs.failed(j, error, now_ms()), *running)
 
-    def _say(self, uuid: str, runtime: Runtime, line: str) -> None:
-        """A line for the output. On a full disk it is lost, and the job goes on: there may be room again at its end."""
+    def _say(self, uuid: str, runtime: Runtime, *lines: str) -> None:
+        """Lines for the output. On a full disk they are lost, and the job goes on: there may be room again at its end."""
         with suppress(OSError):
-            runtime.console_in(self.folder(uuid)).say([line])
+            runtime.console_in(self.folder(uuid)).say(lines)
 
     async def _move(self, uuid: str, runtime: Runtime, expected: State, change: Callable[[Job], Job]) -> Job | None:
         """The job after the change; None when it is elsewhere by now (canceled, removed)."""
