@@ -126,6 +126,25 @@ def test_no_photo_is_sent_twice_after_the_client_died(server: str, photos: Path,
         assert submit(again, order, desk) == note  # submitted already: nothing happens
 
 
+def test_a_commit_that_is_refused_says_why_and_one_whose_answer_was_lost_counts(
+    server: str, photos: Path, tmp_path: Path
+) -> None:
+    class Refuses(Server):
+        def commit(self, uuid: str) -> None:
+            raise RemoteError("the server refuses: 3 tasks wait or run")
+
+    class LosesTheAnswer(Server):
+        def commit(self, uuid: str) -> None:
+            super().commit(uuid)
+            super().commit(uuid)  # as after a break: by now there is no such upload
+
+    order = order_of("field", sorted(photos.glob("*.jpg")), [], [])
+    with Refuses(Address.parse(server)) as there, pytest.raises(RemoteError, match="3 tasks wait or run"):
+        submit(there, order, quiet_desk(tmp_path))
+    with LosesTheAnswer(Address.parse(server)) as there:
+        assert submit(there, order, quiet_desk(tmp_path)).committed
+
+
 def test_a_second_command_for_the_same_output_is_told_so(photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "map"
     with quiet_desk(output).held():

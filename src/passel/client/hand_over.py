@@ -161,8 +161,11 @@ def submit(server: Server, order: Order, desk: Desk) -> Note:
         note = _sent(server, info, order, note, desk)
         try:
             _patiently(lambda: server.commit(note.uuid), desk)
-        except RemoteError:
-            _patiently(lambda: server.task(note.uuid), desk)  # committed, but the answer was lost; else this tells why
+        except RemoteError as refusal:  # perhaps it is committed, and the answer was lost
+            try:
+                _patiently(lambda: server.task(note.uuid), desk)
+            except RemoteError:
+                raise refusal from None
         note = replace(note, committed=True, sent=())
         desk.write(note)
     return note
