@@ -15,8 +15,8 @@ from aiohttp import web
 from free_ports import free_port
 from passel.errors import StorageError
 from passel.gateway.book import Book
-from passel.gateway.client import NodeLies, NodeSilent, RemoteTask, opened
-from passel.gateway.desk import NewNode, NodeDesk
+from passel.gateway.client import MOST_PARALLEL, NodeLies, NodeSilent, RemoteTask, opened
+from passel.gateway.desk import NewNode, NodeDesk, NodeLine
 from passel.gateway.fetching import fetch
 from passel.gateway.node import node_at
 from passel.server.folders import JobFolder
@@ -62,6 +62,25 @@ def task_of(body: str) -> RemoteTask:
 def test_numbers_that_are_none_do_not_count(number):
     task = task_of(f'{{"status": {{"code": 20}}, "progress": {number}, "processingTime": {number}}}')
     assert (task.progress, task.processing_ms) == (0.0, -1)
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"),
+    [("0", 1), ("3", 3), ("99999999999", MOST_PARALLEL), ("1e9", MOST_PARALLEL), ("-1", 0), ('"x"', 0), ("1e400", 0)],
+)
+def test_a_node_that_says_it_runs_a_billion_tasks_gets_some(tmp_path, told, taken):
+    """ClusterODM says it. What is no number of tasks isolates the node."""
+    book = Book(tmp_path / "book")
+    body = f'{{"version": "2.2.4", "taskQueueCount": 0, "maxParallelTasks": {told}}}'
+
+    async def added() -> NodeLine:
+        async with saying(body.encode()) as url:
+            return await NodeDesk(book).add(NewNode(url))
+
+    line = asyncio.run(added())
+    assert (line.max_parallel, line.state) == (taken, "online" if taken else "isolated")
+    assert ("maxParallelTasks is no number" in line.trouble) == (not taken)
+    book.close()
 
 
 def test_half_characters_and_control_codes_stay_on_the_node(tmp_path):

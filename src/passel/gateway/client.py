@@ -37,6 +37,8 @@ LONGEST_PAUSE_S = 60.0
 _FULL = re.compile(r"ENOSPC|no space left|disk( is|'s)?( too)? full|disk quota", re.IGNORECASE)
 LONGEST_LINE = 4000
 MOST_LINES = 100_000
+MOST_PARALLEL = 64
+"""Tasks that a node is given at once, whatever it says: ClusterODM says 99999999999, and each takes a forwarder here."""
 COMPLETED, FAILED, CANCELED = 40, 30, 50
 
 
@@ -130,7 +132,7 @@ class NodeClient:
             engine_version=_text(said.get("engineVersion", "?"), "engineVersion"),
             api_version=_text(said.get("version"), "version"),
             queue=_whole(said.get("taskQueueCount"), "taskQueueCount"),
-            max_parallel=_whole(said.get("maxParallelTasks", 1), "maxParallelTasks"),
+            max_parallel=min(MOST_PARALLEL, max(1, _whole(said.get("maxParallelTasks", 1), "maxParallelTasks"))),
             max_images=(_whole(most, "maxImages") or None) if most is not None else None,
             memory_bytes=_whole(said.get("totalMemory", 0), "totalMemory"),
             cpus=_whole(said.get("cpuCores", 0), "cpuCores"),
