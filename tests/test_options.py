@@ -71,6 +71,8 @@ def test_the_last_of_repeated_options_counts_and_two_dashes_end_them():
         (["--dsm=perhaps"], "is neither true nor false"),
         (["--camera-lens", "fisheye"], "--camera-lens fisheye is not supported yet → use one of: auto"),
         (["--cameras", '{"a": '], "--cameras is not valid JSON"),
+        (["--cameras", '{"a":' * 20_000], "--cameras is not valid JSON"),
+        (["--split", "9" * 5000], "--split 999999999999999999… is out of range: it has 5000 digits"),
         (["--geo="], "--geo is empty"),
         (["--mesh-size", "many"], "'many' is not a whole number"),
     ],

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from passel.geo.frames import Frame
-from passel.geo.grid import Window, tiles_over
+from passel.geo.grid import Grid, Window, tiles_over
 from passel.options import Options
 from passel.pipeline.job import Job
 from passel.pipeline.plan_ground import (
     PHOTOS_A_PLATE_STEP,
+    SMALL_CORE_CELLS,
     Ground,
     SurfaceSteps,
+    _product_cells,
     product_steps,
     surface_steps,
     tile_steps,
@@ -25,6 +27,7 @@ from passel.pipeline.step import ArtifactInput, FileInput, Step, StepInputs, res
 from passel.pipeline.steps.products import MergeParams
 from passel.reconstruct.scene import Intrinsics, View
 from passel.surface.extent import SurveyGround
+from passel.surface.tile import product_window
 from passel.survey.model import Camera, Photo, Survey
 from product_tiles import FRAME, Field
 
@@ -120,6 +123,16 @@ def _made(step: Step, root: Path, tiles: Sequence[Path]) -> list[bytes]:
     out = Path(tempfile.mkdtemp(dir=root))
     resolve(step.function)(StepInputs((("survey", root / "survey.json"), *(("tile", t) for t in tiles))), None, out)
     return [p.read_bytes() for p in sorted(out.iterdir())]
+
+
+def test_however_coarse_a_map_is_asked_for_each_tile_has_some_of_its_cells() -> None:
+    """Tiles without any had failed one by one, and an empty map had been called one."""
+    asked = Options(orthophoto_resolution_cm=10_000.0, dem_resolution_cm=1000.0)
+    ortho_m, dem_m, notes = _product_cells(asked, GSD_M, CELL_M)
+    assert dem_m == 10.0
+    assert notes == (f"--orthophoto-resolution 10000 cm is above {100 * ortho_m:g} cm, which is used",)
+    for tile in tiles_over(Window(-500, -500, 4000, 4000), SMALL_CORE_CELLS):
+        assert min(product_window(Grid(CELL_M, (0.0, 0.0)), tile, Grid(ortho_m, (0.0, 0.0))).shape) > 0
 
 
 def test_the_same_plan_again(planned: tuple[Ground, SurfaceSteps, list[Step]]) -> None:

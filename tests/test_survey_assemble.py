@@ -372,7 +372,8 @@ def test_cameras_file_sets_the_focal_prior(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [("{", "not JSON"), ("{}x", "not JSON"), (_calibration(projection_type="fisheye"), "fisheye"), ("nowhere.json", "cannot be read"),
-     (_calibration(focal_x="a"), "focal_x"), (_calibration(width=0), "not positive"), ('{"a": 1}', "table of cameras")],
+     (_calibration(focal_x="a"), "focal_x"), (_calibration(width=0), "not positive"), ('{"a": 1}', "table of cameras"),
+     ('{"a":' * 20_000, "not JSON"), (_calibration(width=10**400), "width"), (_calibration(focal_x=float("nan")), "focal_x")],
 )  # fmt: skip
 def test_bad_cameras_files_are_explained(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):

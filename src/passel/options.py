@@ -25,6 +25,8 @@ from passel.option_table import (
     Value,
 )
 
+_MOST_DIGITS = 18
+
 
 def _default(name: str) -> Any:
     """The table's default: Options must not state it a second time."""
@@ -177,6 +179,8 @@ def _typed(option: Option, text: str) -> Value:
     if option.type == "int":
         if not re.fullmatch(r"[+-]?[0-9]+", text.strip()):
             raise UsageError(f"--{option.name} {text!r} is not a whole number")
+        if len(text) > _MOST_DIGITS:
+            raise UsageError(f"--{option.name} {text[:_MOST_DIGITS]}… is out of range: it has {len(text)} digits")
         return int(text)
     if option.type == "float":
         try:
@@ -203,7 +207,7 @@ def _next_value(option: Option, queue: list[str]) -> str:
 def _check_json(text: str) -> None:
     try:
         json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"--cameras is not valid JSON: {e}") from None
 
 

@@ -120,8 +120,10 @@ def ground_of(job: Job, step: Step, folder: Path) -> Ground:
 
 
 def _product_cells(options: Options, gsd_m: float, cell_m: float) -> tuple[float, float, tuple[str, ...]]:
-    """(orthophoto cell, DEM cell, what to tell the user): as asked for, but not finer than the photos resolve."""
+    """(orthophoto cell, DEM cell, what to tell the user): as asked for, but not finer than the photos resolve, nor so coarse that a
+    cell with its middle in a tile reaches beyond the tile's margin."""
     cells, notes = [], []
+    coarsest_m = 2 * MARGIN_CELLS * cell_m
     for name, asked_cm, default_m in (
         ("orthophoto", options.orthophoto_resolution_cm, rounded_up(gsd_m, FINEST_M)),
         ("dem", options.dem_resolution_cm, cell_m),
@@ -138,6 +140,9 @@ def _product_cells(options: Options, gsd_m: float, cell_m: float) -> tuple[float
                 f"--{name}-resolution {asked_cm:g} cm is finer than the photos resolve: {100 * cells[-1]:g} cm is used "
                 "(--ignore-gsd overrules)"
             )
+        elif asked_cm / 100.0 > coarsest_m:
+            cells.append(coarsest_m)
+            notes.append(f"--{name}-resolution {asked_cm:g} cm is above {100 * coarsest_m:g} cm, which is used")
         else:
             cells.append(asked_cm / 100.0)
     return cells[0], cells[1], tuple(notes)

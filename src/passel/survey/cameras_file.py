@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ _KNOWN_PROJECTIONS = ("brown", "perspective", "simple_radial", "radial")
 _TODO = "give the cameras.json of an OpenDroneMap or Passel run with the same camera"
 _OPTIONAL = ("c_x", "c_y", "k1", "k2", "p1", "p2", "k3")
 _SIGMA_KNOWN = 0.005
+_LARGEST = 1e9  # nothing in these units is; JSON also knows numbers beyond all floats
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_cameras_file(path_or_json: str) -> tuple[KnownCalibration, ...]:
             raise InputError(f"The cameras file cannot be read ({e})", where, _TODO) from e
     try:
         entries = json.loads(given)
-    except json.JSONDecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise InputError(f"The cameras file is not JSON ({e})", where, _TODO) from e
     if not isinstance(entries, dict) or not all(isinstance(v, dict) for v in entries.values()):
         raise InputError("The cameras file is not a table of cameras by name", where, _TODO)
@@ -85,7 +85,7 @@ def _parse(key: str, entry: dict[str, Any], where: str) -> KnownCalibration:
 def _number(entry: dict[str, Any], key: str, where: str, *names: str, default: float | None = None) -> float:
     """The first of the entry's values of these names."""
     value = next((entry[n] for n in names if n in entry), default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         raise InputError(f"The camera {key!r} has no number for {names[0]!r}", where, _TODO)
     return float(value)
 
