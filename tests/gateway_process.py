@@ -58,7 +58,8 @@ async def serve(data: Path, port: int, given: dict) -> None:
     jobs = Jobs()
     patience = Patience(given.get("silent_s", 3.0), given.get("poll_s", 0.1), given.get("wait_s", 0.1))
     policy = read_policy(Path(given["policy"])) if "policy" in given else Policy()
-    settings = GatewaySettings(Engine(given.get("engine", "auto")), policy, patience, given.get("look_every_s", 0.5))
+    look_every_s, private = given.get("look_every_s", 0.5), given.get("server", {}).get("allow_private_urls", False)
+    settings = GatewaySettings(Engine(given.get("engine", "auto")), policy, patience, look_every_s, private)
     gateway = Gateway(data, settings, jobs, TestDoor(given.get("url", "")))
     canned = CannedDriver(TestMode())
 

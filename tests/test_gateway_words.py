@@ -17,9 +17,11 @@ from passel.errors import StorageError
 from passel.gateway.book import Book
 from passel.gateway.client import MOST_PARALLEL, NodeLies, NodeSilent, RemoteTask, opened
 from passel.gateway.desk import NewNode, NodeDesk, NodeLine
+from passel.gateway.downloading import download
 from passel.gateway.fetching import fetch
 from passel.gateway.node import node_at
 from passel.server.folders import JobFolder
+from passel.server.outgoing import Gate
 from passel.server.settings import Limits
 
 UUID = "0b0c0d0e-0000-4000-8000-000000000001"
@@ -137,10 +139,50 @@ def test_an_empty_archive_is_no_result(tmp_path, monkeypatch):
     async def fetched() -> None:
         empty = b"PK\x05\x06" + bytes(18)
         async with saying(empty, "application/zip") as url, opened(node_at(url)) as client:
-            await fetch(client, UUID, folder, 1.0)
+            await fetch(client, UUID, folder, 1.0, Gate(False))
 
     with pytest.raises(NodeLies, match="empty"):
         asyncio.run(fetched())
+
+
+def test_a_node_sends_us_only_where_we_may_go_for_its_results():
+    """ClusterODM answers with 301 to a bucket. A liar could send us into our own network."""
+    asked: list[tuple[str, str]] = []
+
+    async def bucket(request: web.Request) -> web.Response:
+        asked.append((request.path, request.query_string))
+        return web.Response(body=b"PK", content_type="application/zip")
+
+    async def got(location: str, gate: Gate) -> bytes:
+        async def node(request: web.Request) -> web.Response:
+            asked.append((request.path, request.query_string))
+            if request.path == "/results":
+                return web.Response(body=b"own", content_type="application/zip")
+            return web.Response(status=301, headers={"Location": location or request.path})
+
+        async with (
+            serving(node) as url,
+            opened(node_at(url, "secret")) as client,
+            download(client, UUID, 0, "", gate) as response,
+        ):
+            return await response.read()
+
+    async def tried(path: str, gate: Gate) -> bytes:
+        async with serving(bucket) as url:
+            return await got(url.replace("127.0.0.1", path), gate)
+
+    assert asyncio.run(tried("127.0.0.1", Gate(True))) == b"PK"
+    assert asked[-1] == ("/", ""), "a node's token is for the node"
+    assert asyncio.run(tried("localhost", Gate(True))) == b"PK"
+    assert asyncio.run(got("/results", Gate(False))) == b"own"
+    assert asked[-1] == ("/results", "token=secret")
+    for location in ("http://127.0.0.1:1/x", "http://169.254.169.254/latest", "file:///etc/passwd", "http://[::1/"):
+        with pytest.raises(NodeLies, match="It sends us to"):
+            asyncio.run(got(location, Gate(False)))
+    with pytest.raises(NodeSilent, match="allow-private-urls"):
+        asyncio.run(tried("localhost", Gate(False)))
+    with pytest.raises(NodeLies, match="on and on"):
+        asyncio.run(got("", Gate(True)))
 
 
 def test_a_full_disk_locks_nobody_out_of_the_book(tmp_path):

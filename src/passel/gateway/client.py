@@ -32,6 +32,7 @@ CONNECT_S = 10.0
 SLOWEST_BYTES_S = 30_000.0
 """A photo that goes slower than this is sent again."""
 CHUNK_BYTES = 1 << 18
+USUAL_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "passel"}
 LONGEST_PAUSE_S = 60.0
 """A node that asks for a longer pause is asked again all the same."""
 _FULL = re.compile(r"ENOSPC|no space left|disk( is|'s)?( too)? full|disk quota", re.IGNORECASE)
@@ -120,7 +121,7 @@ class NodeClient:
     """Speaks with one node over a session that `opened` made."""
 
     def __init__(self, node: Node, session: aiohttp.ClientSession) -> None:
-        self.node, self._session = node, session
+        self.node, self.session = node, session
 
     async def info(self) -> Seen:
         """What it says of itself."""
@@ -213,21 +214,14 @@ class NodeClient:
         if said.get("success") is not True:
             raise NodeLies(f"It did not say that it did `{action}`", self.node.name)
 
-    @asynccontextmanager
-    async def download(self, uuid: str, start: int, etag: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """all.zip, from byte `start` on if it still is the one with this etag (status 206), else the whole (200)."""
-        headers = {"Range": f"bytes={start}-", "If-Range": etag} if start and etag else {}
-        address = f"{self.node.url}/task/{uuid}/download/all.zip"
-        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, sock_read=2 * LONGEST_ANSWER_S)
-        with self._troubles(address):
-            async with self._session.get(address, params=self._query(), headers=headers, timeout=timeout) as response:
-                if response.status not in {200, 206}:
-                    raise NodeSilent(f"It answers the download with status {response.status}", self.node.name)
-                if "json" in response.content_type:
-                    body = await _bounded(response, MOST_INFO_BYTES, self.node)
-                    _fields(_parsed(body, self.node, "download"), "download")
-                    raise NodeLies("It sent JSON for a ZIP file", self.node.name)
-                yield response
+    async def check_download(self, response: aiohttp.ClientResponse) -> None:
+        """NodeError unless this is the beginning of an archive, or of the rest of one."""
+        if response.status not in {200, 206}:
+            raise NodeSilent(f"It answers the download with status {response.status}", self.node.name)
+        if "json" in response.content_type:
+            body = await _bounded(response, MOST_INFO_BYTES, self.node)
+            _fields(_parsed(body, self.node, "download"), "download")
+            raise NodeLies("It sent JSON for a ZIP file", self.node.name)
 
     async def _ask(
         self,
@@ -242,13 +236,13 @@ class NodeClient:
         """The JSON of an answer."""
         address, begun = self.node.url + path, False
         try:
-            with self._troubles(path):
+            with self.troubles(path):
                 async with (
                     asyncio.timeout(longest_s),
-                    self._session.request(
+                    self.session.request(
                         method,
                         address,
-                        params={**(query or {}), **self._query()},
+                        params={**(query or {}), **self.query()},
                         data=data,
                         headers=headers,
                         allow_redirects=False,
@@ -272,10 +266,12 @@ class NodeClient:
             raise NodeSilent(f"It answers {path} with status {response.status}", self.node.name)
         return _parsed(body, self.node, path)
 
-    def _troubles(self, where: str) -> _Troubles:
+    def troubles(self, where: str) -> _Troubles:
+        """Around what speaks with the node: what the network raises comes out as NodeError."""
         return _Troubles(self.node, where)
 
-    def _query(self) -> dict[str, str]:
+    def query(self) -> dict[str, str]:
+        """What each request to the node has in its address."""
         return {"token": self.node.token} if self.node.token else {}
 
 
@@ -315,11 +311,10 @@ async def opened(node: Node) -> AsyncIterator[NodeClient]:
             raise NodeError(f"Its certificate authority cannot be read: {e}", node.ca_file) from None
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
     connector = aiohttp.TCPConnector(ssl=trust, limit=16)
-    headers = {"Accept-Encoding": "identity", "User-Agent": "passel"}
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=timeout,
-        headers=headers,
+        headers=USUAL_HEADERS,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from passel.errors import StorageError
 from passel.gateway.client import NodeClient, NodeLies, NodeSilent
+from passel.gateway.downloading import download
 from passel.gateway.sending import FORWARD
 from passel.server.folders import JobFolder, sync_folder
 from passel.server.jobs import JobError
+from passel.server.outgoing import Gate
 from passel.server.settings import Limits
 from passel.server.unpacking import Bounds, unpack_tree
 
@@ -21,13 +23,13 @@ _BAD_ARCHIVES = 2
 _PAUSE_S = 2.0
 
 
-async def fetch(client: NodeClient, uuid: str, folder: JobFolder, patience_s: float) -> None:
+async def fetch(client: NodeClient, uuid: str, folder: JobFolder, patience_s: float, gate: Gate) -> None:
     """The task's results are in `folder.output` when this returns. NodeSilent after `patience_s` without progress; NodeLies
-    when what comes is no good archive. May be done again at any time.
+    when what comes is no good archive. gate: where else than on the node they may lie. May be done again at any time.
     """
     limits, archive = Limits(), folder.root / FORWARD / "all.zip"
     for bad in range(_BAD_ARCHIVES + 1):
-        await _downloaded(client, uuid, archive, limits, patience_s)
+        await _downloaded(client, uuid, archive, patience_s, gate)
         try:
             await asyncio.to_thread(_put_in_place, archive, folder, limits)
         except JobError as e:
@@ -46,9 +48,9 @@ def check_room(folder: Path, limits: Limits, size: int) -> None:
         raise StorageError("The disk is too full for the results", str(folder), "make room")
 
 
-async def _downloaded(client: NodeClient, uuid: str, archive: Path, limits: Limits, patience_s: float) -> None:
+async def _downloaded(client: NodeClient, uuid: str, archive: Path, patience_s: float, gate: Gate) -> None:
     """all.zip, whole. Every piece that arrives begins the patience anew."""
-    loop = asyncio.get_running_loop()
+    loop, limits = asyncio.get_running_loop(), Limits()
     part, etag = archive.with_suffix(".part"), ""
     part.parent.mkdir(exist_ok=True)
     part.unlink(missing_ok=True)
@@ -56,7 +58,7 @@ async def _downloaded(client: NodeClient, uuid: str, archive: Path, limits: Limi
     while True:
         try:
             start = part.stat().st_size if part.exists() else 0
-            async with client.download(uuid, start, etag) as response:
+            async with download(client, uuid, start, etag, gate) as response:
                 length = response.content_length
                 check_room(archive.parent, limits, length or 0)
                 etag = response.headers.get("ETag", "") if "bytes" in response.headers.get("Accept-Ranges", "") else ""

@@ -35,6 +35,7 @@ from passel.gateway.routing import MOST_BLAMED_ATTEMPTS, MOST_DISTINCT_NODES, Ne
 from passel.gateway.sending import send, shipment_of
 from passel.server.folders import JobFolder
 from passel.server.jobs import RunEnd
+from passel.server.outgoing import Gate
 
 LOST, FORGOT, NO_MEMORY, TAKEN_OUT = "lost: ", "forgot the task", "not enough memory", "its node was taken out"
 _UPLOAD_SHARE = 5.0
@@ -61,10 +62,21 @@ class Voice:
 
 
 class Forwarder:
-    """One job's. `run` it; it may be killed and another one run at any time, but not two at once."""
+    """One job's. `run` it; it may be killed and another one run at any time, but not two at once. gate: where else than on their
+    node results may lie.
+    """
 
-    def __init__(self, book: Book, freight: Freight, folder: JobFolder, voice: Voice, patience: Patience) -> None:
-        self._book, self._freight, self._folder, self._voice, self._patience = book, freight, folder, voice, patience
+    def __init__(
+        self, book: Book, freight: Freight, folder: JobFolder, voice: Voice, patience: Patience, gate: Gate
+    ) -> None:
+        self._gate, self._book, self._freight, self._folder, self._voice, self._patience = (
+            gate,
+            book,
+            freight,
+            folder,
+            voice,
+            patience,
+        )
         self._photos = sum(1 for p in folder.photos.iterdir() if p.is_file())
 
     async def run(self) -> RunEnd:
@@ -215,7 +227,7 @@ class Forwarder:
         told = False
         while True:
             try:
-                return await fetch(client, uuid, self._folder, self._patience.silent_s)
+                return await fetch(client, uuid, self._folder, self._patience.silent_s, self._gate)
             except StorageError as e:
                 if not told:
                     self._voice.say(f"warning: {e}; the node keeps them until there is room here")

@@ -19,6 +19,7 @@ from passel.gateway.forward import Forwarder, Patience, Voice, end_of
 from passel.gateway.freight import read_freight
 from passel.server.folders import JobFolder
 from passel.server.jobs import RunEnd
+from passel.server.outgoing import Gate
 
 
 def main(words: list[str]) -> None:
@@ -26,15 +27,16 @@ def main(words: list[str]) -> None:
     given = _parser().parse_args(words)
     threading.Thread(target=_end_with, args=(given.lifeline,), daemon=True).start()
     patience = Patience(given.silent_s, given.poll_s, given.wait_s)
-    end = _forwarded(given.book, JobFolder(given.folder), patience)
+    end = _forwarded(given.book, JobFolder(given.folder), patience, Gate(given.private_urls))
     _tell(event="end", code=end.code, message=end.message, todo=end.todo, where=end.where)
 
 
-def _forwarded(path: Path, folder: JobFolder, patience: Patience) -> RunEnd:
+def _forwarded(path: Path, folder: JobFolder, patience: Patience, gate: Gate) -> RunEnd:
     try:
         book = Book(path)
         try:
-            return asyncio.run(Forwarder(book, read_freight(folder.root), folder, Voice(_say, _stage), patience).run())
+            voice = Voice(_say, _stage)
+            return asyncio.run(Forwarder(book, read_freight(folder.root), folder, voice, patience, gate).run())
         finally:
             book.close()
     except PasselError as e:
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=kind, required=True)
     for name in ("silent", "poll", "wait"):
         parser.add_argument(f"--{name}-s", type=float, default=getattr(Patience, f"{name}_s"))
+    parser.add_argument("--private-urls", action="store_true")
     return parser
 
 

@@ -39,12 +39,15 @@ _OVER = {State.COMPLETED, State.FAILED, State.CANCELED, State.REMOVING}
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """engine: who makes maps of tokens for which the policy does not say it. look_every_s: between two looks at a node."""
+    """engine: who makes maps of tokens for which the policy does not say it. look_every_s: between two looks at a node.
+    allow_private_urls: a node may send us into private networks for its results.
+    """
 
     engine: Engine = Engine.AUTO
     policy: Policy = field(default_factory=Policy)
     patience: Patience = field(default_factory=Patience)
     look_every_s: float = 10.0
+    allow_private_urls: bool = False
 
 
 def book_path(data: Path) -> Path:
@@ -124,7 +127,8 @@ class Gateway:
         words = {"book": self.book.path, "folder": folder, "lifeline": lifeline_fd, "silent-s": patience.silent_s}
         words |= {"poll-s": patience.poll_s, "wait-s": patience.wait_s}
         named = (str(w) for name, value in words.items() for w in (f"--{name}", value))
-        return (sys.executable, "-P", "-m", "passel.gateway.forward_driver", *named)
+        private = ("--private-urls",) if self._settings.allow_private_urls else ()
+        return (sys.executable, "-P", "-m", "passel.gateway.forward_driver", *named, *private)
 
     def _goes_to_nodes(self, job: Job, task: Task) -> bool:
         """What the token's policy demands, else what the task asks for, else what the server does. What our own engine has

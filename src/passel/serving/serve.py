@@ -187,7 +187,8 @@ class _Serving:
         jobs = GatewayJobs(lambda: self._server.service)
         door = PublicDoor(self._tokens, self._page)
         workers = OwnWorkers(lambda: self._coordinator.status().workers)
-        gateway = Gateway(self._folder.root, GatewaySettings(options.engine, self._policy), jobs, door, workers)
+        settings = GatewaySettings(options.engine, self._policy, allow_private_urls=options.server.allow_private_urls)
+        gateway = Gateway(self._folder.root, settings, jobs, door, workers)
         for node in read_nodes_file(options.nodes) if options.nodes else ():
             gateway.book.enroll(node)
         return gateway
