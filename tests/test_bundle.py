@@ -220,6 +220,30 @@ def test_a_computer_without_home_or_room_is_told(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".local/share/passel/*")), "a half environment keeps no room"
 
 
+def test_what_the_script_has_not_made_is_not_removed(tmp_path: Path) -> None:
+    """PASSEL_HOME is the user's to name: perhaps a disk with much room, and photos on it."""
+    here = f"{os.uname().sysname} {os.uname().machine}"
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    script = join_script(Kit("pip-1.whl", (minor,), (here,)), "http://127.0.0.1:9/wheels/", "https://127.0.0.1:9")
+
+    def run(home: Path) -> str:
+        environment = {"PATH": os.environ["PATH"], "PASSEL_HOME": str(home)}
+        done = subprocess.run(
+            ["sh"], input=script, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        return done.stderr
+
+    for name in ("photo.jpg", "pyvenv.cfg", ".hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        assert "holds something else: set PASSEL_HOME to a new folder" in run(tmp_path / name)
+        assert (tmp_path / name / name).read_text() == "mine"
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "pip-1.whl").write_text("an earlier installation, broken since")
+    assert "the kit at http://127.0.0.1:9/wheels/ cannot be read" in run(tmp_path / "half")
+
+
 async def nothing_else(scope, receive, send) -> None:
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 418, "headers": []})

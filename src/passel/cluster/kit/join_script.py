@@ -45,7 +45,16 @@ find_python() {
   fail "this computer has no Python of the coordinator's version: install Python $pythons (with venv)"
 }
 
+# Whether there is something in the folder that this script has not put there: it leaves pip's wheel in its own.
+holds_something_else() {
+  [ -n "$(ls -A "$home" 2>/dev/null)" ] && ! ls "$home"/pip-*.whl >/dev/null 2>&1
+}
+
 install_passel() {
+  if holds_something_else; then
+    echo "passel: error: $home holds something else: set PASSEL_HOME to a new folder for the software" >&2
+    exit 1
+  fi
   find_python
   echo "Installing Passel $version into $home: about 1.2 GB, a minute or two, once." >&2
   rm -rf "$home.new" "$home"
