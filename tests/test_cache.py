@@ -234,6 +234,25 @@ def test_copies_hold_nobody_up_and_a_step_that_is_cancelled_meanwhile_leaves_non
     assert list((cache.root / "views").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["logs", "views", "files/ab", "store/ab", "aliases", "partial"])
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path, name):
+    """All of what is unknown in these would be removed: `passel join --cache ~/flights`, where there happen to be logs."""
+    theirs = tmp_path / "flights" / name / "mine.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(
+        StorageError, match=f"holds {name.partition('/')[0]}, which no worker has made.*--cache of its own"
+    ):
+        Cache(tmp_path / "flights", 1000).open()
+    assert [p for p in (tmp_path / "flights").rglob("*") if p.is_file()] == [theirs]
+    (tmp_path / "disk" / "lost+found").mkdir(parents=True)  # in itself a new disk is fine
+    new = Cache(tmp_path / "disk", 1000)
+    new.open()
+    new.close()
+    new.open()
+    new.close()
+
+
 def test_one_folder_has_one_agent(cache):
     with pytest.raises(StorageError, match="Another worker"):
         Cache(cache.root, 1000).open()

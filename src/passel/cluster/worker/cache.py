@@ -32,6 +32,7 @@ from passel.pipeline.store import Store, file_sha256, storage_errors
 
 _CHECKED_NS = 1_000_000_000 * 10**9
 _KEY = re.compile(r"[0-9a-f]{64}")
+_OWN_FOLDERS = ("files", "aliases", "partial", "views", "store", "logs")
 Kind = Literal["file", "artifact", "partial"]
 
 
@@ -56,10 +57,10 @@ class Cache:
         self._removed: dict[str, None] = {}
 
     def open(self) -> None:
-        """Locks the folder and looks at what is in it. Raises StorageError, also when another agent has it."""
+        """Locks the folder and looks at what is in it. Raises StorageError, also when another agent has it, or it is somebody else's."""
         with storage_errors(self.root):
-            for folder in ("files", "aliases", "partial", "views"):
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._refuse_strangers()
             self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,12 +69,22 @@ class Cache:
                 self._lock = -1
                 advice = "stop it, or give this one another --cache"
                 raise StorageError("Another worker uses this cache", str(self.root), advice) from error
+            for folder in ("files", "aliases", "partial", "views"):
+                (self.root / folder).mkdir(exist_ok=True)
             shutil.rmtree(self.root / "views")
             (self.root / "views").mkdir()
         self.store.create()
         with storage_errors(self.root):
             self._scan()
             self._make_room(0)
+
+    def _refuse_strangers(self) -> None:
+        """In these folders what is not known is removed, so they must be ours. The lock is the first thing that we make."""
+        if not (self.root / "lock").exists():
+            for name in _OWN_FOLDERS:
+                if (self.root / name).exists():
+                    what = f"The folder for the cache holds {name}, which no worker has made"
+                    raise StorageError(what, str(self.root), "give the worker a --cache of its own")
 
     def close(self) -> None:
         """Lets another agent have the folder."""
