@@ -13,6 +13,7 @@ from passel.cluster.trust.authority import Authority
 from passel.errors import UsageError
 from passel.gateway.attempt import Attempt, Stage
 from passel.gateway.book import Book
+from passel.gateway.circle import MOST_TOLD, circle, reached
 from passel.gateway.commands import node_command
 from passel.gateway.desk import NewNode, NodeDesk, NodeLine
 from passel.gateway.forward import given_up
@@ -327,3 +328,13 @@ def test_limits_of_a_token_are_the_servers_and_parts_do_not_count_as_tasks(tmp_p
     parts = policy.limits(parts_owner("club"), usual)
     assert (parts.max_images, parts.max_tasks_a_owner) == (5, usual.max_tasks_a_owner)
     assert parts_owner(parts_owner("club")) == "parts of club"
+
+
+def test_who_a_task_may_come_to_is_forgotten_when_a_circle_is_opened():
+    """a → b → c → a: each finds itself behind its node; what stood in the circle is not told on for ever."""
+    nodes = (node("odm"), node("b", passels=("b", "c", "a")), node("d", passels=("d", "e")))
+    assert reached("a", nodes) == ("a", "b", "d", "e")
+    assert "round in a circle" in circle("a", nodes[1].seen)
+    assert "this Passel itself" in circle("b", nodes[1].seen)
+    assert circle("a", nodes[0].seen) == circle("a", nodes[2].seen) == ""
+    assert len(reached("a", [node("many", passels=tuple(f"n{i}" for i in range(1000)))])) == MOST_TOLD

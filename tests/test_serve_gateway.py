@@ -14,6 +14,7 @@ from passel.cluster.trust.tokens import OWN_NAME, AccessBook, TokenRefused, Toke
 from passel.fleet.ports import WorkerSeen
 from passel.gateway.book import Book
 from passel.gateway.node import Seen
+from passel.server.wire import PASSELS_HEADER
 from passel.serving.gateway import FleetNodes, PublicDoor
 from serving import running, serve_words, until
 
@@ -55,6 +56,43 @@ def test_a_node_makes_the_map(tmp_path: Path, tiny_photo: bytes) -> None:
         until(lambda: get(f"{page}/task/{task}/info")["status"]["code"] in (30, 40), "the task ended")
         ended = get(f"{page}/task/{task}/info")
         assert ended["status"]["code"] == 40, (ended, get(f"{page}/task/{task}/output?line=0"))
+
+
+def test_no_passel_is_its_own_node_nor_that_of_its_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Directly, through another one, and when a list of nodes says so: a task would go round in a circle."""
+    listed = tmp_path / "nodes.json"
+    first, port, _ = serve_words(tmp_path / "first", "--no-worker", "--nodes", str(listed))
+    second, other, _ = serve_words(tmp_path / "second", "--no-worker")
+    listed.write_text(json.dumps([{"hostname": "127.0.0.1", "port": str(port), "token": ""}]))
+
+    def add(folder: str, at: int) -> tuple[int, str]:
+        code = cli.main(["node", "add", f"http://127.0.0.1:{at}", "--data", str(tmp_path / folder)])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    def nodes(folder: str) -> dict[str, str]:
+        assert cli.main(["node", "list", "--json", "--data", str(tmp_path / folder)]) == 0
+        return {n["url"]: n["trouble"] for n in json.loads(capsys.readouterr().out)}
+
+    def reached(page: str) -> list[str]:
+        with urllib.request.urlopen(f"{page}/info", timeout=60) as answer:
+            return answer.headers[PASSELS_HEADER].split(", ")
+
+    with running(first, tmp_path / "first.log") as one, running(second, tmp_path / "second.log") as two:
+        one.wait_for("is ready")
+        two.wait_for("is ready")
+        itself, behind = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{other}"
+        until(lambda: "this Passel itself" in nodes("first")[itself], "the listed node is known to be itself")
+        code, said = add("first", port)
+        assert code
+        assert "It is this Passel itself" in said
+        assert add("first", other)[0] == 0
+        until(lambda: len(reached(itself)) == 2, "the first one tells that tasks may come to the second")
+        assert reached(itself)[1:] == reached(behind)
+        code, said = add("second", port)
+        assert code
+        assert "round in a circle" in said
+        assert (nodes("first"), nodes("second")) == ({behind: ""}, {})
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ have open at the same time. What it says is on disk, so it holds after a kill -9
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 import threading
 import time
@@ -30,6 +31,7 @@ create table if not exists attempt (id integer primary key autoincrement, job te
     cleaned integer not null default 0);
 create index if not exists attempt_job on attempt (job, round);
 create index if not exists attempt_cleaned on attempt (cleaned);
+create table if not exists passel (one integer primary key check (one = 1), identity text not null);
 create table if not exists door (url text primary key, job text not null);
 create table if not exists sent (attempt integer not null, name text not null, primary key (attempt, name)) without rowid;
 """
@@ -55,6 +57,16 @@ class Book:
     def now_s(self) -> float:
         """The book's time."""
         return self._clock()
+
+    def identity(self) -> str:
+        """Of the Passel whose book this is: 16 hex digits, made at the first question."""
+        with self._told():
+            row = self._db.execute("select identity from passel").fetchone()
+        if row is None:
+            with self._writing():
+                self._db.execute("insert or ignore into passel values (1, ?)", (secrets.token_hex(8),))
+            return self.identity()
+        return str(row[0])
 
     # ---- nodes
 
@@ -112,6 +124,10 @@ class Book:
                 else replace(n, seen=seen)
             ),
         )
+
+    def shunned(self, name: str, seen: Seen, words: str) -> None:
+        """The node answers, and can be given nothing all the same."""
+        self.change(name, lambda n: replace(n, seen=seen, trouble=words))
 
     def troubled(self, name: str, words: str, lies: bool) -> None:
         """The node does not answer, or (lies) cannot be worked with for a while: it talks nonsense, or takes nothing."""
@@ -268,7 +284,9 @@ class Book:
         try:
             fields = json.loads(body)
             seen = fields.pop("seen")
-            return Node(**fields, seen=None if seen is None else Seen(**seen))
+            if seen is not None:
+                seen = Seen(**{**seen, "passels": tuple(seen.get("passels", ()))})
+            return Node(**fields, seen=seen)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             todo = "another version may have written it; delete the file and add the nodes again"
             raise StorageError(f"A node's line cannot be read: {e}", str(self.path), todo) from None

@@ -21,8 +21,10 @@ from typing import Any
 import aiohttp
 
 from passel.errors import PasselError, network_reason
+from passel.gateway.circle import MOST_TOLD
 from passel.gateway.node import Node, Seen
 from passel.gateway.words import number_or, plain, sound
+from passel.server.wire import PASSELS_HEADER
 
 MOST_ANSWER_BYTES = 16 << 20
 MOST_INFO_BYTES = 64 << 10
@@ -117,6 +119,14 @@ class Pace:
         await asyncio.sleep(self._free_at_s - now_s)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """said: its JSON."""
+
+    said: object
+    headers: Mapping[str, str]
+
+
 class NodeClient:
     """Speaks with one node over a session that `opened` made."""
 
@@ -125,7 +135,8 @@ class NodeClient:
 
     async def info(self) -> Seen:
         """What it says of itself."""
-        said = _fields(await self._ask("GET", "/info", most_bytes=MOST_INFO_BYTES, longest_s=LONGEST_INFO_S), "/info")
+        answer = await self._heard("GET", "/info", most_bytes=MOST_INFO_BYTES, longest_s=LONGEST_INFO_S)
+        said, told = _fields(answer.said, "/info"), answer.headers.get(PASSELS_HEADER, "")
         most = said.get("maxImages")
         return Seen(
             at_s=time.time(),
@@ -137,6 +148,7 @@ class NodeClient:
             max_images=(_whole(most, "maxImages") or None) if most is not None else None,
             memory_bytes=_whole(said.get("totalMemory", 0), "totalMemory"),
             cpus=_whole(said.get("cpuCores", 0), "cpuCores"),
+            passels=tuple(re.findall(r"[0-9a-f]{16}", told))[:MOST_TOLD],
         )
 
     async def task(self, uuid: str, from_line: int | None = None) -> RemoteTask:
@@ -223,7 +235,11 @@ class NodeClient:
             _fields(_parsed(body, self.node, "download"), "download")
             raise NodeLies("It sent JSON for a ZIP file", self.node.name)
 
-    async def _ask(
+    async def _ask(self, method: str, path: str, query: Mapping[str, str] | None = None, **more: Any) -> object:
+        """The JSON of an answer."""
+        return (await self._heard(method, path, query, **more)).said
+
+    async def _heard(
         self,
         method: str,
         path: str,
@@ -232,8 +248,7 @@ class NodeClient:
         headers: Mapping[str, str] | None = None,
         most_bytes: int = MOST_ANSWER_BYTES,
         longest_s: float = LONGEST_ANSWER_S,
-    ) -> object:
-        """The JSON of an answer."""
+    ) -> _Answer:
         address, begun = self.node.url + path, False
         try:
             with self.troubles(path):
@@ -264,7 +279,7 @@ class NodeClient:
             raise NodeSilent(f"It sends us on to {elsewhere}", self.node.name, "add the node with its own address")
         if response.status != 200:
             raise NodeSilent(f"It answers {path} with status {response.status}", self.node.name)
-        return _parsed(body, self.node, path)
+        return _Answer(_parsed(body, self.node, path), response.headers)
 
     def troubles(self, where: str) -> _Troubles:
         """Around what speaks with the node: what the network raises comes out as NodeError."""

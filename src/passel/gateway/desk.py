@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from passel.errors import UsageError
 from passel.gateway.attempt import Attempt
 from passel.gateway.book import Book, found_node
+from passel.gateway.circle import circle
 from passel.gateway.monitor import look, look_at_all
 from passel.gateway.node import Node, checked_pin, node_at
 from passel.gateway.routing import best, free_slots
@@ -116,12 +118,16 @@ class NodeDesk:
 
     async def add(self, new: NewNode) -> NodeLine:
         """Add a node and ask it how it is; it is added whether it answers or not. The same name again gets the new address,
-        token and settings, and keeps what was measured.
+        token and settings, and keeps what was measured. UsageError when it is this Passel itself or one that leads back here.
         """
         node = node_at(new.url, new.token, new.name)
         node = replace(node, ca_file=new.ca_file, pin=checked_pin(new.pin), max_upload_mb_s=new.max_upload_mb_s)
         await asyncio.to_thread(self._book.add, node)
         await look(self._book, node)
+        added = found_node(self._book, node.name)
+        if added.seen is not None and (why := circle(self._book.identity(), added.seen)):
+            self._book.delete(node.name)
+            raise UsageError(why, new.url, "it was not added; a Passel and its nodes must not be each other's nodes")
         return self.info(node.name).line
 
     def delete(self, name: str) -> None:

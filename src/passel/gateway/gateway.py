@@ -16,6 +16,7 @@ from pathlib import Path
 from passel.errors import InputError
 from passel.gateway.attempt import Attempt
 from passel.gateway.book import Book
+from passel.gateway.circle import reached
 from passel.gateway.desk import NodeDesk
 from passel.gateway.doors import Doors
 from passel.gateway.forward import Patience
@@ -63,6 +64,7 @@ class Gateway:
     ) -> None:
         self.book = Book(book_path(data))
         self.desk = NodeDesk(self.book)
+        self._identity = self.book.identity()
         self._settings, self._jobs, self._workers = settings, jobs, workers
         self._doors = Doors(self.book, door, self._is_over)
         self._promised_s: dict[str, float] = {}
@@ -95,11 +97,11 @@ class Gateway:
         return sum(seen.max_parallel for seen in usable)
 
     def machine(self) -> Machine:
-        """Memory and processors of the nodes that are online, for the server's /info."""
-        now_s = self.book.now_s()
-        seen = [n.seen for n in self.nodes() if n.seen is not None and n.is_online(now_s)]
+        """Memory and processors of the nodes that are online, for the server's /info, and which Passels are behind us."""
+        now_s, nodes = self.book.now_s(), self.nodes()
+        seen = [n.seen for n in nodes if n.seen is not None and n.is_online(now_s)]
         memory = sum(s.memory_bytes for s in seen)
-        return Machine(memory, memory, sum(s.cpus for s in seen))
+        return Machine(memory, memory, sum(s.cpus for s in seen), reached(self._identity, nodes))
 
     def command(self, task: Task, lifeline_fd: int) -> tuple[str, ...] | None:
         """The forwarder of this task, or None when Passel's own engine is to run it. InputError: its token may not do this.

@@ -10,6 +10,7 @@ from typing import TypeVar
 from passel.errors import StorageError
 from passel.gateway.attempt import DONE, Attempt, Stage
 from passel.gateway.book import Book
+from passel.gateway.circle import circle
 from passel.gateway.client import (
     COMPLETED,
     NodeClient,
@@ -38,6 +39,11 @@ async def look(book: Book, node: Node) -> bool:
     try:
         async with opened(node) as client:
             seen = await client.info()
+        if words := circle(await asyncio.to_thread(book.identity), seen):
+            if node.trouble != words:
+                log.warning("node %s: %s", node.name, words)
+            await asyncio.to_thread(book.shunned, node.name, seen, words)
+            return False
     except NodeError as e:
         trouble = await _told(node, e)
         if node.trouble != trouble:

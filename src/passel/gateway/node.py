@@ -20,7 +20,8 @@ class Seen:
     """What a node last said of itself in /info.
 
     at_s: when, seconds since 1970. queue: tasks that wait or run there. max_parallel: tasks that it runs at once.
-    max_images: photos a task, None = any number. memory_bytes: of the machine; 0 when it did not say.
+    max_images: photos a task, None = any number. memory_bytes: of the machine; 0 when it did not say. passels: identities of
+    the Passels that its tasks may come to, its own first; none of a NodeODM.
     """
 
     at_s: float
@@ -32,6 +33,7 @@ class Seen:
     max_images: int | None
     memory_bytes: int
     cpus: int
+    passels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

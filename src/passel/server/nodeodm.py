@@ -21,7 +21,7 @@ from passel.server.ports import Machine
 from passel.server.requests import Desk, answer
 from passel.server.service import JobService
 from passel.server.settings import API_VERSION, ServerSettings
-from passel.server.wire import info_fields
+from passel.server.wire import PASSELS_HEADER, info_fields
 
 MOST_QUEUED_SHOWN = 2**31 - 1
 
@@ -43,7 +43,11 @@ def _node_routes(router: APIRouter, desk: Desk, machine: Callable[[], Machine]) 
     async def info(request: Request) -> Response:
         if request.query_params.get("_debugUnauthorized"):
             return Response(status_code=401)
-        return answer(_info(desk.service, desk.owner(request), machine()))
+        now = machine()
+        response = answer(_info(desk.service, desk.owner(request), now))
+        if now.passels:
+            response.headers[PASSELS_HEADER] = ", ".join(now.passels)
+        return response
 
     @router.get("/options", summary="Options of a task", openapi_extra=query("token"))
     async def get_options(request: Request) -> Response:

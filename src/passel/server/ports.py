@@ -20,11 +20,14 @@ class TokenChecker(Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """What /info tells of the machine, or of all machines together."""
+    """What /info tells of the machine, or of all machines together. passels: identities of the Passels that a task given to this
+    one may come to.
+    """
 
     total_memory_bytes: int
     available_memory_bytes: int
     cpus: int
+    passels: tuple[str, ...] = ()
 
 
 class Capacity(Protocol):

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from passel.server.jobs import CODES, Job, State
 
+PASSELS_HEADER = "Passel-Reaches"
+"""Of the answer to /info: identities of the Passels that a task given to this one may come to."""
+
 
 def info_fields(job: Job, now_ms: int, output: list[str] | None = None) -> dict[str, object]:
     """The answer to /task/<uuid>/info. output: only when the client asked for it."""

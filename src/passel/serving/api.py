@@ -44,6 +44,7 @@ class AllMachines:
             total_mb * 10**6 + nodes.total_memory_bytes,
             free_mb * 10**6 + nodes.available_memory_bytes,
             sum(w.slots.cpus for w in seen) + nodes.cpus,
+            nodes.passels,
         )
 
     def more_tasks(self) -> int:
