@@ -137,6 +137,25 @@ def test_a_removal_is_finished(world):
     assert list((world.data / "trash").iterdir()) == []
 
 
+def test_what_a_list_of_jobs_that_was_moved_away_knew_is_not_removed(world):
+    """As a damaged list's error advises; photos and maps may be wanted yet. Only what a dead `create` left goes."""
+    task = world.submit()
+    world.wait_for(task, 40)
+    world.stop()
+    for file in world.data.glob("jobs.sqlite*"):
+        file.unlink()
+    left = world.job_folder("01234567-89ab-4def-8123-456789abcdef")
+    (left / "photos").mkdir(parents=True)
+    world.start()
+    assert world.get("/task/list") == []
+    assert (world.job_folder(task) / "photos" / "a.jpg").read_bytes() == PHOTO
+    assert f"{world.job_folder(task)} is of no task in the list and stays" in world.log.read_text()
+    assert not left.exists()
+    answer = world.post("/task/new/init", {"name": "mine now"}, headers={"set-uuid": task})
+    assert "Invalid set-uuid" in answer["error"], "nobody gets another's photos by its number"
+    shutil.rmtree(world.job_folder(task))
+
+
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(tmp_path):
     """A client submits tasks with retries while the server is killed again and again."""
     chance = random.Random(1)

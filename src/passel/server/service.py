@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from passel.errors import StorageError
 from passel.server import jobs
@@ -152,6 +153,10 @@ class JobService:
         folder = self.folder(uuid)
         check_room(self.settings.data, self.settings.limits)
         async with self._runtimes.of(uuid).lock:
+            if known is None and await asyncio.to_thread(
+                _holds_files, folder.root
+            ):  # somebody's, see `_drop_strangers`
+                raise JobError(f"Invalid set-uuid: {uuid}")
             await asyncio.to_thread(_made, folder)
             job = jobs.new_job(uuid, owner, order, now_ms())
             await self._store.write(job)
@@ -327,13 +332,23 @@ class JobService:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _drop_strangers(self) -> None:
-        """Folders that no job owns: made by a `create` that died before it was acknowledged."""
+        """Folders that no job owns. Without a file, they were made by a `create` that died before it was acknowledged. Others may be all
+        that is left of people's maps, when the list of jobs was moved away or is an older one from a backup.
+        """
         for folder in self.settings.jobs.iterdir():
-            if UUID_FORM.fullmatch(folder.name) and self._store.get(folder.name) is None:
+            if not UUID_FORM.fullmatch(folder.name) or self._store.get(folder.name) is not None:
+                continue
+            if _holds_files(folder):
+                log.warning("%s is of no task in the list and stays: take out what is wanted, then remove it", folder)
+            else:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _console(self, uuid: str) -> Console:
         return self._runtimes.of(uuid).console_in(self.folder(uuid))
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _made(folder: JobFolder) -> None:
