@@ -183,6 +183,15 @@ def test_a_disk_that_cannot_hold_the_data(tmp_path: Path, options: str, message:
         assert message in done.stderr
 
 
+def test_the_trash_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / "trash").mkdir()
+    (tmp_path / "trash" / "mine.txt").write_text("mine")
+    done = said("serve", "--data", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"this trash is of no passel serve [{tmp_path}/trash]" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["trash"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -59,6 +59,9 @@ class DataFolder:
             raise StorageError(
                 "the data folder's path is too long for a socket", str(self.root), "choose a shorter --data"
             )
+        trash = self.root / "trash"
+        if trash.exists() and not (self.root / "lock").exists():  # the server empties its own at every start
+            raise StorageError("this trash is of no passel serve", str(trash), "choose another folder with --data")
         probe = self.root / ".probe"
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
