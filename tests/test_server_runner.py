@@ -60,6 +60,22 @@ def run_one(
     return asyncio.run(run())
 
 
+def test_clients_are_not_told_where_the_server_keeps_a_job(tmp_path):
+    """Also when the path to it has a link in it."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    root = tmp_path / "link" / "data" / "jobs" / "u"
+
+    def command(*_: object) -> tuple[str, ...]:
+        say = f'import json; print(json.dumps({{"event": "say", "text": "reads {root.resolve()}/photos/a.jpg"}}));'
+        end = {"event": "end", "code": 1, "message": f"No map of {root}", "where": f"{root}/photos: a.jpg"}
+        return sys.executable, "-c", f"{say} print(json.dumps({end!r}))"
+
+    job, output = run_one(tmp_path / "link" / "data", command)
+    assert job.error == "No map of the task's folder [photos: a.jpg]"
+    assert output[-2:] == ["reads photos/a.jpg", f"error: {job.error}"]
+
+
 def test_a_job_runs_to_its_end(tmp_path):
     job, output = run_one(tmp_path, well)
     assert job.state is State.COMPLETED

@@ -63,6 +63,12 @@ class JobFolder:
     def driver_log(self) -> Path:
         return self.root / "driver.log"
 
+    def shown(self, text: str) -> str:
+        """Words for clients, with paths as they are in the job: where the server keeps it is not for them."""
+        for root in (self.root.resolve(), self.root):
+            text = text.replace(f"{root}/", "").replace(str(root), "the task's folder")
+        return text
+
     def make(self) -> None:
         """Make the folders that uploads need, durably."""
         self.photos.mkdir(parents=True, exist_ok=True)

@@ -289,14 +289,16 @@ class Runner:
                 pause_s = min(2 * pause_s, LONGEST_RETRY_ROOM_S)
 
     async def _fail(self, uuid: str, runtime: Runtime, error: str) -> None:
+        error = self.folder(uuid).shown(error)
         self._say(uuid, runtime, f"error: {error}")
         running = (State.COMMITTING, State.RUNNING, State.ZIPPING)
         await self._finish(uuid, runtime, lambda j: jobs.failed(j, error, now_ms()), *running)
 
     def _say(self, uuid: str, runtime: Runtime, *lines: str) -> None:
         """Lines for the output. On a full disk they are lost, and the job goes on: there may be room again at its end."""
+        folder = self.folder(uuid)
         with suppress(OSError):
-            runtime.console_in(self.folder(uuid)).say(lines)
+            runtime.console_in(folder).say([folder.shown(line) for line in lines])
 
     async def _move(self, uuid: str, runtime: Runtime, expected: State, change: Callable[[Job], Job]) -> Job | None:
         """The job after the change; None when it is elsewhere by now (canceled, removed)."""
