@@ -477,3 +477,29 @@ def test_unknown_paths_and_methods(world):
     assert world.http.delete("/info").status_code == 405
     assert "/task/new/upload/{uuid}" in world.get("/openapi.json")["paths"]
     assert world.get("/swagger.json")["info"]["title"] == "Passel"
+
+
+def test_head_and_a_slash_at_the_end_as_nodeodms_web_framework_takes_them(world, script):
+    task = world.init()
+    for path in ("/info", "/info/", "/options", "/task/list/", "/auth/info/"):
+        got, head = world.http.get(path), world.http.head(path)
+        assert (got.status_code, head.status_code, head.content) == (200, 200, b"")
+        assert "error" not in got.json()
+        assert abs(int(head.headers["content-length"]) - len(got.content)) < 10  # free memory has more or fewer digits
+    assert world.http.post(f"/task/new/upload/{task}/", files=[("images", ("a.jpg", PHOTO))]).json()["success"]
+    assert world.http.post(f"/task/new/commit/{task}/").json() == {"uuid": task}
+    assert world.http.head(f"/task/{task}/info/").status_code == 200
+
+
+def test_an_empty_file_field_of_a_web_form_is_no_file(world):
+    task = world.init(outputs="null")
+    edge = b'--e\r\nContent-Disposition: form-data; name="images"; filename="%s"\r\n\r\n%s\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=e"}
+
+    def upload(*parts: tuple[bytes, bytes]) -> dict[str, object]:
+        body = b"".join(edge % part for part in parts) + b"--e--\r\n"
+        return world.http.post(f"/task/new/upload/{task}", content=body, headers=kind).json()
+
+    assert upload((b"", b"")) == {"error": "Need at least 1 file.", "noRetry": True}
+    assert [f["name"] for f in upload((b"", b""), (b"a.jpg", PHOTO))["files"]] == ["a.jpg"]
+    assert "cannot be used" in upload((b"", b"bytes"))["error"]

@@ -172,6 +172,20 @@ class _Part:
     held_bytes: int = 0
 
 
+class _NoFile:
+    """A file field that was left empty: web forms send it without a name. NodeODM does not see it either."""
+
+    def write(self, _: Sequence[Piece]) -> None:
+        """There is nothing in it."""
+        raise JobError("File name '' cannot be used")
+
+    def finish(self) -> None:
+        """It is complete."""
+
+    def keep(self) -> None:
+        """There is nothing to keep."""
+
+
 class _Form:
     """One multipart body. The tokenizer calls back while it reads a chunk; what it found is worked off after each."""
 
@@ -278,7 +292,7 @@ class _Form:
         part = self._part = _Part(parameters.get(b"name", b"").decode(errors="replace"))
         if b"filename" in parameters:
             name = parameters[b"filename"].decode(errors="replace")
-            part.sink = await asyncio.to_thread(self._open_file, part.name, name)
+            part.sink = await asyncio.to_thread(self._open_file, part.name, name) if name else _NoFile()
         elif len(self._fields) >= self._limits.max_fields:
             raise JobError(f"Too many fields; at most {self._limits.max_fields} are allowed")
 

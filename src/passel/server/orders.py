@@ -80,6 +80,8 @@ def _strings(text: str, field: str, most: int) -> list[str]:
         given = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise JobError(f"{field} is not valid JSON: {e}") from None
+    if given is None:
+        return []
     if not isinstance(given, list) or not all(isinstance(x, str) and _is_text(x) for x in given):
         raise JobError(f"{field} must be a list of strings")
     if len(given) > most:
