@@ -163,6 +163,9 @@ def test_publishing_copies_where_links_do_not_work(
     assert (tmp_path / "out" / "b").read_text() == "content"
     with pytest.raises(StorageError):
         publish(tmp_path / "missing", tmp_path / "out" / "c")
+    (tmp_path / "out" / "odm_dem").write_text("somebody's")
+    with pytest.raises(StorageError, match=r"A file lies where a folder should be \[.*/out/odm_dem\] → move it away"):
+        publish(tmp_path / "a", tmp_path / "out" / "odm_dem" / "dsm.tif")
 
 
 def test_rows_from_the_artifacts_of_earlier_steps(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,12 +89,15 @@ def written_aside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         os.replace(aside, path)
+    except (FileExistsError, NotADirectoryError) as e:
+        raise StorageError("A file lies where a folder should be", str(path.parent), "move it away") from e
     except OSError as e:
         raise StorageError(
             f"Cannot write: {e.strerror or e}", str(path), "free some space or choose another output folder"
         ) from e
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # what has just been told counts more
+            aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

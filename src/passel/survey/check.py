@@ -76,8 +76,8 @@ def name_findings(names: Sequence[str]) -> list[Finding]:
 
 def gps_findings(facts: Sequence[PhotoFacts], without: Sequence[str], georeferenced: bool) -> list[Finding]:
     """Photos without a usable position (`without`), and what a survey without any means. facts: photos used."""
-    found = []
-    bad = [f for f in facts if f.gps_note and f.name in set(without)]
+    found, lacking = [], set(without)
+    bad = [f for f in facts if f.gps_note and f.name in lacking]
     if bad:
         message = f"GPS that cannot be right is not used in {counted(len(bad))}: {some([f.name for f in bad])}"
         found.append(Finding("warning", "gps-invalid", f"{message}: {bad[0].gps_note}", tuple(f.name for f in bad)))
