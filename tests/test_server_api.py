@@ -503,3 +503,18 @@ def test_an_empty_file_field_of_a_web_form_is_no_file(world):
     assert upload((b"", b"")) == {"error": "Need at least 1 file.", "noRetry": True}
     assert [f["name"] for f in upload((b"", b""), (b"a.jpg", PHOTO))["files"]] == ["a.jpg"]
     assert "cannot be used" in upload((b"", b"bytes"))["error"]
+
+
+def test_names_that_old_clients_send_in_the_extended_form(world):
+    task = world.init()
+    head = b'--e\r\nContent-Disposition: form-data; name="images"; %s\r\n\r\nbytes\r\n--e--\r\n'
+
+    def name(parameter: bytes) -> str:
+        kind = {"Content-Type": "multipart/form-data; boundary=e"}
+        answer = world.http.post(f"/task/new/upload/{task}", content=head % parameter, headers=kind).json()
+        return answer["files"][0]["name"]
+
+    assert name(b"filename*=utf-8''%C3%9Cber%20See.jpg") == "Über See.jpg"
+    assert name(b"filename*=ISO-8859-1'en'%DCber.jpg") == "Über.jpg"
+    assert name(b"filename*=UTF-8''..%2F..%2Fx.jpg") == "x.jpg"
+    assert name(b"filename=\"plain.jpg\"; filename*=utf-8''other.jpg") == "plain.jpg"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Sink(Protocol):
         ...
 
 
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]*)", re.IGNORECASE)
+"""How Python clients of before 2019 (urllib3 < 1.25) send names that are not ASCII; the tokenizer leaves it out."""
 OpenFile = Callable[[str, str], Sink]
 """Opens the sink of a file: field name, file name as sent. Raises JobError to refuse."""
 
@@ -172,6 +175,15 @@ class _Part:
     held_bytes: int = 0
 
 
+def _file_name(plain: bytes | None, disposition: bytes) -> str:
+    """What the client calls the file. The extended form counts only without the plain one, as RFC 7578 wants it."""
+    extended = _EXTENDED_NAME.search(disposition)
+    if plain is not None or extended is None:
+        return (plain or b"").decode(errors="replace")
+    charset = "latin-1" if extended[1].lower() == b"iso-8859-1" else "utf-8"
+    return urllib.parse.unquote_to_bytes(extended[2]).decode(charset, errors="replace")
+
+
 class _NoFile:
     """A file field that was left empty: web forms send it without a name. NodeODM does not see it either."""
 
@@ -288,10 +300,11 @@ class _Form:
         self._done = True
 
     async def _open(self, headers: dict[bytes, bytes]) -> None:
-        _, parameters = parse_options_header(headers.get(b"content-disposition", b""))
+        disposition = headers.get(b"content-disposition", b"")
+        _, parameters = parse_options_header(disposition)
         part = self._part = _Part(parameters.get(b"name", b"").decode(errors="replace"))
-        if b"filename" in parameters:
-            name = parameters[b"filename"].decode(errors="replace")
+        if b"filename" in parameters or _EXTENDED_NAME.search(disposition):
+            name = _file_name(parameters.get(b"filename"), disposition)
             part.sink = await asyncio.to_thread(self._open_file, part.name, name) if name else _NoFile()
         elif len(self._fields) >= self._limits.max_fields:
             raise JobError(f"Too many fields; at most {self._limits.max_fields} are allowed")
