@@ -116,6 +116,13 @@ def fill_disk(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     return {}
 
 
+def bad_sector(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
+    """Writes its value, unless the disk is that of a worker named bad: that one fails as a dying disk does, now and then."""
+    with (Path("/proc/self/mem") if "/bad/" in str(out) else out / "total.txt").open("w+b", buffering=0) as file:
+        file.write(str(params.value).encode())  # nothing is at the address 0: a real EIO
+    return {}
+
+
 def large_file(inputs: StepInputs, params: Params, out: Path) -> dict[str, Fact]:
     """Leaves `value` MB, the same each time, and a small file."""
     note(params)

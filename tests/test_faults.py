@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from machines import Drive, Machines, Network, Worker, network, undisturbed, until
+from passel.errors import StorageError
 from passel.pipeline.events import Artifact, StepFailure, StepStarted
 from passel.pipeline.step import FileInput, Step
 from step_functions import Params, step
@@ -67,6 +68,18 @@ def begun(drive: Drive) -> dict[str, str]:
 
 def finished(drive: Drive, steps: Sequence[Step]) -> int:
     return sum(drive.store.has(s.digest) for s in steps)
+
+
+def test_a_worker_whose_disk_fails(machines, tmp_path):
+    """Its steps go to others; alone, it ends the job with the worker named."""
+    steps = [step("bad_sector", f"s{i}", value=i) for i in range(4)]
+    bad = machines.worker("bad")
+    with pytest.raises(StorageError, match=r"The disk fails: Input/output error \(on bad\)"):
+        Drive(machines, steps[:1], "alone").done()
+    machines.worker("good")
+    drive = Drive(machines, steps)
+    assert drive.sha256s() == undisturbed(steps, tmp_path)
+    assert bad.process.poll() is None
 
 
 def test_a_worker_that_loses_its_power(machines, tmp_path):

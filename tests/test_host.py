@@ -227,3 +227,16 @@ def test_an_unknown_function_is_a_failure_not_a_death(tmp_path: Path, host: Step
     assert isinstance(answer, Failed)
     assert answer.kind == "crash"
     assert "no_such_function" in answer.what
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="only there an error of a disk is to be had")
+def test_a_failing_disk_is_no_bug_of_the_step(tmp_path: Path, host: StepHost) -> None:
+    """And no lack of room, for which a run could wait."""
+    (tmp_path / "bad").mkdir()
+    found = host.run(request(tmp_path / "bad", step("bad_sector")))
+    assert isinstance(found, Failed)
+    assert (found.kind, found.what, found.where) == (
+        "broken",
+        "The disk fails: Input/output error",
+        str(tmp_path / "bad" / "store"),
+    )

@@ -32,13 +32,6 @@ def free_disk_bytes(folder: Path) -> int:
     return 0
 
 
-def is_read_only(folder: Path) -> bool:
-    """Whether nothing can be written on the disk of a folder, however much is free there."""
-    with suppress(OSError):
-        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    return False
-
-
 class FullDisk:
     """The disk of a folder, which is not full until it has refused something."""
 

@@ -99,7 +99,7 @@ def run_with_retries(runner: Runner, request: Request, workplace: Workplace, on_
 
 def raise_if_run_ends(outcome: Outcome) -> None:
     """Raises when the outcome ends the whole run: the disk refuses, or it was stopped."""
-    if isinstance(outcome, StepFailure) and outcome.kind == "storage":
+    if isinstance(outcome, StepFailure) and outcome.kind in ("storage", "broken"):
         raise StorageError(outcome.message, outcome.where, outcome.todo)
     if isinstance(outcome, StepFailure) and outcome.kind == "stopped":
         raise interrupted()

@@ -29,7 +29,7 @@ from passel.errors import PasselError, StepError
 from passel.pipeline.manifest import Cost
 from passel.pipeline.messages import Answer, Done, Failed, Request
 from passel.pipeline.step import Fact, StepInputs, resolve
-from passel.pipeline.store import Store, is_disk_trouble, storage_error
+from passel.pipeline.store import Store, disk_trouble, storage_error
 
 RECYCLE_RSS_MB = 1000.0
 
@@ -80,8 +80,7 @@ def run_step(request: Request) -> Answer:
             manifest = store.commit(aside, step, facts, meter.cost(request.attempt))
             had_children = meter.had_children()
     except PasselError as error:
-        kind = "storage" if is_disk_trouble(error) else "error"
-        return Failed(kind, error.what, error.where, error.todo, traceback.format_exc())
+        return Failed(disk_trouble(error) or "error", error.what, error.where, error.todo, traceback.format_exc())
     except MemoryError:
         return Failed("died", "the step ran out of memory", step.name, "use fewer workers", traceback.format_exc())
     except Exception as error:  # the one place where any bug of a step becomes a report
@@ -96,9 +95,9 @@ def _hidden_full_disk_told(store: Store) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever a library makes of it
-        if isinstance(error, OSError) and is_disk_trouble(error):
+        if isinstance(error, OSError) and disk_trouble(error):
             raise storage_error(error, store.root) from error
-        if not is_disk_trouble(error) and (full := store.full_disk()) is not None:
+        if not disk_trouble(error) and (full := store.full_disk()) is not None:
             hidden = OSError(errno.ENOSPC, "No space left on device")
             hidden.__cause__ = error
             raise full from hidden

@@ -14,7 +14,8 @@ Kind = str
 'crash'   any other exception: a bug
 'died'    the process ended (signal, out of memory)
 'timeout' it ran past its limit
-'storage' the disk refused: no further step can succeed
+'storage' the disk is full: no further step can succeed until there is room
+'broken'  the disk fails or is read-only: no further step can succeed on this machine, whatever room there is
 'skipped' an input is missing because another step failed
 'stopped' the run was interrupted
 """

@@ -25,6 +25,7 @@ from passel.pipeline.manifest import ArtifactFile, Cost, Manifest, manifest_from
 from passel.pipeline.step import Fact, Step
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FAILING = (errno.EIO, errno.ENODEV, errno.ESTALE, getattr(errno, "EUCLEAN", errno.EIO))  # the last: not on a Mac
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL_BYTES = 4 * 2**20  # a library that cannot write a block of a raster or database leaves less than one free
 _AWAY = "away"
@@ -53,6 +54,9 @@ def storage_error(error: OSError, folder: Path) -> StorageError:
     if error.errno in _NOT_WRITABLE:
         reason = "The folder is on a read-only disk" if error.errno == errno.EROFS else "The folder may not be written"
         return StorageError(reason, str(folder), "make it writable or choose another output folder")
+    if error.errno in _FAILING:
+        todo = "check this disk, and the one with the photos if it is another; then start again"
+        return StorageError(f"The disk fails: {error.strerror or error}", str(folder), todo)
     return StorageError(f"The folder cannot be used: {error.strerror or error}", str(folder), "check the disk")
 
 
@@ -368,16 +372,20 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def is_disk_trouble(error: BaseException) -> bool:
-    """True when the disk itself refuses (full or read-only), so that every further step would fail in the same way."""
+def disk_trouble(error: BaseException) -> str:
+    """When the disk itself refuses, so that every further step would fail in the same way: 'storage' if it is full, 'broken' if it
+    is read-only or fails, else ''. A photo that cannot be read (an InputError) may be on another disk, and says so itself.
+    """
     met = _met_by(error)
-    return met is not None and (_says_full(met) or met.errno == errno.EROFS)
+    if met is None:
+        return ""
+    failing = met.errno in _FAILING and isinstance(error, OSError | StorageError)
+    return "storage" if _says_full(met) else "broken" if failing or met.errno == errno.EROFS else ""
 
 
 def is_full_disk(error: BaseException) -> bool:
     """True when the disk has no room: what cannot be written now may be later."""
-    met = _met_by(error)
-    return met is not None and _says_full(met)
+    return disk_trouble(error) == "storage"
 
 
 def _met_by(error: BaseException | None) -> OSError | None:

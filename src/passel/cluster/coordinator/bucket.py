@@ -22,7 +22,7 @@ from fsspec.asyn import sync
 from passel.cluster.wire.bucket import Upload, Uploaded
 from passel.errors import StorageError, UsageError
 from passel.pipeline.manifest import ArtifactFile, Manifest
-from passel.pipeline.store import file_sha256, is_disk_trouble, storage_error
+from passel.pipeline.store import file_sha256, is_full_disk, storage_error
 
 LIFETIME_S = 6 * 3600
 """Of a signed address: longer than any transfer, and than a clock is wrong."""
@@ -246,7 +246,7 @@ class ArtifactBucket:
             todo = "check the keys, their rights and this computer's clock"
             raise BucketError(f"The bucket refuses: {error.strerror or error}", self._said(key), todo) from error
         except (OSError, BotoCoreError, aiohttp.ClientError) as error:
-            if is_disk_trouble(error):
+            if is_full_disk(error):  # EIO is what s3fs calls whatever it does not know
                 raise storage_error(OSError(error.errno, error.strerror), Path(key)) from error  # type: ignore[union-attr]
             words = f"{type(error).__name__}: {error}"[:300]
             raise BucketError(

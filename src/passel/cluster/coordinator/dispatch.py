@@ -394,7 +394,7 @@ class Dispatcher:
     def _hold(self, task: Task, now_s: float) -> None:
         """A step that a full disk refused may go where there is room again; given up when nobody makes any."""
         if held_too_long(task, self.workers.values(), now_s):
-            self._end(task, "", task.last_failure)
+            self._end(task, ", ".join(sorted(task.full_on)), task.last_failure)
 
     def _tell(self, task: Task, news: Started | Ended) -> None:
         self._news.append((task.job, news))

@@ -20,7 +20,7 @@ from passel.cluster.worker.together import in_thread, together
 from passel.cluster.worker.transfer import Link
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import ArtifactFile, manifest_from_json
-from passel.pipeline.store import is_disk_trouble
+from passel.pipeline.store import is_full_disk
 
 _MOST_TRIES = 3
 _LEAST_FREED_BYTES = 64_000_000
@@ -121,7 +121,7 @@ class Fetcher:
                     return await (self._artifact(job, ref) if ref.kind == "artifact" else self._file(job, ref))
                 except StorageError as error:
                     wanted_bytes = max(ref.size_bytes, _LEAST_FREED_BYTES)
-                    if not is_disk_trouble(error) or not self._cache.free(wanted_bytes):
+                    if not is_full_disk(error) or not self._cache.free(wanted_bytes):
                         raise
 
     async def _file(self, job: str, ref: InputRef) -> _Got:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from passel.cluster.full_disk import FullDisk, is_read_only
+from passel.cluster.full_disk import FullDisk
 from passel.cluster.wire.packed_step import packed_step
 from passel.cluster.wire.workers import Assignment, CacheNews, Failure, Finished, InputRef, Phase
 from passel.cluster.worker.answers import DamagedError, GoneError, RefusedError
@@ -22,7 +22,7 @@ from passel.cluster.worker.transfer import Link
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.messages import RETRIED_KINDS, Answer, Failed, Request
-from passel.pipeline.store import Store, is_disk_trouble
+from passel.pipeline.store import Store, is_full_disk
 
 OnPhase = Callable[[Phase], None]
 _TAIL_BYTES = 4000
@@ -83,7 +83,7 @@ class LocalWorkplace:
         if isinstance(answer, Failed):
             answer = await asyncio.to_thread(_with_disk_seen, answer, store)
             if answer.kind == "storage":
-                answer = self._refused(answer, store.root)
+                self._full.setdefault(store.root, FullDisk(store.root)).note()
             return _finished(assignment, await asyncio.to_thread(_failure, answer, log))
         return _finished(assignment, _wrong_artifact(assignment, answer.manifest), answer.manifest)
 
@@ -104,13 +104,6 @@ class LocalWorkplace:
     def full(self) -> bool:
         self._full = {root: disk for root, disk in self._full.items() if disk.is_full}
         return bool(self._full)
-
-    def _refused(self, failed: Failed, root: Path) -> Failed:
-        """The disk of a job's store refused a step: no more steps until somebody has made room, unless that does not help."""
-        if is_read_only(root):
-            return replace(failed, kind="error")
-        self._full.setdefault(root, FullDisk(root)).note()
-        return failed
 
 
 @dataclass
@@ -165,7 +158,7 @@ class RemoteWorkplace:
         except RefusedError:
             raise
         except PasselError as error:
-            if is_disk_trouble(error):
+            if is_full_disk(error):
                 self._full_disk.note()
             failure = _failure_of(error)
         finally:
@@ -209,7 +202,7 @@ class RemoteWorkplace:
         if isinstance(answer, Failed):
             if answer.kind == "storage":
                 self._full_disk.note()  # though the cache gave up what it could
-            return answer
+            return replace(answer, kind="storage") if answer.kind == "broken" else answer  # others have other disks
         self.cache.made(answer.manifest)
         return answer.manifest
 
@@ -227,6 +220,8 @@ class RemoteWorkplace:
 
     async def _was_our_fault(self, assignment: Assignment, failed: Failed) -> bool:
         """After a failure: True when something was wrong here and no longer is, so that the step deserves another try."""
+        if failed.kind == "broken":
+            return False
         if failed.kind != "storage":
             return bool(await asyncio.to_thread(self.cache.verify, [key for i in assignment.inputs for key in i.keys]))
         while not await asyncio.to_thread(self.cache.free, self.cache.most_bytes):
