@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from passel.errors import InputError
 from passel.gateway.book import Book
 from passel.gateway.doors import CLOSES_AFTER_S, Doors
 from passel.gateway.gateway import Gateway, GatewaySettings
-from passel.gateway.node import Seen, node_at
-from passel.gateway.routing import Need
+from passel.gateway.node import Node, Seen, node_at
+from passel.gateway.routing import Need, choose
 from passel.server.jobs import Job, Order, State
 from passel.server.ports import Task
 
@@ -59,9 +60,12 @@ def online(gateway: Gateway, max_images: int | None = None, slots: int = 1) -> N
     gateway.book.answered(gateway.book.node("one:3000"), seen)
 
 
-def chosen(gateway: Gateway, world: World, uuid: str, folder: Path, photos: int = 10) -> str:
+def chosen(
+    gateway: Gateway, world: World, uuid: str, folder: Path, photos: int = 10, outputs: tuple[str, ...] = ()
+) -> str:
     """Who gets a task that is started now."""
     job = replace(_job(uuid), images_count=photos)
+    job = replace(job, order=replace(job.order, outputs=outputs))
     world.jobs[uuid] = job
     for name in ("photos", "output"):
         (folder / uuid / name).mkdir(parents=True, exist_ok=True)
@@ -85,6 +89,26 @@ def test_a_free_node_then_idle_workers_then_a_busy_node(gateway: Gateway, world:
     assert chosen(gateway, world, "all-busy", tmp_path) == "node"
     online(gateway, max_images=5)
     assert chosen(gateway, world, "too-large", tmp_path) == "own"
+
+
+def test_submodels_of_opendronemaps_split_merge_are_made_by_nodes(
+    gateway: Gateway, world: World, tmp_path: Path
+) -> None:
+    """Our own engine would take hours for a map without the files that OpenDroneMap waits for."""
+    rounds = (("opensfm/matches", "opensfm/reconstruction.json"), ("odm_orthophoto/odm_orthophoto_cut.tif", "odm_dem"))
+    online(gateway)
+    gateway.book.claim(Need("first", 1, "", 10))
+    assert chosen(gateway, world, "whole", tmp_path) == "own"
+    for i, outputs in enumerate(rounds):
+        assert chosen(gateway, world, f"part{i}", tmp_path, outputs=outputs) == "node"
+    seen = gateway.book.node("one:3000").seen
+    passel = Node("other", "http://other:3000", seen=replace(seen, engine="passel", max_images=50))
+    part = Need("part", 1, "", 10, is_part=True)
+    assert choose((gateway.book.node("one:3000"), passel), (), part, seen.at_s).node.name == "one:3000"
+    assert choose((passel,), (), part, seen.at_s).node is passel, "it may have nodes of its own"
+    gateway.book.delete("one:3000")
+    with pytest.raises(InputError, match="own split-merge"):
+        chosen(gateway, world, "alone", tmp_path, outputs=rounds[0])
 
 
 def test_what_our_own_engine_began_it_goes_on_with(gateway: Gateway, world: World, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from passel.gateway.client import (
     opened,
 )
 from passel.gateway.fetching import fetch
-from passel.gateway.freight import Freight
+from passel.gateway.freight import Freight, is_part
 from passel.gateway.node import Node
 from passel.gateway.routing import MOST_BLAMED_ATTEMPTS, MOST_DISTINCT_NODES, Need, can_fan_out
 from passel.gateway.sending import send, shipment_of
@@ -122,6 +122,7 @@ class Forwarder:
             avoided=frozenset(a.node for a in attempts),
             above_memory_bytes=max((n.seen.memory_bytes for n in starved if n.seen is not None), default=0),
             most_open=freight.most_open,
+            is_part=is_part(freight.outputs),
             fans_out=freight.is_split and bool(freight.door) and can_fan_out(nodes.values(), self._book.now_s()),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from passel.server.api_options import POST_PROCESSING
 from passel.server.jobs import GivenOption, Job
 
 FILE = "forward.json"
+_MADE_BY_ODM_ALONE = frozenset({"opensfm/reconstruction.json", "odm_orthophoto/odm_orthophoto_cut.tif"})
+"""What OpenDroneMap's own split-merge cannot go on without, in its two rounds."""
+
+
+def is_part(outputs: Iterable[str]) -> bool:
+    """Whether a task with these outputs is a submodel of OpenDroneMap's own split-merge: Passel's engine cannot make it."""
+    return not _MADE_BY_ODM_ALONE.isdisjoint(outputs)
 
 
 @dataclass(frozen=True)

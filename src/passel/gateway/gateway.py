@@ -20,7 +20,7 @@ from passel.gateway.circle import reached
 from passel.gateway.desk import NodeDesk
 from passel.gateway.doors import Doors
 from passel.gateway.forward import Patience
-from passel.gateway.freight import freight_of
+from passel.gateway.freight import freight_of, is_part
 from passel.gateway.monitor import Monitor, look_at_all
 from passel.gateway.node import Node
 from passel.gateway.policy import Engine, Policy, ruled
@@ -134,11 +134,18 @@ class Gateway:
 
     def _goes_to_nodes(self, job: Job, task: Task) -> bool:
         """What the token's policy demands, else what the task asks for, else what the server does. What our own engine has
-        begun it goes on with, unless somebody demands a node.
+        begun it goes on with, unless somebody demands a node. InputError: only a node could make it, and there is none.
         """
         engine, asked = self._settings.policy.of(job.owner).engine, _asked(job)
         if engine in {None, Engine.AUTO}:
             engine = (engine or self._settings.engine) if asked is Engine.AUTO else asked
+        if is_part(job.order.outputs):
+            if engine is Engine.PASSEL or not self.nodes():
+                raise InputError(
+                    "This is a submodel of OpenDroneMap's own split-merge, which Passel's engine cannot make",
+                    todo="add a NodeODM node; or give Passel the whole survey: --split without --sm-cluster",
+                )
+            return True
         if engine is not Engine.AUTO:
             return engine is Engine.ODM
         return not ran_here(task.output) and self._is_better_on_a_node(job)

@@ -21,7 +21,8 @@ class Need:
 
     avoided: nodes that had it and lost it; they are taken only when no other fits. above_memory_bytes: so much was not
     enough. most_open: tasks that its owner may have on nodes at once, None = any number. fans_out: it will send tasks of
-    its own back here (ODM's split-merge), which need a slot too.
+    its own back here (ODM's split-merge), which need a slot too. is_part: it is such a task, so a Passel's own engine cannot
+    make it; one gets it only where there are no other nodes, for it may have some.
     """
 
     job: str
@@ -32,6 +33,7 @@ class Need:
     above_memory_bytes: int = 0
     most_open: int | None = None
     fans_out: bool = False
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def choose(nodes: Sequence[Node], open_attempts: Sequence[Attempt], need: Need, 
     """The node for a task now."""
     if not nodes:
         return Choice(None, "there are no nodes; add one with `passel node add`", hopeless=True)
+    if need.is_part:
+        nodes = [n for n in nodes if not n.is_passel] or nodes
     fitting = [n for n in nodes if _fits(n, need)]
     if not fitting:
         largest = max(n.seen.max_images or 0 for n in nodes if n.seen is not None)
