@@ -335,7 +335,9 @@ def test_geo_file_replaces_gps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [("", "empty"), ("hello\n", "coordinate system"), ("EPSG:4326\na.jpg 8 x", "line 2"), ("EPSG:4326\na.jpg 8", "missing"),
-     ("EPSG:4326\na.jpg 8 446", "not on earth")],
+     ("EPSG:4326\na.jpg 8 446", "not on earth"), ("EPSG:4326\na.jpg 8 46 1e300", "altitude of a.jpg cannot be right"),
+     ("EPSG:4326\na.jpg 8 46 100 nan 0 0", "not a finite number"), ("EPSG:5773\na.jpg 8 46", "not one of maps"),
+     ("EPSG:4978\na.jpg 8 46", "not one of maps")],
 )  # fmt: skip
 def test_bad_geo_files_are_explained(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "geo.txt").write_text(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pyproj
 
 from passel.errors import InputError
+from passel.survey.gps import HIGHEST_M, LOWEST_M
 from passel.survey.inspect import EXTENSIONS
 from passel.survey.model import Position
 
@@ -50,11 +52,14 @@ def _parse_crs(line: str, path: Path) -> pyproj.CRS:
     utm = _UTM.match(line)
     if utm and 1 <= int(utm[1]) <= 60:
         return pyproj.CRS.from_epsg((32600 if utm[2].upper() == "N" else 32700) + int(utm[1]))
+    todo = "write for example EPSG:4326 or WGS84 UTM 32N"
     try:
-        return pyproj.CRS.from_user_input(line)
+        crs = pyproj.CRS.from_user_input(line)
     except pyproj.exceptions.CRSError as e:
-        todo = "write for example EPSG:4326 or WGS84 UTM 32N"
         raise InputError(f"The first line of geo.txt is not a coordinate system: {line[:80]!r}", str(path), todo) from e
+    if not (crs.is_geographic or crs.is_projected):
+        raise InputError(f"The coordinate system of geo.txt is not one of maps: {line[:80]!r}", str(path), todo)
+    return crs
 
 
 def _parse_line(line: str, to_degrees: pyproj.Transformer, where: str) -> GeoEntry:
@@ -72,7 +77,11 @@ def _parse_line(line: str, to_degrees: pyproj.Transformer, where: str) -> GeoEnt
     if not (abs(lat) <= 90.0 and abs(lon) <= 180.0):
         todo = "check the CRS in the first line, and that x (longitude, easting) comes before y"
         raise InputError(f"The position of {name} is not on earth: {values[0]:g} {values[1]:g}", where, todo)
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"A value is not a finite number: {line[:100]!r}", where, _FORMAT)
     told: dict[int, float] = dict(enumerate(values))
+    if not LOWEST_M < told.get(2, 0.0) < HIGHEST_M:
+        raise InputError(f"The altitude of {name} cannot be right: {told[2]:g} m", where, _FORMAT)
     sigmas = [told[k] if told.get(k, 0.0) > 0.0 else None for k in (6, 7)]
     position = Position(float(lat), float(lon), told.get(2), sigmas[0], sigmas[1])
     return GeoEntry(name, position, told.get(3), told.get(4), told.get(5))

@@ -8,6 +8,7 @@ from passel.survey.exif import Tags, number, numbers, text
 from passel.survey.model import Position
 from passel.survey.xmp import Xmp
 
+LOWEST_M, HIGHEST_M = -500.0, 20_000.0  # between which altitudes are believed
 # One-sigma metres (horizontal, vertical) of DJI's RtkFlag: 50 fixed, 34 float, 16 single point.
 _RTK_SIGMA_M = {50: (0.05, 0.1), 34: (0.5, 1.0), 16: (3.0, 6.0)}
 _SIGMA_PER_DOP_M = (3.0, 6.0)  # range error of an uncorrected receiver times the dilution; height is about twice as bad
@@ -64,7 +65,7 @@ def _altitude(tags: Tags, xmp: Xmp) -> float | None:
         told = number(tags.gps, 6)
         if told is not None and (number(tags.gps, 5) or 0) in (1, 3):  # below sea level, below the ellipsoid
             told = -told
-    return told if told is not None and -500.0 < told < 20_000.0 else None
+    return told if told is not None and LOWEST_M < told < HIGHEST_M else None
 
 
 def _sigmas(tags: Tags, xmp: Xmp, rtk: int | None) -> tuple[float | None, float | None]:
