@@ -100,6 +100,8 @@ def test_xmp_reader_is_tolerant() -> None:
     )
     assert xmp.text("D") == "x & y"
     assert xmp.number("F") is None
+    endless = Xmp('<x d:G="' + "9" * 400 + '/1" d:H="' + "9" * 5000 + '/7"/>')
+    assert (endless.number("G"), endless.number("H")) == (None, None)
     assert xmp.degrees("H") == pytest.approx(-12.5)
     assert xmp.text("k:L") == "1"
     assert xmp.text("other:L") == ""

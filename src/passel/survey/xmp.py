@@ -13,7 +13,7 @@ _LIST = re.compile(
 )
 _ITEM = re.compile(r"<rdf:li[^<>]*>([^<>]*)</rdf:li>")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_RATIO = re.compile(r"\s*([-+]?\d+)\s*/\s*(\d+)\s*$")
+_RATIO = re.compile(r"\s*([-+]?\d{1,18})\s*/\s*(\d{1,18})\s*$")
 
 
 class Xmp:
