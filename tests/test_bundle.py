@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from passel.cluster.kit.bundle import BundleError, bundle, is_whole, needed_dist
 from passel.cluster.kit.join_script import Kit, join_script, script_beside_kit
 from passel.cluster.kit.kit_server import KitApp
 from passel.errors import StorageError
+from serving import until
 
 PARTS = ("passel", "segno", "psutil", "markupsafe")  # pure, for any Python 3, for this one only
 
@@ -242,6 +244,52 @@ def test_what_the_script_has_not_made_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "pip-1.whl").write_text("an earlier installation, broken since")
     assert "the kit at http://127.0.0.1:9/wheels/ cannot be read" in run(tmp_path / "half")
+
+
+def test_two_on_one_computer_at_once_and_one_that_was_killed(tmp_path: Path) -> None:
+    """`curl … | sh` typed twice, or by many jobs of a computing centre that share a home."""
+    here, minor = f"{os.uname().sysname} {os.uname().machine}", f"{sys.version_info[0]}.{sys.version_info[1]}"
+    software, go = tmp_path / "software", tmp_path / "go"
+    kit = tmp_path / "kit"
+    (kit / "pip-1.whl").mkdir(parents=True)
+    python = tmp_path / f"python{minor}"  # makes environments of itself, in which pip waits for its sign
+    python.write_text(f"""#!/bin/sh
+case "$*" in
+  *" venv "*) mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  *pip-1.whl/pip*) echo installs >>"{tmp_path}/said"; while ! [ -e "{go}" ]; do sleep 0.1; done; touch "$(dirname "$0")/ready" ;;
+  *--version) [ -e "$(dirname "$0")/ready" ] && echo "passel {passel.__version__}" ;;
+  *"passel join"*) echo joined; exit 0 ;;
+  "- "*) mkdir -p "$3" && touch "$3/pip" ;;
+  *) exec {sys.executable} "$@" ;;
+esac
+""")
+    python.chmod(0o755)
+    script = tmp_path / "join.sh"
+    script.write_text(join_script(Kit("pip-1.whl", (minor,), (here,)), f"{kit}/", "https://127.0.0.1:9"))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PASSEL_HOME": str(software)}
+
+    def begun() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sh", str(script)], env=environment, stdout=subprocess.PIPE, start_new_session=True)
+
+    def said(times: int) -> None:
+        until(
+            lambda: (tmp_path / "said").exists() and len((tmp_path / "said").read_text().split()) == times, "pip runs"
+        )
+
+    killed = begun()
+    said(1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    two = [begun(), begun()]
+    said(3)
+    stopped = begun()
+    said(4)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    assert (stopped.communicate()[0], stopped.returncode) == (b"", 1)
+    go.touch()
+    assert [p.communicate(timeout=60)[0] for p in two] == [b"joined\n"] * 2
+    assert [p.name for p in tmp_path.glob("software*")] == ["software"], "nobody's half installation is left"
+    assert sorted(p.name for p in software.iterdir()) == ["bin", "pip-1.whl"]
 
 
 async def nothing_else(scope, receive, send) -> None:

@@ -18,7 +18,7 @@ _TEMPLATE = r"""#!/bin/sh
 # then `passel join`. Run it again to join again; what is installed already is not installed twice. To undo, remove
 # the folder that it names.
 set -eu
-home= # not one from outside
+aside= # not one from outside
 
 kit=@KIT@
 coordinator=@COORDINATOR@
@@ -28,7 +28,7 @@ pythons=@PYTHONS@
 machines=@MACHINES@
 
 fail() {
-  [ -z "$home" ] || rm -rf "$home.new" # half an installation keeps no room
+  [ -z "$aside" ] || rm -rf "$aside" # half an installation keeps no room
   echo "passel: error: $1" >&2
   exit 1
 }
@@ -50,6 +50,16 @@ holds_something_else() {
   [ -n "$(ls -A "$home" 2>/dev/null)" ] && ! ls "$home"/pip-*.whl >/dev/null 2>&1
 }
 
+is_installed() {
+  "$home/bin/python" -m passel --version 2>/dev/null | grep -qx "passel $version"
+}
+
+# A rename and nothing else: `mv` would move it into a folder that is there by now.
+put_in_place() {
+  "$python" -c 'import os, sys; os.rename(*sys.argv[1:])' "$aside" "$home" 2>/dev/null
+}
+
+# Whoever is first puts it in place; other processes, also of other computers that share the folder, may be at it as well.
 install_passel() {
   if holds_something_else; then
     echo "passel: error: $home holds something else: set PASSEL_HOME to a new folder for the software" >&2
@@ -57,10 +67,14 @@ install_passel() {
   fi
   find_python
   echo "Installing Passel $version into $home: about 1.2 GB, a minute or two, once." >&2
-  rm -rf "$home.new" "$home"
-  mkdir -p "$home.new" || fail "$home.new cannot be made: set PASSEL_HOME to a folder that can be written"
-  "$python" -m venv --without-pip "$home.new" || fail "no environment can be made in $home.new: a full disk?"
-  "$home.new/bin/python" - "$kit$pip_wheel" "$home.new/$pip_wheel" <<'FETCH' || fail "the kit at $kit cannot be read"
+  for left in "$home.new-$(uname -n)"-*; do # by one that was killed
+    kill -0 "${left##*-}" 2>/dev/null || rm -rf "$left"
+  done
+  aside="$home.new-$(uname -n)-$$"
+  trap 'fail "interrupted: nothing is installed"' HUP INT TERM
+  mkdir -p "$aside" || fail "$aside cannot be made: set PASSEL_HOME to a folder that can be written"
+  "$python" -m venv --without-pip "$aside" || fail "no environment can be made in $aside: a full disk?"
+  "$aside/bin/python" - "$kit$pip_wheel" "$aside/$pip_wheel" <<'FETCH' || fail "the kit at $kit cannot be read"
 import shutil, sys, urllib.error, urllib.request
 source, target = sys.argv[1:]
 try:
@@ -72,10 +86,13 @@ except (OSError, urllib.error.URLError) as e:
 FETCH
   host=${kit#*://}
   host=${host%%/*} # empty for a folder
-  PIP_CONFIG_FILE=/dev/null "$home.new/bin/python" "$home.new/$pip_wheel/pip" install --quiet --no-cache-dir \
+  PIP_CONFIG_FILE=/dev/null "$aside/bin/python" "$aside/$pip_wheel/pip" install --quiet --no-cache-dir \
     --disable-pip-version-check --no-index --find-links "$kit" --trusted-host "${host:-localhost}" "passel==$version" \
     || fail "Passel cannot be installed from $kit: see above; a full disk, or a kit for other machines?"
-  mv "$home.new" "$home" # scripts of the environment name the folder they were made in, so passel is run by its Python
+  # Scripts of the environment name the folder that they were made in, so passel is run by its Python.
+  put_in_place || is_installed || { rm -rf "$home" && put_in_place; } || fail "$aside cannot be renamed to $home"
+  rm -rf "$aside" # another one was first
+  trap - HUP INT TERM
 }
 
 main() {
@@ -95,7 +112,7 @@ main() {
       export PASSEL_JOIN_TOKEN # not on a command line, which others could see
       ;;
   esac
-  "$home/bin/python" -m passel --version 2>/dev/null | grep -qx "passel $version" || install_passel
+  is_installed || install_passel
   # shellcheck disable=SC2086 # no coordinator is no word
   exec "$home/bin/python" -m passel join $coordinator "$@" </dev/null
 }
