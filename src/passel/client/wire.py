@@ -224,7 +224,7 @@ class Server:
     def _token_todo(self) -> str:
         todo = "a Passel's operator makes one: passel token create --api"
         if not self.address.token:
-            return f"give --token TOKEN, or set PASSEL_TOKEN; {todo}"
+            return f"set PASSEL_TOKEN, or end the address in /?token=TOKEN; {todo}"
         return (
             f"that is a join token, for computers that join; {todo}" if self.address.token.startswith("join_") else todo
         )
