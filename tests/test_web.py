@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from rasterio.transform import from_origin
 
 from passel.errors import InputError
 from passel.server.app import create_app
+from passel.server.drivers import StepSeen
+from passel.server.jobs import Job, Order, State
+from passel.server.runtimes import Live
 from passel.server.settings import ServerSettings, TestMode
 from passel.web.app import add_ui
 from passel.web.map_tiles import TILE_PX, MapBox, map_box, profile_m, tile_png
@@ -113,6 +117,37 @@ def test_the_operator_gives_orders(client: TestClient, passel: OnePassel) -> Non
     assert passel.orders == [("create", "join", "x", 172800.0), ("drain", "w1", True)]
     for wrong in ({"kind": "root"}, {"kind": "api", "days": "soon"}):
         assert client.post("/ui/api/tokens/create", headers=bearer("op"), data=wrong).json()["success"] is False
+
+
+def test_a_page_opened_late_is_told_all_steps_and_then_only_new_ones(tmp_path: Path) -> None:
+    """The board of map tiles had lacked all but the latest 200."""
+    server = create_app(ServerSettings(tmp_path, test=TestMode()), tokens=Names())
+    add_ui(server, Services())
+    uuid = "0b0c0d0e-0000-4000-8000-000000000001"
+    asyncio.run(server.service._store.write(Job(uuid, "", Order("large", 1), State.RUNNING, 1)))
+    runtime = server.service._runtimes.of(uuid)
+
+    def finish(*numbers: int) -> None:
+        for i in numbers:
+            runtime.live.steps.add(StepSeen("tiles", f"x{i}_y0", "done", "host"))
+
+    page = TestClient(server.asgi)
+
+    def told(mark: str) -> tuple[list[str], str]:
+        answer = page.get(f"/ui/api/tasks/{uuid}", params={"steps": mark}, headers=bearer("op")).json()
+        return [s["name"] for s in answer["steps"]], answer["steps_mark"]
+
+    finish(*range(1000))
+    names, mark = told("")
+    assert names == [f"x{i}_y0" for i in range(1000)]
+    assert told(mark) == ([], mark)
+    finish(1000, 1001)
+    assert told(mark)[0] == ["x1000_y0", "x1001_y0"]
+    for odd in ("nonsense", "x.5", f"{mark}9" * 500, mark.replace(".", "."[:0]), "0.-1"):
+        assert len(told(odd)[0]) == 1002
+    runtime.live = Live()  # another run
+    finish(5)
+    assert told(mark)[0] == ["x5_y0"]
 
 
 @pytest.fixture(scope="module")

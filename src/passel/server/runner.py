@@ -27,7 +27,7 @@ from passel.server.jobs import Job, RunEnd, State
 from passel.server.outgoing import Gate
 from passel.server.ports import DriverCommand, Task
 from passel.server.preparing import Preparation, prepare, write_options
-from passel.server.runtimes import STEPS_KEPT, Live, Runtime, Runtimes
+from passel.server.runtimes import Live, Runtime, Runtimes
 from passel.server.scheduling import next_job
 from passel.server.settings import ServerSettings
 from passel.server.wire import webhook_body
@@ -248,7 +248,7 @@ class Runner:
         if isinstance(event, Say):
             self._say(uuid, runtime, event.text)
         elif isinstance(event, StepSeen):
-            runtime.live = replace(live, steps=(*live.steps, event)[-STEPS_KEPT:])
+            live.steps.add(event)
         elif isinstance(event, Stages):
             runtime.live = replace(live, stages=event)
             job = self._store.get(uuid)

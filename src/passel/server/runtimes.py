@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from dataclasses import dataclass, field
 
@@ -12,15 +13,39 @@ from passel.server.folders import JobFolder
 from passel.server.multipart import BodyWatch
 from passel.server.uploads import Receiver, Tally
 
-STEPS_KEPT = 200
+STEPS_KEPT = 50_000
+"""The job of 12,000 photos has 27,000."""
+
+
+class StepLog:
+    """The steps of a run that have finished, oldest first, for readers who come again and again and want what is new."""
+
+    def __init__(self) -> None:
+        self._key, self._steps = secrets.token_hex(4), list[StepSeen]()
+
+    def add(self, step: StepSeen) -> None:
+        """One more; what is too much is left out."""
+        if len(self._steps) < STEPS_KEPT:
+            self._steps.append(step)
+
+    @property
+    def mark(self) -> str:
+        """How far it is now; another run's marks are others."""
+        return f"{self._key}.{len(self._steps)}"
+
+    def since(self, mark: str) -> list[StepSeen]:
+        """What came after this mark; everything when it is none of this run."""
+        key, _, count = mark.partition(".")
+        known = int(count) if key == self._key and count.isdecimal() and len(count) < 10 else 0
+        return self._steps[known:]
 
 
 @dataclass(frozen=True)
 class Live:
-    """What a running driver last said. steps: the latest finished ones, newest last. holes: what the map lacks."""
+    """What a running driver last said. steps: all that have finished. holes: what the map lacks."""
 
     stages: Stages = field(default_factory=Stages)
-    steps: tuple[StepSeen, ...] = ()
+    steps: StepLog = field(default_factory=StepLog)
     holes: tuple[str, ...] = ()
 
 

@@ -54,12 +54,13 @@ def _state_routes(router: APIRouter, desk: Desk) -> None:
     @router.get("/{uuid}")
     async def task(uuid: str, request: Request) -> Response:
         job = service.task(uuid, desk.owner(request))
-        live = service.live(job)
+        live, steps_known = service.live(job), request.query_params.get("steps", "")
         output = service.output(job, -LINES_SHOWN)
         pictures = await asyncio.to_thread(_pictures, service.folder(job.uuid).output)
         fields = {**_row(desk, job), **info_fields(job, now_ms(), output), "holes": live.holes, "pictures": pictures}
         stages = [asdict(s) for s in live.stages.stages]
-        return answer({**fields, "stages": stages, "steps": [asdict(s) for s in live.steps]})
+        steps = [asdict(s) for s in live.steps.since(steps_known)]
+        return answer({**fields, "stages": stages, "steps": steps, "steps_mark": live.steps.mark})
 
     @router.get("/{uuid}/pictures/{name}")
     async def picture(uuid: str, name: str, request: Request) -> Response:

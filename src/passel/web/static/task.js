@@ -31,7 +31,7 @@ export async function taskPage(main, still, uuid) {
 
 class TaskPage {
   constructor(main, still, uuid) {
-    Object.assign(this, { still, uuid, shown: null });
+    Object.assign(this, { still, uuid, shown: null, stepsMark: "" });
     this.head = el("div");
     this.trouble = el("div");
     this.body = el("div", { class: "stack" });
@@ -43,7 +43,9 @@ class TaskPage {
   }
 
   async look() {
-    const task = await get(`/ui/api/tasks/${this.uuid}`, this.still);
+    const task = await get(`/ui/api/tasks/${this.uuid}?steps=${this.stepsMark}`, this.still);
+    this.stepsMark = task.steps_mark;
+    this.board.note(task.steps);
     document.title = `${task.name} · Passel`;
     this.showHead(task);
     const busy = BUSY.includes(task.state);
@@ -96,7 +98,7 @@ class TaskPage {
       el("span", {}, `${s.done} / ${s.total}`, s.failed ? ` · ${s.failed} failed` : s.done < s.total && s.rest_s !== null ? ` · ${duration(s.rest_s)}` : "")));
     fill(this.stages, el("div", { class: "row", style: "justify-content:space-between;margin-bottom:8px" }, el("h2", { style: "margin:0" }, "Progress"), el("strong", {}, `${Math.round(task.progress)} %`)),
       bar(task.progress, "All"), el("div", { style: "margin-top:12px" }, rows.length ? rows : el("p", { class: "soft small" }, task.state === "queued" ? "It starts when it is its turn." : task.progress > 0 ? "The log tells how far it is." : "Starting…")));
-    this.board.show(task.steps);
+    this.board.show();
     const best = ["first", "plan"].find((p) => task.pictures.includes(p)) ?? "";
     if (best && best !== this.pictureOf) {
       this.pictureOf = best;

@@ -9,17 +9,20 @@ export function tileBoard() {
   const words = el("p", { class: "small soft", style: "margin:8px 0 0" });
   const element = el("section", { class: "card", hidden: true }, el("h2", {}, "Map tiles"), canvas, words);
   const tiles = new Map();
+  let news = false;
   return {
     element,
-    show(steps) {
-      let news = false;
+    note(steps) {
       for (const step of steps) {
         const place = /^x(-?\d+)_y(-?\d+)$/.exec(step.name);
         if (!place || tiles.get(step.name)?.state === step.state) continue;
         tiles.set(step.name, { x: Number(place[1]), y: Number(place[2]), state: step.state, machine: step.machine });
         news = true;
       }
+    },
+    show() {
       if (news) draw();
+      news = false;
     },
   };
 
