@@ -12,10 +12,11 @@ import pytest
 from passel.errors import InputError
 from passel.gateway.book import Book
 from passel.gateway.doors import CLOSES_AFTER_S, Doors
+from passel.gateway.freight import read_freight
 from passel.gateway.gateway import Gateway, GatewaySettings
 from passel.gateway.node import Node, Seen, node_at
 from passel.gateway.routing import Need, choose
-from passel.server.jobs import Job, Order, State
+from passel.server.jobs import GivenOption, Job, Order, State
 from passel.server.ports import Task
 
 
@@ -60,12 +61,10 @@ def online(gateway: Gateway, max_images: int | None = None, slots: int = 1) -> N
     gateway.book.answered(gateway.book.node("one:3000"), seen)
 
 
-def chosen(
-    gateway: Gateway, world: World, uuid: str, folder: Path, photos: int = 10, outputs: tuple[str, ...] = ()
-) -> str:
+def chosen(gateway: Gateway, world: World, uuid: str, folder: Path, photos: int = 10, **order: object) -> str:
     """Who gets a task that is started now."""
     job = replace(_job(uuid), images_count=photos)
-    job = replace(job, order=replace(job.order, outputs=outputs))
+    job = replace(job, order=replace(job.order, **order))
     world.jobs[uuid] = job
     for name in ("photos", "output"):
         (folder / uuid / name).mkdir(parents=True, exist_ok=True)
@@ -109,6 +108,17 @@ def test_submodels_of_opendronemaps_split_merge_are_made_by_nodes(
     gateway.book.delete("one:3000")
     with pytest.raises(InputError, match="own split-merge"):
         chosen(gateway, world, "alone", tmp_path, outputs=rounds[0])
+
+
+def test_what_passel_lacks_a_node_may_have(gateway: Gateway, world: World, tmp_path: Path) -> None:
+    """The server has told by then what its own engine will not make."""
+    online(gateway, slots=2)
+    for uuid, option, told in (("cut", "orthophoto-cutline", 1), ("plain", "dsm", 0)):
+        options = (GivenOption(option, True),)
+        assert chosen(gateway, world, uuid, tmp_path, options=options) == "node"
+        freight = read_freight(tmp_path / uuid)
+        assert freight.options == options
+        assert sum("does not hold there" in line for line in freight.remarks) == told
 
 
 def test_what_our_own_engine_began_it_goes_on_with(gateway: Gateway, world: World, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from passel.gateway.policy import Engine, Policy, ruled
 from passel.gateway.ports import Door, Jobs, Workers
 from passel.gateway.routing import can_fan_out, free_slots
 from passel.gateway.sending import ran_here
+from passel.server.api_options import notices
 from passel.server.jobs import Job, State
 from passel.server.ports import Machine, Task
 
@@ -119,6 +120,11 @@ class Gateway:
         options, told = ruled(job.order.options, allowance)
         if allowance.engine is Engine.ODM and _asked(job) is Engine.PASSEL:
             told = (*told, "note: --engine passel is not for this token; a node makes the map")
+        if notices(job.order.options, ()):
+            told = (
+                *told,
+                "note: a node makes this map: what was said of options that Passel lacks does not hold there",
+            )
         folder, door = task.photos.parent, ""
         if any(o.name == "split" for o in options):
             door = self._doors.open(job.owner, job.uuid)
