@@ -192,6 +192,15 @@ def test_writing_again_keeps_photos_and_makes_only_what_is_missing(tmp_path):
     assert after[0].read_bytes() != before[0]
 
 
+def test_the_demo_does_not_mix_with_a_project_of_somebody(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "notes.txt").touch()
+    write_demo(tmp_path, replace(SMALL, photos_per_strip=1))
+    (tmp_path / "images" / "DJI_0001.JPG").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"other photos than the demo's: DJI_0001.JPG.*another --output"):
+        write_demo(tmp_path, replace(SMALL, photos_per_strip=1))
+
+
 def test_gps_options():
     base = replace(SMALL, strips=10, photos_per_strip=10)
     truth = DemoTruth.of(base)

@@ -19,7 +19,8 @@ from PIL.TiffImagePlugin import IFDRational
 from passel.demo.flight import FOCAL_MM, SENSOR_WIDTH_MM, DemoSettings, Shot
 from passel.demo.render import render_photo
 from passel.demo.truth import RENDER_VERSION, DemoTruth
-from passel.errors import StorageError
+from passel.errors import InputError, StorageError
+from passel.survey.inspect import EXTENSIONS
 
 TRUTH_FILE = "truth.json"
 IMAGES_FOLDER = "images"
@@ -37,6 +38,7 @@ def write_demo(folder: Path, settings: DemoSettings | None = None, workers: int 
     try:
         images = folder / IMAGES_FOLDER
         images.mkdir(parents=True, exist_ok=True)
+        _refuse_others(images)
         if not _same_survey(folder / TRUTH_FILE, truth):
             for old in images.glob("DEMO_*.JPG"):
                 old.unlink()
@@ -77,6 +79,14 @@ def photo_bytes(truth: DemoTruth, index: int) -> bytes:
     exif = _exif(truth, shot)
     Image.fromarray(pixels).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=exif, xmp=_xmp(truth, shot))
     return out.getvalue()
+
+
+def _refuse_others(images: Path) -> None:
+    """They would be mapped with the demo's, and the map of theirs replaced."""
+    others = [p.name for p in images.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("DEMO_")]
+    if others:
+        what = f"There are other photos than the demo's: {min(others)}"
+        raise InputError(what, str(images), "choose another --output for the demo")
 
 
 def _same_survey(path: Path, truth: DemoTruth) -> bool:
