@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,7 @@ from aiohttp import web
 from free_ports import free_port
 from passel.errors import StorageError
 from passel.gateway.book import Book
-from passel.gateway.client import MOST_PARALLEL, NodeLies, NodeSilent, RemoteTask, opened
+from passel.gateway.client import MOST_PARALLEL, NodeLies, NodeSilent, RemoteTask, TaskUnknown, opened
 from passel.gateway.desk import NewNode, NodeDesk, NodeLine
 from passel.gateway.downloading import download
 from passel.gateway.fetching import fetch
@@ -83,6 +84,21 @@ def test_a_node_that_says_it_runs_a_billion_tasks_gets_some(tmp_path, told, take
     assert (line.max_parallel, line.state) == (taken, "online" if taken else "isolated")
     assert ("maxParallelTasks is no number" in line.trouble) == (not taken)
     book.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"{UUID} not found",
+        "Invalid uuid (not found)",
+        f"Invalid route for taskId {UUID}:info, no task table entry.",
+        "Invalid taskId: the task no longer exists.",
+    ],
+)
+def test_how_nodes_say_that_they_have_no_such_task(words):
+    """ClusterODM has words of its own; taken for a refusal, the gateway asked it to remove the task for three days."""
+    with pytest.raises(TaskUnknown):
+        task_of(json.dumps({"error": words}))
 
 
 def test_half_characters_and_control_codes_stay_on_the_node(tmp_path):

@@ -38,6 +38,8 @@ USUAL_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "passel"}
 LONGEST_PAUSE_S = 60.0
 """A node that asks for a longer pause is asked again all the same."""
 _FULL = re.compile(r"ENOSPC|no space left|disk( is|'s)?( too)? full|disk quota", re.IGNORECASE)
+_UNKNOWN = ("not found", "Invalid route for taskId", "the task no longer exists")
+"""How NodeODM says that it has no such task; the others are ClusterODM's, which may be a node, too."""
 LONGEST_LINE = 4000
 MOST_LINES = 100_000
 MOST_PARALLEL = 64
@@ -374,7 +376,7 @@ def _parsed(body: bytes, node: Node, path: str) -> object:
     if isinstance(said, dict) and said.get("error"):
         words = plain(said["error"], 1000)
         unfit = is_full(words) or words.startswith("Invalid authentication token")
-        kind = TaskUnknown if "not found" in words else NodeUnfit if unfit else NodeRefuses
+        kind = TaskUnknown if any(w in words for w in _UNKNOWN) else NodeUnfit if unfit else NodeRefuses
         raise kind(f"It says: {words}", node.name)
     return said
 
