@@ -235,8 +235,9 @@ def test_the_invitation_says_what_to_type() -> None:
     assert "passel serve --listen 0.0.0.0" in alone
     assert "join" not in alone
     first = invitation(ready("--listen", "0.0.0.0", join_token="join_x", api_token="api_y", kit=False), terminal=True)
-    assert "curl -fsS http://10.0.0.1:3000/join | sh -s -- join_x   (in a minute: its kit is being made)\n" in first
-    assert "passel join https://10.0.0.1:3001 --token join_x\n           within 7 days; another token:" in first
+    assert "curl -fsS http://10.0.0.1:3000/join | sh -s -- join_x\n" in first, "nothing stands behind what is copied"
+    assert "passel join https://10.0.0.1:3001 --token join_x\n           the first of them in a minute" in first
+    assert "           within 7 days; another token:" in first
     assert "or http://[fd00::1]:3000/\n" in first
     assert "with the API token api_y\n" in first
     assert "█" in first  # the QR code

@@ -191,6 +191,7 @@ def test_a_coordinator_that_gets_another_address_is_found_again(hosts, tmp_path)
             worker.wait_for("https://10.77.0.9:3001 answers again")
             assert {p.pid for p in worker.family()} == family
             assert worker.signal(signal.SIGINT) == 0
+        coordinator.wait_for(r"has another address now[^~]*passel join https://10\.77\.0\.9:3001 --token TOKEN")
         page = f"http://127.0.0.1:3000/ui/api/passel?token={shown_token(coordinator, 'api')}"
         ask = f"import urllib.request; print(urllib.request.urlopen({page!r}).read().decode())"
         told = subprocess.run(

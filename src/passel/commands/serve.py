@@ -222,7 +222,8 @@ def invitation(ready: Ready, terminal: bool) -> str:
     """What to do now: open the page, submit photos, let other computers join."""
     options = ready.options
     page = options.page(ready.port, ready.hosts[0])
-    lines = [f"passel {passel.__version__}: {options.name!r} is ready.", "", f"  open     {page}"]
+    news = "has another address now." if ready.moved else "is ready."
+    lines = [f"passel {passel.__version__}: {options.name!r} {news}", "", f"  open     {page}"]
     if options.is_local:
         lines += ["           Only this computer can reach it. For others: passel serve --listen 0.0.0.0"]
     else:
@@ -239,9 +240,10 @@ def _tokens(ready: Ready, page: str) -> list[str]:
     join = f"passel join https://{_in_url(ready.hosts[0])}:{ready.workers_port} --token "
     bare = f"curl -fsS {page}join | sh -s -- "
     token = ready.join_token or "TOKEN"
-    kit = "" if ready.kit else "   (in a minute: its kit is being made)"
     lines = [f"  submit   with the API token {ready.api_token}"] if ready.api_token else []
-    lines += ["  more computers join with one line:", f"           {bare}{token}{kit}", f"           {join}{token}"]
+    lines += ["  more computers join with one line:", f"           {bare}{token}", f"           {join}{token}"]
+    if not ready.kit:
+        lines.append("           the first of them in a minute: the kit that it fetches is being made")
     if ready.join_token:
         lines.append(f"           within {JOIN_TOKEN_DAYS} days; another token: passel token create --join")
     else:

@@ -83,6 +83,7 @@ class Ready:
     """What the user must know once it listens. hosts: names and addresses of this machine, the likeliest first.
 
     join_token, api_token: made just now, '' when there are usable ones already. kit: whether the field kit is ready.
+    moved: whether this was told before, with another address.
     """
 
     options: ServeOptions
@@ -92,3 +93,4 @@ class Ready:
     join_token: str
     api_token: str
     kit: bool
+    moved: bool = False

@@ -23,7 +23,7 @@ import uvloop
 from passel.cluster.coordinator.admin import AdminApi, JobLine, Overview, Pace, overview_of
 from passel.cluster.coordinator.coordinator import Coordinator, Listen
 from passel.cluster.coordinator.data_folder import DataFolder
-from passel.cluster.coordinator.listening import public_socket, serve_on_socket, trouble_at
+from passel.cluster.coordinator.listening import is_loopback, public_socket, serve_on_socket, trouble_at
 from passel.cluster.kit.bundle import is_whole
 from passel.cluster.trust.admit import Door
 from passel.cluster.trust.authority import Authority, own_names
@@ -119,9 +119,10 @@ class _Serving:
                 stack.push_async_callback(self._start_fleet(options.fleet))
             cleaning = bucket_kept_clean(self._coordinator, lambda job: self._server.service.folder(job).output)
             await stack.enter_async_context(cleaning)
-            watching = asyncio.create_task(self._look_around())
+            ready = self._ready(port, workers_port)
+            on_ready(ready)
+            watching = asyncio.create_task(self._look_around(ready, on_ready))
             stack.callback(watching.cancel)
-            on_ready(self._ready(port, workers_port))
             await self._stop.wait()
             _log.info("stopping")
             self._coordinator.part()
@@ -264,7 +265,7 @@ class _Serving:
         kit = is_whole(self._folder.wheels)
         return Ready(options, port, workers_port, options.hosts, fresh["join"], fresh["api"], kit)
 
-    async def _look_around(self) -> None:
+    async def _look_around(self, told: Ready, on_ready: Callable[[Ready], None]) -> None:
         """Now and then: count steps, follow this machine's addresses, stop what cancelled jobs left running."""
         names = own_names()
         while True:
@@ -277,8 +278,18 @@ class _Serving:
                 if job.job not in running:
                     self._coordinator.end_job(job.job)
             names = self._renew(names)
+            told = self._tell_where(told, on_ready)
             if self._public_tls is not None:
                 self._public_tls.follow()
+
+    def _tell_where(self, told: Ready, on_ready: Callable[[Ready], None]) -> Ready:
+        """Says again what to type when that has changed; while there is no network at all, nothing."""
+        hosts = self._options.hosts
+        if hosts[0] == told.hosts[0] or is_loopback(hosts[0]):
+            return told
+        told = replace(told, hosts=hosts, join_token="", api_token="", kit=is_whole(self._folder.wheels), moved=True)
+        on_ready(told)
+        return told
 
     def _renew(self, known: tuple[str, ...]) -> tuple[str, ...]:
         """A certificate for the addresses that this machine has now."""
