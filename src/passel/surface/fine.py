@@ -26,6 +26,7 @@ from passel.surface.match import (
 )
 from passel.surface.plate import Plate
 from passel.surface.refine import Refined, refine
+from passel.surface.smooth import evened
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -37,6 +38,7 @@ REFINED_RIM_CELLS = 64
 SEAM_CELLS = 4.0  # beside a block's border
 REFINING_STEPS_CELLS = (0.4, 0.2)
 LEAST_SCORE = 0.2
+KNOWN_NOISE_CELLS = 0.6
 SURE_SCORE, SURE_PHOTOS = 0.6, 3
 GUESS_SIGMAS_CELLS = (2.0, 4.0, 8.0, 12.0)
 GUESS_DIFFERS_CELLS = 1.5
@@ -121,11 +123,13 @@ def _refined(
     better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[0])
     surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
     surface[part] = _second_thoughts(level, window, surface, better, views, plates, blocks)
+    # the second pass keeps what its windows do not see, the noise of single cells; where nothing is known, nothing is spread
+    known = better.noise < KNOWN_NOISE_CELLS * cell_m
+    surface[part] = np.where(known, evened(surface[part], better.noise, cell_m), surface[part])
     surface = smoothed(surface, level.window, cell_m)
     better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[1])
     surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
-    # as wide as refinement's window: what differs by less within it is noise, and edges are higher
-    surface = cv2.bilateralFilter(surface, 9, 0.5 * cell_m, 3.0)
+    surface[part] = evened(surface[part], better.noise, cell_m)
     score, agreeing = np.full(z.shape, -1, np.float32), np.zeros(z.shape, np.uint8)
     score[part], agreeing[part] = better.score, better.agreeing
     return Matched(level.window, surface, score, found.cost, found.seen, agreeing, found.edge)

@@ -25,16 +25,24 @@ FEATHER_CELLS = 32  # of a block beyond its border: what two blocks say of a cel
 UNSEEN = -9.0
 NOISE_VARIANCE = 4.0  # gray levels squared: flat ground gives no score
 LEAST_SQUARES = 0.02  # mean square of normalised grays: below it there is only noise
+INDEPENDENT_GRAYS = (
+    WINDOW_CELLS**2 / 4
+)  # of a window: neighbours share what the camera's optics and both interpolations mix
+MOST_NOISE_CELLS = 1.0
 LEAST_AGREEMENT = 0.3  # correlation of one photo with the others below which it is taken to see something else
 
 
 @dataclass(frozen=True)
 class Refined:
-    """Refined heights: z float32 (m), score float32 mean correlation of the photos used (-1 where none), agreeing u8 photos used."""
+    """Refined heights: z float32 (m), score float32 mean correlation of the photos used (-1 where none), agreeing u8 photos used.
+
+    noise: float32 standard deviation (m) to expect of z from how sharply and how well how many photos match, at most MOST_NOISE_CELLS.
+    """
 
     z: F32
     score: F32
     agreeing: U8
+    noise: F32
 
 
 def refine(
@@ -51,7 +59,8 @@ def refine(
     Each block is refined FEATHER_CELLS beyond its border and neighbours flow into each other there: other photos, other millimetres.
     """
     start = surface[window.slices_in(level.window)]
-    sums = np.zeros((3, *start.shape), np.float32)  # of weights, of weighted moves, of weighted scores
+    sums = np.zeros((4, *start.shape), np.float32)  # of weights, and of weighted moves, scores, noise
+    most_noise_m = np.float32(MOST_NOISE_CELLS * level.grid.resolution_m)
     most, agreeing = np.zeros(start.shape, np.float32), np.zeros(start.shape, np.uint8)
     wide = [Block(b.window.grown(FEATHER_CELLS), b.plane_m, b.photos) for b in blocks if len(b.photos) > 1]
     used = [b for b in wide if min(b.window.clipped(window).shape) > 0]
@@ -66,16 +75,19 @@ def refine(
         )
         pictures.done_with(number)
         found = _refine_block(block, warped, around, heights, step_cells * level.grid.resolution_m)
+        noise = np.minimum(found.noise, most_noise_m)
         inner, outer = part.slices_in(around), part.slices_in(window)
         weight = feather(block.window)[part.slices_in(block.window)] * (found.score[inner] > -1)
         sums[(slice(None), *outer)] += weight * np.stack(
-            [np.ones_like(weight), (found.z - heights)[inner], found.score[inner]]
+            [np.ones_like(weight), (found.z - heights)[inner], found.score[inner], noise[inner]]
         )
         agreeing[outer] = np.where(weight > most[outer], found.agreeing[inner], agreeing[outer])
         most[outer] = np.maximum(weight, most[outer])
     some = sums[0] > 0
     total = np.where(some, sums[0], 1)
-    return Refined(start + sums[1] / total, np.where(some, sums[2] / total, -1).astype(np.float32), agreeing)
+    score = np.where(some, sums[2] / total, -1).astype(np.float32)
+    noise = np.where(some, sums[3] / total, most_noise_m).astype(np.float32)
+    return Refined(start + sums[1] / total, score, agreeing, noise)
 
 
 def feather(window: Window) -> F32:
@@ -102,9 +114,22 @@ def _refine_block(block: Block, warped: Warped, around: Window, heights: F32, st
 
     use = agreeing_photos(sample(0.0))
     scores = np.stack([windowed_score(sample(i * step_m), use) for i in (-2, -1, 0, 1, 2)])
-    z, score = heights.copy(), np.full(heights.shape, -1, np.float32)
-    _peak(scores, step_m, z, score)
-    return Refined(z, score, use.sum(axis=0).astype(np.uint8))
+    z, score, sharpness = heights.copy(), np.full(heights.shape, -1, np.float32), np.zeros_like(heights)
+    _peak(scores, step_m, z, score, sharpness)
+    agreeing = use.sum(axis=0).astype(np.uint8)
+    return Refined(z, score, agreeing, expected_noise(score, sharpness, agreeing))
+
+
+def expected_noise(score: F32, sharpness: F32, agreeing: U8) -> F32:
+    """Standard deviation (m) of heights at which `agreeing` photos correlate with `score`, which falls by half of `sharpness` times the
+    square of an error in metres; infinite where no height is better than its neighbours.
+
+    What the photos do not share, 1 - score, is noise, averaged over the window; photos far apart and rich pictures make peaks sharp.
+    """
+    known = (sharpness > 0) & (score > 0) & (agreeing > 1)
+    worth = INDEPENDENT_GRAYS * (agreeing.astype(np.float32) - 1) * sharpness
+    variance = 2.0 * (1.0 - np.minimum(score, 1.0)) / np.where(known, worth, 1.0)
+    return np.where(known, np.sqrt(variance), np.inf).astype(np.float32)
 
 
 def normalised(warped: Warped) -> F32:
@@ -167,8 +192,8 @@ def _pairwise(samples: F32, use: NDArray[np.bool_], products: F32, squares: F32)
 
 
 @njit(cache=True, nogil=True)
-def _peak(scores: F32, step_m: float, z: F32, score: F32) -> None:
-    """Move z to the parabola's top through the best of the five scores; cells without any stay."""
+def _peak(scores: F32, step_m: float, z: F32, score: F32, sharpness: F32) -> None:
+    """Move z to the parabola's top through the best of the five scores; cells without any stay. sharpness: how it is bent, per m²."""
     n, rows, cols = scores.shape
     for r in range(rows):
         for c in range(cols):
@@ -185,5 +210,6 @@ def _peak(scores: F32, step_m: float, z: F32, score: F32) -> None:
                 right = scores[b + 1, r, c]
                 bend = left - 2.0 * scores[b, r, c] + right
                 if bend < 0:
+                    sharpness[r, c] = -bend / (step_m * step_m)
                     d = 0.5 * (left - right) / bend
             z[r, c] += np.float32((b - n // 2 + d) * step_m)
