@@ -226,6 +226,13 @@ def test_a_cache_in_use_is_said(machines, tmp_path):
     assert "Another worker uses this cache" in second.log.read_text()
 
 
+def test_a_cache_that_cannot_be_made_is_said_with_what_to_give_instead(machines, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    worker = machines.worker("one", cache=tmp_path / "file")
+    assert worker.process.wait(60) == 3
+    assert "make room and make it writable, or choose another --cache" in worker.log.read_text()
+
+
 def test_who_goes_when_memory_runs_out():
     small, fat, fattest = Usage("a", 500, 400), Usage("b", 500, 900), Usage("c", 8000, 9000)
     assert not is_nearly_out(5000, 16_000)

@@ -192,8 +192,9 @@ def test_what_is_no_coordinator_is_said_to_be_none(tmp_path: Path) -> None:
     free = socket.create_server(("127.0.0.1", 0))
     port = free.getsockname()[1]
     free.close()
-    with pytest.raises(Unreachable, match="cannot be reached: nobody listens"):
+    with pytest.raises(Unreachable, match="cannot be reached: nobody listens") as told:
         meet(f"https://127.0.0.1:{port}")
+    assert told.value.where == f"https://127.0.0.1:{port}", "as it was typed"
 
 
 @pytest.mark.parametrize(

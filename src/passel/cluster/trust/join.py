@@ -105,7 +105,7 @@ def join(coordinator: Coordinator, token: str, home: Path, hostname: str) -> Ide
 async def _meet(url: str) -> Coordinator:
     stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE  # the token's pin decides, not this handshake
-    status, body = await _request("GET", url + CA_PATH, stranger)
+    status, body = await _request("GET", url, CA_PATH, stranger)
     if status != 200 or b"BEGIN CERTIFICATE" not in body:
         todo = f"check the address and the port: workers join at {WORKERS_PORT}, if nothing else was chosen"
         raise Unreachable("this is no workers' port of a Passel: something else answers there", url, todo)
@@ -116,7 +116,7 @@ async def _meet(url: str) -> Coordinator:
 
 async def _ask(coordinator: Coordinator, request: JoinRequest) -> JoinReply:
     context = trusting(coordinator.ca_pem)
-    status, body = await _request("POST", coordinator.url + JOIN_PATH, context, encode(request))
+    status, body = await _request("POST", coordinator.url, JOIN_PATH, context, encode(request))
     try:
         if status == 200:
             return decode(JoinReply, body)
@@ -127,13 +127,15 @@ async def _ask(coordinator: Coordinator, request: JoinRequest) -> JoinReply:
     raise kind(said.what, said.where or coordinator.url, said.todo)
 
 
-async def _request(method: str, url: str, context: ssl.SSLContext, body: bytes | None = None) -> tuple[int, bytes]:
-    """Status and body of one request. Raises Unreachable for every way in which a network may fail."""
+async def _request(
+    method: str, url: str, path: str, context: ssl.SSLContext, body: bytes | None = None
+) -> tuple[int, bytes]:
+    """Status and body of one request. Raises Unreachable for every way in which a network may fail; people know the url alone."""
     patience = aiohttp.ClientTimeout(total=_PATIENCE_S)
     try:
         async with (
             aiohttp.ClientSession(timeout=patience, headers={VERSION_HEADER: __version__}) as session,
-            session.request(method, url, ssl=context, data=body, allow_redirects=False) as answer,
+            session.request(method, url + path, ssl=context, data=body, allow_redirects=False) as answer,
         ):
             return answer.status, await read_all(answer.content, _MOST_ANSWER_BYTES, url)
     except aiohttp.ClientConnectorCertificateError as e:

@@ -27,7 +27,7 @@ from passel.cluster.worker.hosts import Hosts
 from passel.cluster.worker.machine import memory_for_steps_mb, usable_cpus
 from passel.cluster.worker.transfer import Link, LinkSettings
 from passel.cluster.worker.workplace import LocalWorkplace, RemoteWorkplace, Workplace
-from passel.errors import Interrupted, PasselError
+from passel.errors import Interrupted, PasselError, StorageError
 from passel.pipeline.store import storage_errors
 
 _SHARE_OF_DISK = 0.5
@@ -84,7 +84,14 @@ async def _work(options: AgentOptions) -> None:
 def _open_cache(options: AgentOptions) -> Cache:
     most_bytes = int((options.cache_gb or 0) * 1e9)
     cache = Cache(options.cache, most_bytes or sys.maxsize)
-    cache.open()
+    try:
+        cache.open()
+    except StorageError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, BlockingIOError):
+            raise
+        raise StorageError(
+            error.what, error.where, "make room and make it writable, or choose another --cache"
+        ) from error
     if not most_bytes:
         cache.most_bytes = int(_SHARE_OF_DISK * (shutil.disk_usage(options.cache).free + cache.size_bytes))
     return cache
