@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -124,6 +125,28 @@ def test_no_photo_is_sent_twice_after_the_client_died(server: str, photos: Path,
         assert len(names) == 2
         assert again.task(note.uuid).images == 5
         assert submit(again, order, desk) == note  # submitted already: nothing happens
+
+
+def test_photos_that_go_away_while_they_are_sent_are_told_and_the_rest_is_sent_later(
+    server: str, photos: Path, tmp_path: Path
+) -> None:
+    """The card was pulled."""
+    card = tmp_path / "card"
+    shutil.copytree(photos, card)
+
+    class CardIsPulled(Server):
+        def send_piece(self, uuid: str, path: Path, *more: object) -> None:  # type: ignore[override]
+            if path.name == "p3.jpg":
+                card.rename(tmp_path / "drawer")
+            super().send_piece(uuid, path, *more)  # type: ignore[arg-type]
+
+    order = order_of("field", sorted(card.glob("*.jpg")), [], [])
+    with CardIsPulled(Address.parse(server)) as there:
+        with pytest.raises(InputError, match=r"cannot be read any more.*p\d.jpg.*sends only what has not arrived"):
+            submit(there, order, quiet_desk(tmp_path))
+        (tmp_path / "drawer").rename(card)
+    with Server(Address.parse(server)) as again:
+        assert again.task(submit(again, order, quiet_desk(tmp_path)).uuid).images == 5
 
 
 def test_a_commit_that_is_refused_says_why_and_one_whose_answer_was_lost_counts(

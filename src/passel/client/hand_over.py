@@ -215,11 +215,12 @@ def _sent(server: Server, info: Info, order: Order, note: Note, desk: Desk) -> N
         if path.name in sent:
             tell(sizes[path])
             return
-        if info.is_passel:
-            _patiently(lambda: _send_rest(server, note.uuid, path, tell), desk, stopped)
-        else:
-            _patiently(lambda: server.send_whole(note.uuid, path), desk, stopped)
-            tell(sizes[path])
+        with _told_if_unreadable(path):
+            if info.is_passel:
+                _patiently(lambda: _send_rest(server, note.uuid, path, tell), desk, stopped)
+            else:
+                _patiently(lambda: server.send_whole(note.uuid, path), desk, stopped)
+                tell(sizes[path])
         with guard:
             sent.add(path.name)
             if len(sent) % 20 == 0:
@@ -236,6 +237,16 @@ def _sent(server: Server, info: Info, order: Order, note: Note, desk: Desk) -> N
             note = replace(note, sent=tuple(sorted(sent)))
             desk.write(note)
     return note
+
+
+@contextmanager
+def _told_if_unreadable(path: Path) -> Iterator[None]:
+    """A card was pulled, a share went away: the network's troubles are no OSError here."""
+    try:
+        yield
+    except OSError as e:
+        todo = "is its disk or card still there? The same command sends only what has not arrived"
+        raise InputError(f"a photo cannot be read any more: {e.strerror or e}", str(path), todo) from e
 
 
 def _send_rest(server: Server, uuid: str, path: Path, tell: Callable[[int], None]) -> None:
