@@ -21,11 +21,17 @@ from passel.cluster.wire.workers import (
 
 
 def ready(
-    name: str, rank: int = 0, memory_mb: int = 500, threads: int = 1, stage: str = "s", **inputs: int
+    name: str,
+    rank: int = 0,
+    memory_mb: int = 500,
+    threads: int = 1,
+    stage: str = "s",
+    function: str = "f",
+    **inputs: int,
 ) -> ReadyStep:
     """A step whose digest is its name; inputs: key → bytes."""
     refs = tuple(InputRef("in", "artifact", key, size_bytes=size) for key, size in inputs.items())
-    return ReadyStep(name, stage, name, rank, memory_mb, threads, "", refs, "/log")
+    return ReadyStep(name, stage, name, rank, memory_mb, threads, "", refs, "/log", function)
 
 
 @dataclass

@@ -364,6 +364,24 @@ def test_the_last_slow_step_of_a_stage_is_tried_twice_and_the_first_result_count
     assert slow not in a.held
 
 
+def test_a_step_of_a_larger_kind_than_the_others_of_its_stage_is_not_slow(world: World) -> None:
+    """As the orthophoto among the last files of a map: on recorded runs each of them had been copied."""
+    a, b = small("a", 8, 8000), small("b", 4, 4000)
+    world.submit(*(ready(f"x{i}", i) for i in range(4)), ready("large", 4, function="g"))
+    world.poll(a)
+    for ticket in list(a.held):
+        a.run(ticket)
+    world.poll(a)
+    for ticket, held in list(a.held.items()):
+        if held.assignment.digest in ("x0", "x1", "x2"):
+            a.finish(ticket, seconds=1.0)
+    world.poll(a)
+    world.later(5.0, a, b)
+    assert digests(b) == ["x3"], "that one is slow"
+    world.later(60.0, a, b)
+    assert digests(b) == ["x3"]
+
+
 def test_a_worker_that_left_is_not_called_lost(world: World) -> None:
     leaver, silent = small("leaver", draining=True), small("silent")
     world.poll(leaver)

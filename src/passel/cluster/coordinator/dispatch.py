@@ -293,7 +293,7 @@ class Dispatcher:
             task.bytes_in += finished.bytes_in
             task.bytes_out += finished.bytes_out
         if finished.failure is None:
-            job.note_seconds(task.ready.stage, finished.seconds)
+            job.note_seconds(task.kind, finished.seconds)
             self._end(task, worker.name, None)
         elif run is not None and not run.cancelled:
             self._take_failure(worker, task, finished.failure, now_s)

@@ -10,6 +10,8 @@ from passel.cluster.wire.workers import Assignment, Failure, InputRef, Phase, Po
 
 Key = tuple[str, str]
 """(job, digest)."""
+Kind = tuple[str, str]
+"""Stage and function of a step."""
 Need = tuple[int, int]
 """(memory in MB, threads)."""
 
@@ -98,13 +100,18 @@ class Task:
         return self.failures + len(self.deaths)
 
     @property
+    def kind(self) -> Kind:
+        """With whom it may be compared: stages have steps of several functions, some of which take ten times as long."""
+        return self.ready.stage, self.ready.function
+
+    @property
     def place(self) -> tuple[int, int]:
         return self.ready.rank, self.order
 
 
 @dataclass(eq=False)
 class JobState:
-    """A job whose driver is there. threads: that its steps take now. seconds: (count, mean) of steps that ended, by stage.
+    """A job whose driver is there. threads: that its steps take now. seconds: (count, mean) of steps that ended, by kind.
 
     special: waiting steps that may not run everywhere. passed: waiting steps that others were put before, and since when.
     """
@@ -122,7 +129,7 @@ class JobState:
     ended: set[str] = field(default_factory=set)
     made: int = 0
     failed: int = 0
-    seconds: dict[str, tuple[int, float]] = field(default_factory=dict)
+    seconds: dict[Kind, tuple[int, float]] = field(default_factory=dict)
 
     def queue(self, task: Task, now_s: float) -> None:
         """Puts a task into the line by its rank."""
@@ -145,9 +152,9 @@ class JobState:
             self.passed.pop(task.ready.digest, None)
             del self.waiting[bisect.bisect_left(self.waiting, task.place, key=lambda entry: entry[0])]
 
-    def note_seconds(self, stage: str, seconds: float) -> None:
-        count, mean = self.seconds.get(stage, (0, 0.0))
-        self.seconds[stage] = count + 1, mean + (seconds - mean) / (count + 1)
+    def note_seconds(self, kind: Kind, seconds: float) -> None:
+        count, mean = self.seconds.get(kind, (0, 0.0))
+        self.seconds[kind] = count + 1, mean + (seconds - mean) / (count + 1)
 
 
 @dataclass(eq=False)

@@ -173,12 +173,12 @@ def _sooner_elsewhere(task: Task, job: JobState, worker: Worker, roster: Roster,
 
 
 def _free_in_s(worker: Worker, job: JobState, now_s: float) -> float:
-    """When the first of its steps will end: as the others of their stage took, or else after as long again; at best a guess."""
+    """When the first of its steps will end: as others of their kind took, or else after as long again; at best a guess."""
     rests = []
     for run in worker.busy():
         ran_s = now_s - (now_s if run.running_s is None else run.running_s)
         task = job.tasks.get(run.key[1])
-        mean_s = job.seconds.get(task.ready.stage, (0, 0.0))[1] if task else 0.0
+        mean_s = job.seconds.get(task.kind, (0, 0.0))[1] if task else 0.0
         rests.append(mean_s - ran_s if mean_s > ran_s else max(1.0, ran_s))
     return min(rests, default=0.0)
 
@@ -216,14 +216,14 @@ def to_prefetch(worker: Worker, jobs: Iterable[JobState], roster: Roster) -> lis
 
 
 def slow_steps(jobs: Iterable[JobState], now_s: float) -> list[Task]:
-    """Steps that run longer than others of their stage did, now that nothing of the stage waits; the slowest first."""
+    """Steps that run longer than others of their kind did, now that nothing of the stage waits; the slowest first."""
     found = []
     for job in jobs:
         for task in job.tasks.values():
             run = next(iter(task.runs.values()), None)
             if run is None or run.running_s is None or len(task.runs) > 1 or task.strikes:
                 continue
-            count, mean_s = job.seconds.get(task.ready.stage, (0, 0.0))
+            count, mean_s = job.seconds.get(task.kind, (0, 0.0))
             slow_s = max(SLOW_AT_LEAST_S, SLOW * mean_s)
             if count >= SLOW_AFTER_STEPS and not job.waiting_in_stage.get(task.ready.stage) and run.phase == "running":
                 ran_s = now_s - run.running_s

@@ -266,6 +266,7 @@ class _Submitter:
             pack(pickle.dumps(step)),
             inputs,
             str(self._workplace.log(step).absolute()),
+            step.function,
         )
 
     def _ref(self, role: str, given: Input, path: Path) -> InputRef:

@@ -24,7 +24,10 @@ class Hello:
 
 @dataclass(frozen=True)
 class ReadyStep:
-    """A step that may run now. rank: 0 is the most urgent of its job. step: as in an Assignment. log: where its prints belong."""
+    """A step that may run now. rank: 0 is the most urgent of its job. step: as in an Assignment. log: where its prints belong.
+
+    function: its name; steps of one function take about as long as each other.
+    """
 
     digest: str
     stage: str
@@ -35,6 +38,7 @@ class ReadyStep:
     step: str
     inputs: tuple[InputRef, ...]
     log: str
+    function: str = ""
 
 
 @dataclass(frozen=True)
