@@ -108,13 +108,16 @@ def test_a_kill_takes_the_children_along_and_the_next_start_goes_on(tmp_path: Pa
     with running(words, tmp_path / "serve.log") as coordinator:
         coordinator.wait_for("is ready")
         until(lambda: len(states(data)) == 1, "the local worker came")
+        assert told("drain", socket.gethostname(), "--data", str(data))[0] == 0
         family = coordinator.family()
         coordinator.kill()
         until(lambda: all_gone(family), "children ended with their parent")
     assert "no coordinator runs with this data folder" in told("status", "--data", str(data))[2]
     with running(words, tmp_path / "again.log") as coordinator:
         coordinator.wait_for("is ready")
-        until(lambda: len(states(data)) == 1, "the local worker came back")
+        until(
+            lambda: list(states(data).values()) == ["draining"], "the local worker came back, and gets no steps still"
+        )
         assert coordinator.signal(signal.SIGTERM) == 0
 
 

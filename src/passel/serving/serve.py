@@ -74,6 +74,7 @@ class _Serving:
         self._book = AccessBook(folder.access)
         self._tokens = Tokens(self._book, self._authority.fingerprint)
         self._roster = Roster(self._book, self._tokens)
+        self._drained = self._roster.drained()
         self._tls = self._authority.server_context(own_names())
         self._public_tls = PublicTls(options.tls) if options.tls is not None else None
         throttle = Throttle()
@@ -145,8 +146,12 @@ class _Serving:
         return overview_of(self._options.name, uptime_s, self._pace, jobs, self._coordinator.status(), members)
 
     def drain(self, worker: str, drained: bool) -> bool:
-        """Whether there is such a worker."""
-        return self._coordinator.drain(worker, drained)
+        """Whether there is such a worker. It holds beyond the next start, of the worker and of this process."""
+        found = self._coordinator.drain(worker, drained)
+        if found:
+            self._roster.note_drained(worker, drained)
+            self._drained = self._roster.drained()
+        return found
 
     def revoke(self, worker: str) -> None:
         """Raises UsageError."""
@@ -277,6 +282,9 @@ class _Serving:
             for job in status.jobs:
                 if job.job not in running:
                     self._coordinator.end_job(job.job)
+            for worker in status.workers:  # those that came back since this process was started
+                if worker.name in self._drained and worker.state not in ("draining", "lost"):
+                    self._coordinator.drain(worker.name)
             names = self._renew(names)
             told = self._tell_where(told, on_ready)
             if self._public_tls is not None:

@@ -79,6 +79,17 @@ class Roster:
                 known = ", ".join(m.name for m in self.members())
                 raise UsageError("no such worker", name, f"known: {known}" if known else "nobody has joined yet")
 
+    def note_drained(self, name: str, drained: bool) -> None:
+        """Somebody wants no new steps for a worker, or again some: that holds until they say otherwise."""
+        with self._book.writing() as db:
+            words = "INSERT OR IGNORE INTO drained VALUES (?)" if drained else "DELETE FROM drained WHERE name = ?"
+            db.execute(words, (name,))
+
+    def drained(self) -> frozenset[str]:
+        """The workers that get no new steps."""
+        with self._book.reading() as db:
+            return frozenset(row[0] for row in db.execute("SELECT name FROM drained"))
+
     def _add(self, db: sqlite3.Connection, hostname: str, key_digest: str, token_id: str) -> str:
         name = _free_name(hostname, {row[0] for row in db.execute("SELECT name FROM workers")})
         values = (name, key_digest, token_id, self._book.clock())

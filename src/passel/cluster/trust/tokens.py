@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS workers (
     name TEXT PRIMARY KEY, key_digest TEXT NOT NULL UNIQUE, token_id TEXT NOT NULL, joined_s REAL NOT NULL,
     revoked INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE IF NOT EXISTS drained (name TEXT PRIMARY KEY);
 """
 
 
