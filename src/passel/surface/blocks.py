@@ -68,6 +68,16 @@ def directions(views: Sequence[View], at: F64) -> F64:
     return np.asarray(d / np.linalg.norm(d, axis=1, keepdims=True))
 
 
+def pairs_apart(centres: F64, middle: F64) -> NDArray[np.bool_]:
+    """(k, k) which of k cameras (centres and middle in one frame and unit) see a place so differently that they see its height.
+
+    Two photos from one place, of two flights say, match at any height: chance would choose one.
+    """
+    rays = centres - middle
+    rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    return np.asarray(rays @ rays.T < np.cos(LEAST_ANGLE_RAD))
+
+
 def coverage(views: Sequence[View], params: Sequence[F64], xyz: F64) -> NDArray[np.bool_]:
     """(n views, m points) which points lie well inside which photo."""
     out = np.zeros((len(views), len(xyz)), bool)
@@ -181,13 +191,14 @@ class Warped:
     """A block's photos on its plane, one after the other in `gray` (float32, -1 unseen).
 
     layout: (k, 3) int64 start in `gray`, rows, columns; origin: (k, 2) first column and row relative to the block's north-west cell;
-    centres: (k, 3) cameras' column, row (same origin, cells) and height (m).
+    centres: (k, 3) cameras' column, row (same origin, cells) and height (m). apart: (k, k) `pairs_apart`.
     """
 
     gray: F32
     layout: I64
     origin: I64
     centres: F64
+    apart: NDArray[np.bool_]
 
     def image(self, k: int) -> F32:
         at, h, w = self.layout[k]
@@ -214,7 +225,7 @@ def warp_block(
         origin[k] = c0, r0
         layout[k] = size, r1 - r0, c1 - c0
         size += (r1 - r0) * (c1 - c0)
-    warped = Warped(np.empty(size, np.float32), layout, origin, centres)
+    warped = Warped(np.empty(size, np.float32), layout, origin, centres, pairs_apart(places, middle))
     for k, photo in enumerate(block.photos):
         image, p = pictures.get(photo)
         x0, y0 = float(grid.x(w.col + origin[k, 0])), float(grid.y(w.row + origin[k, 1]))

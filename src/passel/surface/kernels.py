@@ -100,6 +100,7 @@ def height_tables(
 def matching_cost(
     codes: U64,
     layout: I64,
+    apart: NDArray[np.bool_],
     shift: F64,
     scale: F64,
     z_first: int,
@@ -113,15 +114,17 @@ def matching_cost(
 ) -> None:
     """Cost (quarter bits) of every height of every cell of a block: the best third of all pairwise Hamming distances.
 
-    codes: all photos' census arrays, flat; layout: (k, 3) where each starts, its rows and columns. lowest, count, start: height ranges
+    codes: all photos' census arrays, flat; layout: (k, 3) where each starts, its rows and columns. apart: (k, k) the
+    pairs that see heights, others look alike whatever the height is. lowest, count, start: height ranges
     of the block's cells (rows, cols) and where their costs lie in `cost`. row0, col0: the block's place in block coordinates (0).
 
     The best third is that of three photos among five: the others may not see the point.
-    seen: most photos that reach the cell at any height.
+    seen: most photos that reach the cell at any height, 1 where they all are in one place.
     """
     rows, cols = lowest.shape
     k_all = len(layout)
-    code = np.empty(k_all, np.uint64)
+    all_apart = apart.sum() == k_all * (k_all - 1)
+    code, photo = np.empty(k_all, np.uint64), np.empty(k_all, np.int64)
     best = np.empty(k_all * k_all, np.int64)
     for r in range(rows):
         for c in range(cols):
@@ -139,12 +142,14 @@ def matching_cost(
                     b = codes[layout[k, 0] + rr * layout[k, 2] + cc]
                     if b != 0:
                         code[m] = b
+                        photo[m] = k
                         m += 1
-                seen[r, c] = max(seen[r, c], m)
-                if m < 2:
+                pairs = m * (m - 1) // 2 if all_apart else _pairs_apart(photo, m, apart)
+                seen[r, c] = max(seen[r, c], m if pairs > 0 else min(m, 1))
+                if pairs == 0:
                     cost[at + i] = NO_COST
                     continue
-                found = _best_third(code, m, best)
+                found = _best_third(code, photo, m, apart, all_apart, pairs, best)
                 cost[at + i] = found + 1 if found == NO_COST else found
 
 
@@ -170,12 +175,23 @@ def add_doubt(
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _best_third(code: U64, m: int, best: I64) -> int:
-    """Mean of the smallest third of the pairwise Hamming distances of m codes, in quarter bits."""
-    take = max(1, (m * (m - 1) // 2 + 1) // 3)
+def _pairs_apart(photo: I64, m: int, apart: NDArray[np.bool_]) -> int:
+    pairs = 0
+    for a in range(m):
+        for b in range(a + 1, m):
+            pairs += apart[photo[a], photo[b]]
+    return pairs
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _best_third(code: U64, photo: I64, m: int, apart: NDArray[np.bool_], all_apart: bool, pairs: int, best: I64) -> int:
+    """Mean of the smallest third of the Hamming distances of the `pairs` pairs of m codes that are apart, in quarter bits."""
+    take = max(1, (pairs + 1) // 3)
     q = 0
     for a in range(m):
         for b in range(a + 1, m):
+            if not (all_apart or apart[photo[a], photo[b]]):
+                continue
             d = np.int64(_popcount(code[a] ^ code[b]))
             if q < take:
                 k = q

@@ -161,7 +161,7 @@ def _block_cost(
     k = len(block.photos)
     shift, scale = np.empty((k, n, 2)), np.empty((k, n))
     height_tables(warped.centres, warped.origin, block.plane_m, first, n, level.dz_m, shift, scale)
-    matching_cost(codes, warped.layout, shift, scale, first, lowest, count, start, 0, 0, cost, seen)
+    matching_cost(codes, warped.layout, warped.apart, shift, scale, first, lowest, count, start, 0, 0, cost, seen)
 
 
 def block_codes(warped: Warped) -> NDArray[np.uint64]:

@@ -113,6 +113,7 @@ def _refine_block(block: Block, warped: Warped, around: Window, heights: F32, st
         return samples
 
     use = agreeing_photos(sample(0.0))
+    use &= any_apart(use, warped.apart)
     scores = np.stack([windowed_score(sample(i * step_m), use) for i in (-2, -1, 0, 1, 2)])
     z, score, sharpness = heights.copy(), np.full(heights.shape, -1, np.float32), np.zeros_like(heights)
     _peak(scores, step_m, z, score, sharpness)
@@ -161,6 +162,16 @@ def agreeing_photos(samples: F32) -> NDArray[np.bool_]:
         agreement[k] = np.where(seen[k], product / np.maximum(mean_square, LEAST_SQUARES), -1)
     floor = np.minimum(LEAST_AGREEMENT, np.partition(agreement, -2, axis=0)[-2])  # two always stay
     return np.asarray(seen & (agreement >= floor))
+
+
+def any_apart(use: NDArray[np.bool_], apart: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(rows, cols) whether any two of the photos in use (k, rows, cols) are apart ((k, k), `pairs_apart`)."""
+    if apart.sum() == len(apart) * (len(apart) - 1):
+        return np.asarray(use.sum(axis=0) > 1)
+    found = np.zeros(use.shape[1:], np.bool_)
+    for k in range(1, len(use)):
+        found |= use[k] & use[:k][apart[k, :k]].any(axis=0)
+    return found
 
 
 def windowed_score(samples: F32, use: NDArray[np.bool_]) -> F32:
