@@ -157,7 +157,7 @@ def test_a_request_that_proves_nothing_uses_nothing_up(
 def test_garbage_at_the_door_is_refused_and_bounded(one: Host) -> None:
     context = trusting(one.authority.ca)
     for body, words in ((b"", "not a JoinRequest"), (b"\xff{", "not a JoinRequest"), (b" " * 10**6, "too long")):
-        status, answer = asyncio.run(joining._request("POST", one.url + "/v1/join", context, body))
+        status, answer = asyncio.run(joining._request("POST", one.url, "/v1/join", context, body))
         assert status == 400
         assert words.encode() in answer
 

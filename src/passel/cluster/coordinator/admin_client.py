@@ -21,13 +21,12 @@ from passel.cluster.coordinator.admin import (
     RevokeOrder,
 )
 from passel.cluster.trust.identity import IdentityError, trusting
-from passel.cluster.trust.join import Unreachable, meet, not_understood, unreachable, workers_url
+from passel.cluster.trust.join import Unreachable, meet, understood, unreachable, workers_url
 from passel.cluster.trust.tokens import TokenRefused, fingerprint_in
-from passel.cluster.wire.workers import WireError, WireProblem, decode, encode
-from passel.errors import PasselError, UsageError
+from passel.cluster.wire.workers import encode
+from passel.errors import PasselError
 
 _PATIENCE_S = 30.0
-_KINDS: dict[int, type[PasselError]] = {401: TokenRefused, 403: TokenRefused, 429: TokenRefused, 404: UsageError}
 Reply = TypeVar("Reply", Overview, Done)
 
 
@@ -82,7 +81,7 @@ class AdminClient:
                 aiohttp.ClientSession(connector=connector, headers=headers, timeout=patience) as session,
                 session.request(method, self.base_url + path, data=body, ssl=tls, allow_redirects=False) as answer,
             ):
-                return _read(answer.status, await answer.read(), kind, where)
+                return understood(answer.status, await answer.read(), kind, where)
         except TimeoutError as e:
             raise Unreachable("the coordinator does not answer", where, "see its log") from e
         except aiohttp.ClientConnectorCertificateError as e:
@@ -92,16 +91,6 @@ class AdminClient:
             if self.socket is not None:
                 raise _nobody_here(self.socket, e) from e
             raise unreachable(e, where) from e
-
-
-def _read(status: int, body: bytes, kind: type[Reply], where: str) -> Reply:
-    try:
-        if status == 200:
-            return decode(kind, body)
-        said = decode(WireProblem, body)
-    except WireError:
-        raise not_understood(where) from None
-    raise _KINDS.get(status, PasselError)(said.what, said.where or where, said.todo)
 
 
 def _nobody_here(socket: Path, error: Exception) -> PasselError:

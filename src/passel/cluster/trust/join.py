@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,6 +24,8 @@ from passel.errors import PasselError, UsageError, network_reason
 WORKERS_PORT = 3001
 _PATIENCE_S = 15.0
 _MOST_ANSWER_BYTES = 65_536
+_REFUSALS: dict[int, type[PasselError]] = {401: TokenRefused, 403: TokenRefused, 429: TokenRefused, 404: UsageError}
+Reply = TypeVar("Reply")
 
 
 class Unreachable(PasselError):  # noqa: N818 - a state of the network, said to the user
@@ -117,14 +120,7 @@ async def _meet(url: str) -> Coordinator:
 async def _ask(coordinator: Coordinator, request: JoinRequest) -> JoinReply:
     context = trusting(coordinator.ca_pem)
     status, body = await _request("POST", coordinator.url, JOIN_PATH, context, encode(request))
-    try:
-        if status == 200:
-            return decode(JoinReply, body)
-        said = decode(WireProblem, body)
-    except WireError:
-        raise not_understood(coordinator.url) from None
-    kind = TokenRefused if status in (401, 429) else PasselError
-    raise kind(said.what, said.where or coordinator.url, said.todo)
+    return understood(status, body, JoinReply, coordinator.url)
 
 
 async def _request(
@@ -155,7 +151,13 @@ def unreachable(error: Exception, where: str) -> Unreachable:
     return Unreachable(f"the coordinator cannot be reached: {network_reason(error)}", where, todo)
 
 
-def not_understood(where: str) -> Unreachable:
-    """Somebody answers, and not in our protocol."""
-    todo = f"is it a Passel {__version__}, as this one, with nothing in between?"
-    return Unreachable("the coordinator's answer cannot be understood", where, todo)
+def understood(status: int, body: bytes, kind: type[Reply], where: str) -> Reply:
+    """A coordinator's answer. Raises what it says, or Unreachable when that is not our protocol."""
+    try:
+        if status == 200:
+            return decode(kind, body)
+        said = decode(WireProblem, body)
+    except WireError:
+        todo = f"is it a Passel {__version__}, as this one, with nothing in between?"
+        raise Unreachable("the coordinator's answer cannot be understood", where, todo) from None
+    raise _REFUSALS.get(status, PasselError)(said.what, said.where or where, said.todo)
