@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from passel.cluster.trust.authority import Authority, own_names
-from passel.cluster.trust.identity import Identity, IdentityError, fingerprint_of, peer_name, trusting
+from passel.cluster.trust.identity import Identity, IdentityError, fingerprint_of, peer_name, trusting, write_secret
 from passel.errors import StorageError
 
 NAMES = ("localhost", "127.0.0.1")
@@ -153,3 +153,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_nothing_is_left_aside(authority: Authority) -> None:
     authority.server_context(NAMES)
     assert sorted(os.listdir(authority.folder)) == ["ca-key.pem", "ca.pem", "certificate.pem", "key.pem"]
+
+
+def test_a_folder_that_takes_no_identity_is_told_with_the_option_that_names_another(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"the identity cannot be written.*--home \(join\) or --data \(serve\)"):
+        write_secret(tmp_path / "file" / "key.pem", b"")

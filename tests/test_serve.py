@@ -202,6 +202,7 @@ def test_the_trash_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
         (["serve", "--listen", "pc.local"], 2, "--listen 'pc.local' is no address"),
         (["serve", "--data", "/dev/null"], 1, "the data folder is a file"),
         (["serve", "--data", "/tmp/" + "x" * 120], 1, "path is too long for a socket"),
+        (["serve", "--port", "3001"], 2, "--port and --workers-port are both 3001"),
         (["serve", "--cluster"], 2, "unrecognized arguments: --cluster"),
         (["join", "--token", "x", "http://pc:3000"], 2, "workers join over https"),
         (["join", "https://127.0.0.1:PORT"], 1, "cannot be reached: nobody listens at this address and port"),

@@ -47,6 +47,8 @@ def options_of(words: tuple[str, ...]) -> ServeOptions:
     """The command line, read. Raises UsageError."""
     given = _parser().parse_args(in_our_words(words))
     is_loopback(given.listen)  # refuses what is no address
+    if given.port == given.workers_port != 0:
+        raise UsageError(f"--port and --workers-port are both {given.port}", todo="they must differ")
     host_names = tuple(name.lower().rstrip(".") for name in given.host_name)
     return ServeOptions(
         server=_server_settings(given, host_names),

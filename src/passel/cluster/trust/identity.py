@@ -185,7 +185,9 @@ def write_secret(path: Path, content: bytes) -> None:
                 os.unlink(aside)
     except OSError as e:
         what = f"the identity cannot be written: {e.strerror}"
-        raise StorageError(what, str(path), "make room or choose another folder") from e
+        raise StorageError(
+            what, str(path), "make room, or choose another folder with --home (join) or --data (serve)"
+        ) from e
 
 
 def _unusable(folder: Path, error: Exception) -> IdentityError:
