@@ -201,10 +201,10 @@ def test_listing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no photos"):
         list_photos(tmp_path)
     (tmp_path / "images").mkdir()
-    for name in ("B.JPG", "a.jpeg", ".hidden.jpg", "a_mask.png", "c.TIFF", "note.txt"):
+    for name in ("B.JPG", "a.jpeg", ".hidden.jpg", "a_mask.png", "c.TIFF", "d.Jpe", "e.JFIF", "note.txt"):
         (tmp_path / "images" / name).write_bytes(b"x")
     (tmp_path / "preview.jpg").write_bytes(b"x")
-    assert [p.name for p in list_photos(tmp_path)] == ["B.JPG", "a.jpeg", "c.TIFF"]
+    assert [p.name for p in list_photos(tmp_path)] == ["B.JPG", "a.jpeg", "c.TIFF", "d.Jpe", "e.JFIF"]
     assert list_photos(tmp_path / "images") == list_photos(tmp_path)
     with pytest.raises(InputError, match="not a folder"):
         list_photos(tmp_path / "preview.jpg")

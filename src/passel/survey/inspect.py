@@ -22,7 +22,7 @@ from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.gps import angles_of, position_of, time_of
 from passel.survey.xmp import Xmp, as_number
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff")
 _REDUCTION = 4  # keeps a motion blur of a dozen pixels visible; decoding at less saves next to nothing
 _SHORTEST_SIDE_PX = 64
 _MOST_PIXELS = 500_000_000
