@@ -146,6 +146,15 @@ def test_without_gps_the_frame_is_local_and_said() -> None:
     assert "local frame" in describe_survey(survey)
 
 
+def test_a_reason_that_files_share_is_said_once() -> None:
+    deep = [Refusal(f"p{i}.tif", "sixteen-bit", "has 16 bits a channel") for i in (1, 0)]
+    with pytest.raises(InputError) as told:
+        assemble_survey([], [*deep, Refusal("q.jpg", "empty", "is an empty file")], [])
+    assert "None of the 3 files can be used: p0.tif, p1.tif: each has 16 bits a channel, q.jpg is an empty" in str(
+        told.value
+    )
+
+
 def test_cameras_by_size_and_focal_and_zoom_changes() -> None:
     photos = plain_flight()
     photos[5] = replace(photos[5], focal_mm=7.2, focal35_mm=40.0)

@@ -91,7 +91,7 @@ def _need_two(kept: Sequence[PhotoFacts], refusals: Sequence[Refusal], inspected
     if len(kept) >= 2:
         return
     where = str(paths[0].parent) if paths else ""
-    reasons = check.some([f"{r.name} {r.message}" for r in sorted(refusals, key=lambda r: r.name)])
+    reasons = check.refusal_reasons(refusals)
     if not kept:
         raise InputError(f"None of the {len(refusals)} files can be used: {reasons}", where, "give the original photos")
     what = "There is only one photo" if inspected == 1 else f"All {inspected} photos are copies of one"

@@ -48,6 +48,16 @@ def refused_findings(refusals: Sequence[Refusal]) -> list[Finding]:
     return found
 
 
+def refusal_reasons(refusals: Sequence[Refusal]) -> str:
+    """Which files cannot be used and why, each reason once: most often all files share one."""
+    names_by_reason = defaultdict(list)
+    for r in sorted(refusals, key=lambda r: r.name):
+        names_by_reason[r.message].append(r.name)
+    return some(
+        [f"{some(names)}{'' if len(names) == 1 else ': each'} {reason}" for reason, names in names_by_reason.items()]
+    )
+
+
 def without_duplicates(facts: Sequence[PhotoFacts]) -> tuple[list[PhotoFacts], list[Finding]]:
     """The photos sorted by name, of those with equal content only the first; and what was dropped."""
     kept: dict[str, PhotoFacts] = {}
