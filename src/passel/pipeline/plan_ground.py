@@ -214,7 +214,7 @@ def _once(steps: Iterable[Step]) -> list[Step]:
 def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
     params = CoarseTileParams(tile.name, _four(tile.core), cell_m, tuple(photos))
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 9, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 10, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -241,7 +241,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", _once(plate_of[n] for n in names)),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 27, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 28, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

@@ -25,6 +25,7 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
 LEAST_ANGLE_RAD = 0.03  # photos closer than this to a chosen one add nothing
+LEAST_PAIR_ANGLE_RAD = 0.06  # a third of a pixel between closer ones is more than five pixels of height
 SAMPLES = 5
 
 
@@ -75,7 +76,7 @@ def pairs_apart(centres: F64, middle: F64) -> NDArray[np.bool_]:
     """
     rays = centres - middle
     rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    return np.asarray(rays @ rays.T < np.cos(LEAST_ANGLE_RAD))
+    return np.asarray(rays @ rays.T < np.cos(LEAST_PAIR_ANGLE_RAD))
 
 
 def coverage(views: Sequence[View], params: Sequence[F64], xyz: F64) -> NDArray[np.bool_]:
