@@ -256,7 +256,9 @@ def test_a_token_that_the_server_does_not_take(world, say):
         assert "→ that is a join token" in say(
             "tasks", "--server", f"127.0.0.1:{port}", "--token", world.tokens["join"]
         )
-        assert "→ set PASSEL_TOKEN, or end the address in /?token=TOKEN" in say("tasks", "--server", f"127.0.0.1:{port}")
+        assert "→ set PASSEL_TOKEN, or end the address in /?token=TOKEN" in say(
+            "tasks", "--server", f"127.0.0.1:{port}"
+        )
 
 
 def test_another_version_is_named(world, say):

@@ -65,7 +65,7 @@ def plan(width_px: int, height_px: int) -> tuple[Ground, SurfaceSteps, list[Step
         Step("coarse", "ground", "x:y", 1, MergeParams(), ()),
         views,
         SurveyGround(window, tuple(tiles_over(window, 768)), (-10.0, 10.0)),
-        GSD_M, CELL_M, CELL_M, GSD_M, (0.0, 0.0), (),
+        GSD_M, CELL_M, CELL_M, GSD_M, (0.0, 0.0), 0.08, (),
     )  # fmt: skip
     surface = surface_steps(job, ground)
     return ground, surface, tile_steps(job, ground, surface)

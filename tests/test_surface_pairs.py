@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from passel.surface.blocks import LEAST_PAIR_ANGLE_RAD, pairs_apart
+from passel.surface.blocks import pairs_apart
+from passel.surface.camera import LEAST_BASE
 from passel.surface.kernels import CENSUS_BITS, NO_COST, matching_cost
 from passel.surface.refine import any_apart
 
@@ -12,9 +13,9 @@ VALID = np.uint64(1) << np.uint64(63)
 
 
 def test_pairs_are_apart_by_what_they_see_of_a_place() -> None:
-    near, far = 0.5 * LEAST_PAIR_ANGLE_RAD * 100, 2 * LEAST_PAIR_ANGLE_RAD * 100
+    near, far = 0.5 * LEAST_BASE * 100, 2 * LEAST_BASE * 100
     centres = np.array([[0.0, 0.0, 100.0], [near, 0.0, 100.0], [0.0, far, 100.0], [0.0, 0.0, 150.0]])
-    apart = pairs_apart(centres, np.zeros(3))
+    apart = pairs_apart(centres, np.zeros(3), LEAST_BASE)
     assert (apart == apart.T).all()
     assert not apart.diagonal().any()
     assert apart[2, [0, 1, 3]].all()

@@ -18,6 +18,7 @@ from passel.pipeline.step import StepInputs
 from passel.pipeline.steps import ground as steps
 from passel.reconstruct.scene import save_views
 from passel.surface import coarse as coarse_of
+from passel.surface.camera import LEAST_BASE
 from passel.surface.coarse import CoarseSurface, prior_heights
 from passel.surface.colour import Gains, Tone, solve_gains
 from passel.surface.gain_solver import CAMERA_TERMS, LOCAL_NODES, PHOTO_TERMS
@@ -108,7 +109,7 @@ def test_a_ground_tile(surveys: tuple[Folder, Folder], tmp_path: Path) -> None:
     peaks = []
     for survey in surveys:
         names = tuple(n for n, _ in survey.photos)
-        params = steps.TileParams("t", (0, 0, 128, 128), CELL_M, CELL_M, 0.1, (0.0, 0.0), False, names)
+        params = steps.TileParams("t", (0, 0, 128, 128), CELL_M, CELL_M, 0.1, (0.0, 0.0), False, LEAST_BASE, names)
         out = tmp_path / survey.path.name
         out.mkdir()
         steps.tile(survey.inputs(), params, out)  # compiles
@@ -122,7 +123,7 @@ def test_a_coarse_tile(surveys: tuple[Folder, Folder], tmp_path: Path) -> None:
     peaks = []
     for survey in surveys:
         names = tuple(n for n, _ in survey.photos)
-        params = steps.CoarseTileParams("t", (-32, -32, 64, 64), CELL_M, names)
+        params = steps.CoarseTileParams("t", (-32, -32, 64, 64), CELL_M, LEAST_BASE, names)
         steps.make_coarse_tile(survey.inputs(), params, tmp_path)
         peaks.append(peak_bytes(partial(steps.make_coarse_tile, survey.inputs(), params, tmp_path)))
     assert peaks[1] - peaks[0] < MOST_MORE_BYTES, peaks

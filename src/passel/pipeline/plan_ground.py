@@ -53,7 +53,7 @@ Inputs = tuple[tuple[str, Input], ...]
 @dataclass(frozen=True)
 class Ground:
     """What is mapped and how finely. step: made the rest. gsd_m: median ground sampling distance; cell_m, dem_m, ortho_m: cells of the
-    lattices."""
+    lattices. least_base: rad, between two rays that tell a height."""
 
     step: Step
     views: tuple[View, ...]
@@ -63,6 +63,7 @@ class Ground:
     dem_m: float
     ortho_m: float
     offset_m: tuple[float, float]
+    least_base: float
     notes: tuple[str, ...]
 
     @property
@@ -103,7 +104,7 @@ def ground_step(job: Job, scene: Step) -> Step:
     """The step that finds the ground under the adjusted scene: lattices, tiles, views."""
     params = GroundParams(CELL_GSD, FINEST_M, CORE_CELLS, SMALL_CORE_CELLS, SMALL_SURVEY_TILES)
     return Step(
-        "coarse", "ground", f"{GROUND}:find_ground", 5, params,
+        "coarse", "ground", f"{GROUND}:find_ground", 6, params,
         (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest))),
         memory_mb=500 + len(job.survey.photos) // 8, limit_s=2 * 3600,
     )  # fmt: skip
@@ -115,7 +116,7 @@ def ground_of(job: Job, step: Step, folder: Path) -> Ground:
     ortho_m, dem_m, notes = _product_cells(job.options, found.gsd_m, found.cell_m)
     return Ground(
         step, load_views(folder / VIEWS), found.ground, found.gsd_m, found.cell_m, dem_m, ortho_m,
-        job.survey.frame.map_offset_m, notes,
+        job.survey.frame.map_offset_m, found.least_base, notes,
     )  # fmt: skip
 
 
@@ -161,7 +162,7 @@ def surface_steps(job: Job, ground: Ground) -> SurfaceSteps:
         bounds = coarse_grid.bounds(tile.padded(COARSE_MARGIN))
         names = finder.seeing(bounds)
         if names:
-            coarse_tiles.append(_coarse_tile_step(tile, ground.cell_m, base, names, _once(plate_of[n] for n in names)))
+            coarse_tiles.append(_coarse_tile_step(tile, ground, base, names, _once(plate_of[n] for n in names)))
     memory = 500 + window.cols * window.rows // 25_000
     coarse = Step(
         "coarse", "mosaic", f"{GROUND}:make_coarse_mosaic", 3, CoarseMosaicParams(ground.cell_m, ground.offset_m),
@@ -211,10 +212,10 @@ def _once(steps: Iterable[Step]) -> list[Step]:
     return list({s.digest: s for s in steps}.values())
 
 
-def _coarse_tile_step(tile: Tile, cell_m: float, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
-    params = CoarseTileParams(tile.name, _four(tile.core), cell_m, tuple(photos))
+def _coarse_tile_step(tile: Tile, ground: Ground, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
+    params = CoarseTileParams(tile.name, _four(tile.core), ground.cell_m, ground.least_base, tuple(photos))
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 10, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 11, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -232,7 +233,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             continue
         params = TileParams(
             tile.name, _four(tile.core), ground.cell_m, ground.dem_m, ground.ortho_m, ground.offset_m,
-            not job.options.fast_orthophoto, tuple(names),
+            not job.options.fast_orthophoto, ground.least_base, tuple(names),
         )  # fmt: skip
         inputs: Inputs = (
             ("ground", ArtifactInput(ground.step.digest)),
@@ -241,7 +242,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", _once(plate_of[n] for n in names)),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 28, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 29, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

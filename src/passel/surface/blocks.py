@@ -25,7 +25,6 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
 LEAST_ANGLE_RAD = 0.03  # photos closer than this to a chosen one add nothing
-LEAST_PAIR_ANGLE_RAD = 0.06  # a third of a pixel between closer ones is more than five pixels of height
 SAMPLES = 5
 
 
@@ -69,14 +68,15 @@ def directions(views: Sequence[View], at: F64) -> F64:
     return np.asarray(d / np.linalg.norm(d, axis=1, keepdims=True))
 
 
-def pairs_apart(centres: F64, middle: F64) -> NDArray[np.bool_]:
-    """(k, k) which of k cameras (centres and middle in one frame and unit) see a place so differently that they see its height.
+def pairs_apart(centres: F64, middle: F64, least_base: float) -> NDArray[np.bool_]:
+    """(k, k) which of k cameras (centres and middle in one frame and unit) see a place so differently that they see its height: their
+    rays are at least `least_base` (rad) apart.
 
     Two photos from one place, of two flights say, match at any height: chance would choose one.
     """
     rays = centres - middle
     rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    return np.asarray(rays @ rays.T < np.cos(LEAST_PAIR_ANGLE_RAD))
+    return np.asarray(rays @ rays.T < np.cos(least_base))
 
 
 def coverage(views: Sequence[View], params: Sequence[F64], xyz: F64) -> NDArray[np.bool_]:
@@ -207,9 +207,17 @@ class Warped:
 
 
 def warp_block(
-    block: Block, grid: Grid, views: Sequence[View], pictures: Pictures, z_range_m: tuple[float, float]
+    block: Block,
+    grid: Grid,
+    views: Sequence[View],
+    pictures: Pictures,
+    z_range_m: tuple[float, float],
+    least_base: float,
 ) -> Warped:
-    """Warp the block's photos onto its plane, wide enough for every height of the range and the census window."""
+    """Warp the block's photos onto its plane, wide enough for every height of the range and the census window.
+
+    least_base: see `pairs_apart`.
+    """
     w, b = block.window, grid.bounds(block.window)
     middle = np.array([(b.west + b.east) / 2, (b.south + b.north) / 2, block.plane_m])
     places = np.array([centre_seeing(views[k], middle) for k in block.photos]).reshape(-1, 3)
@@ -226,7 +234,7 @@ def warp_block(
         origin[k] = c0, r0
         layout[k] = size, r1 - r0, c1 - c0
         size += (r1 - r0) * (c1 - c0)
-    warped = Warped(np.empty(size, np.float32), layout, origin, centres, pairs_apart(places, middle))
+    warped = Warped(np.empty(size, np.float32), layout, origin, centres, pairs_apart(places, middle, least_base))
     for k, photo in enumerate(block.photos):
         image, p = pictures.get(photo)
         x0, y0 = float(grid.x(w.col + origin[k, 0])), float(grid.y(w.row + origin[k, 1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,6 +22,7 @@ FAR = -1.0e9  # image coordinate of what is not seen
 FLATTEST_DEG = 65.0
 BEYOND_AIM_DEG = 10.0
 FLATTEST_AT_ALL_DEG = 80.0
+LEAST_BASE = 0.08  # rad between two rays that tell a height: a third of a pixel between closer ones is more than four pixels of height
 
 
 @lru_cache(maxsize=256)
@@ -113,6 +114,34 @@ def sees(view: View, xyz: F64, border_px: float = 0.0) -> NDArray[np.bool_]:
 def times_seen(views: Sequence[View], grid: Grid, window: Window, z: NDArray[np.floating]) -> NDArray[np.int32]:
     """(rows, cols) how many photos show the centre of each cell of a window at the heights z (rows, cols), map metres."""
     seen = np.zeros(window.shape, np.int32)
+    for _, part, shown, _ in _shown_cells(views, grid, window, z):
+        seen[part] += shown
+    return seen
+
+
+def base_to_height(views: Sequence[View], grid: Grid, window: Window, z: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(rows, cols) how well photos can tell the height of each cell of a window at the heights z (rows, cols), map metres: the extent of
+    the cameras that show it over their height above it. 0 where fewer than two do.
+
+    Each camera counts where its ray meets a plane one unit above the cell; the extent is the diagonal of the box around these places.
+    """
+    low = np.full((2, *window.shape), np.inf, np.float32)
+    high = np.full((2, *window.shape), -np.inf, np.float32)
+    for view, part, shown, xyz in _shown_cells(views, grid, window, z):
+        above = np.maximum(view.centre[2] - xyz[:, 2], 0.1)
+        for axis in (0, 1):
+            place = ((view.centre[axis] - xyz[:, axis]) / above).reshape(shown.shape)
+            np.minimum(low[axis][part], place, out=low[axis][part], where=shown)
+            np.maximum(high[axis][part], place, out=high[axis][part], where=shown)
+    extent = np.where(np.isfinite(low), high - low, 0.0)
+    return np.asarray(np.hypot(extent[0], extent[1]), np.float32)
+
+
+def _shown_cells(
+    views: Sequence[View], grid: Grid, window: Window, z: NDArray[np.floating]
+) -> Iterator[tuple[View, tuple[slice, slice], NDArray[np.bool_], F64]]:
+    """Each view that may show something of a window, the part of it, (rows, cols) which cells of that part it shows, and all of their
+    centres (n, 3) in map metres."""
     low = float(z.min())
     for view in views:
         reach = reach_m(view, low)
@@ -126,8 +155,8 @@ def times_seen(views: Sequence[View], grid: Grid, window: Window, z: NDArray[np.
         x = grid.x(np.arange(c0, c0 + here.shape[1], dtype=float) + window.col + 0.5)
         y = grid.y(np.arange(r0, r0 + here.shape[0], dtype=float) + window.row + 0.5)
         gx, gy = np.meshgrid(x, y)
-        seen[part] += sees(view, np.column_stack([gx.ravel(), gy.ravel(), here.ravel()])).reshape(here.shape)
-    return seen
+        xyz = np.column_stack([gx.ravel(), gy.ravel(), here.ravel()])
+        yield view, part, sees(view, xyz).reshape(here.shape), xyz
 
 
 def centre_seeing(view: View, point: F64) -> F64:

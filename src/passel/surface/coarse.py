@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
-from passel.surface.camera import times_seen
+from passel.surface.camera import LEAST_BASE, times_seen
 from passel.surface.match import (
     MOST_HEIGHTS,
     Heights,
@@ -145,9 +145,17 @@ def _likely(points: F64, grid: Grid, window: Window, above_m: float) -> tuple[F3
 
 
 def coarse_tile(
-    tile: Tile, cell_m: float, prior: PriorHeights, views: Sequence[View], plates: Mapping[str, Plate]
+    tile: Tile,
+    cell_m: float,
+    prior: PriorHeights,
+    views: Sequence[View],
+    plates: Mapping[str, Plate],
+    least_base: float = LEAST_BASE,
 ) -> F32:
-    """Heights of a coarse tile's core (lattice of 8 matching cells): float32 metres, NaN where no photos agree."""
+    """Heights of a coarse tile's core (lattice of 8 matching cells): float32 metres, NaN where no photos agree.
+
+    least_base: rad, between two rays that tell a height.
+    """
     offset = prior.grid.offset_m
     padded = tile.padded(COARSE_MARGIN)
     found: Heights | None = None
@@ -160,7 +168,7 @@ def coarse_tile(
         dz = cell_m * factor
         likely = np.floor(likely_low / dz).astype(np.int32), np.ceil(likely_high / dz).astype(np.int32)
         lowest, count = _heights_to_try(low_m, high_m, dz, found)
-        level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, lowest, count, likely, JUMP_COST)
+        level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, lowest, count, likely, JUMP_COST, least_base)
         middle = ((low_m + high_m) / 2).astype(np.float32)
         blocks = plan_level(level, views, block_planes(middle, BLOCK_CELLS, dz))
         skip_unseen(level, blocks)

@@ -15,12 +15,13 @@ from scipy.spatial import cKDTree
 from passel.errors import ReconstructionError
 from passel.geo.grid import Grid, Tile, Window, tiles_over
 from passel.reconstruct.scene import View
-from passel.surface.camera import reach_m, times_seen
+from passel.surface.camera import LEAST_BASE, base_to_height, reach_m, times_seen
 from passel.surface.resample import centres
 
 F64 = NDArray[np.float64]
 
 SQUARE_CELLS = 32
+USUAL_BASE_SHARE = 0.25
 POINTS_WITHIN = 0.4  # of the flying height: ground farther from any point is not trusted
 
 
@@ -38,10 +39,12 @@ class SurveyGround:
 
 @dataclass(frozen=True)
 class SurveyLattice:
-    """How finely a survey is seen, and what of it is mapped. gsd_m: median ground sampling distance; cell_m: the matching cell."""
+    """How finely a survey is seen, and what of it is mapped. gsd_m: median ground sampling distance; cell_m: the matching cell;
+    least_base: rad, between two rays that tell a height."""
 
     gsd_m: float
     cell_m: float
+    least_base: float
     ground: SurveyGround
 
     def save(self, out: Path) -> None:
@@ -52,7 +55,8 @@ class SurveyLattice:
         d = json.loads((folder / "ground.json").read_text(encoding="utf-8"))
         g = d["ground"]
         tiles = tuple(Tile(t["name"], Window(**t["core"])) for t in g["tiles"])
-        return SurveyLattice(d["gsd_m"], d["cell_m"], SurveyGround(Window(**g["window"]), tiles, tuple(g["z_range_m"])))
+        ground = SurveyGround(Window(**g["window"]), tiles, tuple(g["z_range_m"]))
+        return SurveyLattice(d["gsd_m"], d["cell_m"], d["least_base"], ground)
 
 
 def rounded_up(metres: float, step_m: float) -> float:
@@ -65,13 +69,7 @@ def survey_ground(views: Sequence[View], points: F64, above_m: float, grid: Grid
 
     Raises ReconstructionError when no ground is seen twice.
     """
-    squares = Grid(grid.resolution_m * SQUARE_CELLS, grid.offset_m)
-    low, high = (float(v) for v in np.percentile(points[:, 2], (0.2, 99.8)))
-    reach = np.array([reach_m(v, low) for v in views])
-    xy = np.array([v.centre[:2] for v in views])
-    c0, c1 = np.floor(squares.col(np.array([(xy[:, 0] - reach).min(), (xy[:, 0] + reach).max()]))).astype(int)
-    r0, r1 = np.floor(squares.row(np.array([(xy[:, 1] + reach).max(), (xy[:, 1] - reach).min()]))).astype(int)
-    window = Window(int(c0), int(r0), int(c1 - c0) + 1, int(r1 - r0) + 1)
+    squares, window, (low, high) = _squares(views, points, grid)
     ground, near = _ground(points, squares, window)
     seen = times_seen(views, squares, window, ground)
     seen = ndimage.maximum_filter(seen, 3) if min(seen.shape) > 2 else seen
@@ -86,6 +84,33 @@ def survey_ground(views: Sequence[View], points: F64, above_m: float, grid: Grid
     )  # fmt: skip
     tiles = tuple(t for t in tiles_over(whole, core_cells) if _holds_any(t, mapped, window))
     return SurveyGround(whole, tiles, (low - 0.06 * above_m, high + 0.2 * above_m))
+
+
+def with_base(points: F64, views: Sequence[View], grid: Grid) -> tuple[F64, float]:
+    """Those of the points (m, 3, map metres) that lie where photos tell heights, and the `base_to_height` from which on they do.
+
+    Two photos taken from nearly the same place agree on points that are metres too high or too low. Where all of a survey is like
+    that, a quarter of what is usual in it must do.
+    """
+    squares, window, _ = _squares(views, points, grid)
+    ground, _ = _ground(points, squares, window)
+    row = np.clip(np.floor(squares.row(points[:, 1])).astype(int) - window.row, 0, window.rows - 1)
+    col = np.clip(np.floor(squares.col(points[:, 0])).astype(int) - window.col, 0, window.cols - 1)
+    found = base_to_height(views, squares, window, ground)[row, col]
+    usual = float(np.median(found[found > 0])) if (found > 0).any() else 0.0
+    least = min(LEAST_BASE, USUAL_BASE_SHARE * usual)
+    return np.asarray(points[found >= least]), least
+
+
+def _squares(views: Sequence[View], points: F64, grid: Grid) -> tuple[Grid, Window, tuple[float, float]]:
+    """The lattice of squares, the window of it that the photos see, and the lowest and highest height of usual points."""
+    squares = Grid(grid.resolution_m * SQUARE_CELLS, grid.offset_m)
+    low, high = (float(v) for v in np.percentile(points[:, 2], (0.2, 99.8)))
+    reach = np.array([reach_m(v, low) for v in views])
+    xy = np.array([v.centre[:2] for v in views])
+    c0, c1 = np.floor(squares.col(np.array([(xy[:, 0] - reach).min(), (xy[:, 0] + reach).max()]))).astype(int)
+    r0, r1 = np.floor(squares.row(np.array([(xy[:, 1] + reach).max(), (xy[:, 1] - reach).min()]))).astype(int)
+    return squares, Window(int(c0), int(r0), int(c1 - c0) + 1, int(r1 - r0) + 1), (low, high)
 
 
 def _ground(points: F64, squares: Grid, window: Window) -> tuple[F64, F64]:

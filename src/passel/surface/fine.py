@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
 from passel.surface.blocks import REFINING, Block
-from passel.surface.camera import times_seen
+from passel.surface.camera import LEAST_BASE, times_seen
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
 from passel.surface.match import (
     Heights,
@@ -69,9 +69,15 @@ class Matched:
 
 
 def match_tile(
-    tile: Tile, grid: Grid, coarse: CoarseSurface, views: Sequence[View], plates: Mapping[str, Plate]
+    tile: Tile,
+    grid: Grid,
+    coarse: CoarseSurface,
+    views: Sequence[View],
+    plates: Mapping[str, Plate],
+    least_base: float = LEAST_BASE,
 ) -> Matched:
-    """Match a tile whose core is whole blocks. Views and plates: of all photos that see it."""
+    """Match a tile whose core is whole blocks. Views and plates: of all photos that see it. least_base: rad, between two rays that
+    tell a height."""
     padded = tile.padded(MARGIN_CELLS)
     start = coarse.over(_divided(padded, COARSE_FACTOR).grown(4))
     planes = block_planes(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
@@ -87,7 +93,8 @@ def match_tile(
         tried = np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner])
         expected = _expected(start, sure, dz, inner) if factor == FIRST_FACTOR else None
         reach = REACH
-        level = Level(Grid(dz, grid.offset_m), _divided(padded, factor), BLOCK_CELLS // factor, dz, *tried, expected)
+        part, block_cells = _divided(padded, factor), BLOCK_CELLS // factor
+        level = Level(Grid(dz, grid.offset_m), part, block_cells, dz, *tried, expected, least_base=least_base)
         blocks = plan_level(level, views, planes)
         skip_unseen(level, blocks, enlarged(shown, COARSE_FACTOR // factor))
         found = match_level(level, views, plates, blocks, factor)

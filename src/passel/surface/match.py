@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
 from passel.surface.blocks import MATCHING, Block, PhotoLimits, Pictures, Warped, blocks_of, plan_blocks, warp_block
-from passel.surface.camera import reach_m
+from passel.surface.camera import LEAST_BASE, reach_m
 from passel.surface.kernels import NO_COST, add_doubt, census, height_tables, matching_cost
 from passel.surface.plate import Plate
 from passel.surface.sgm import aggregate, best_heights
@@ -36,7 +36,7 @@ class Level:
 
     dz_m: height step; lowest, count: (rows, cols) int32, cell (r, c) tries (lowest + 0 … count-1)·dz_m.
     expected: (rows, cols) int32 lowest and highest height that the scene's points around suggest, others are doubted; None: no idea.
-    jump_cost: of a step of many heights between neighbours, quarter bits.
+    jump_cost: of a step of many heights between neighbours, quarter bits. least_base: rad, between two rays that tell a height.
     """
 
     grid: Grid
@@ -47,6 +47,7 @@ class Level:
     count: I32
     expected: tuple[I32, I32] | None = None
     jump_cost: float = JUMP_COST
+    least_base: float = LEAST_BASE
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def _block_cost(
     lowest, count = level.lowest[part], level.count[part]
     first = int(lowest.min())
     n = int((lowest + count).max()) - first
-    warped = warp_block(block, level.grid, views, pictures, (first * level.dz_m, (first + n - 1) * level.dz_m))
+    heights_m = first * level.dz_m, (first + n - 1) * level.dz_m
+    warped = warp_block(block, level.grid, views, pictures, heights_m, level.least_base)
     codes = block_codes(warped)
     k = len(block.photos)
     shift, scale = np.empty((k, n, 2)), np.empty((k, n))

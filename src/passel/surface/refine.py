@@ -70,9 +70,8 @@ def refine(
         around = part.grown(WINDOW_CELLS // 2).clipped(level.window)
         heights = np.ascontiguousarray(surface[around.slices_in(level.window)])
         spread = 2.5 * step_cells * level.grid.resolution_m
-        warped = warp_block(
-            block, level.grid, views, pictures, (float(heights.min()) - spread, float(heights.max()) + spread)
-        )
+        heights_m = float(heights.min()) - spread, float(heights.max()) + spread
+        warped = warp_block(block, level.grid, views, pictures, heights_m, level.least_base)
         pictures.done_with(number)
         found = _refine_block(block, warped, around, heights, step_cells * level.grid.resolution_m)
         noise = np.minimum(found.noise, most_noise_m)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from passel.errors import InputError
 from passel.geo.grid import Grid, Tile, Window
 from passel.reconstruct.scene import View
+from passel.surface.camera import LEAST_BASE
 from passel.surface.clean import Surface, clean
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
 from passel.surface.colour import Gains
@@ -30,6 +31,7 @@ class TileJob:
     """What a tile is to be made of and into.
 
     grid: matching lattice; dem_grid, ortho_grid: the products' lattices. fine: match the surface, else use the coarse one.
+    least_base: rad, between two rays that tell a height.
     """
 
     tile: Tile
@@ -37,6 +39,7 @@ class TileJob:
     dem_grid: Grid
     ortho_grid: Grid
     fine: bool = True
+    least_base: float = LEAST_BASE
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def make_tile(job: TileJob, sources: TileSources) -> TileResult:
 
 
 def _fine_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
-    found = match_tile(job.tile, job.grid, sources.coarse, sources.views, sources.plates)
+    found = match_tile(job.tile, job.grid, sources.coarse, sources.views, sources.plates, job.least_base)
     coarse = sources.coarse.finer(job.grid, found.window)
     return clean(found, coarse, job.grid.resolution_m), np.maximum(found.agreeing, np.minimum(found.seen, 2))
 

@@ -22,7 +22,7 @@ from passel.surface import plate as plates_of
 from passel.surface.camera import ground_sampling_m, heights_above_ground_m
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface, PriorHeights, coarse_tile, mosaic, prior_heights
 from passel.surface.colour import Gains, solve_gains
-from passel.surface.extent import SurveyLattice, rounded_up, survey_ground
+from passel.surface.extent import SurveyLattice, rounded_up, survey_ground, with_base
 from passel.surface.place import save_place
 from passel.surface.plate import load_plates, save_plates
 from passel.surface.quick import quick_orthophoto
@@ -46,12 +46,13 @@ class PlateParams:
 class CoarseTileParams:
     """name, core (col, row, cols, rows) of a tile of the coarse lattice (8 matching cells); cell_m: the matching cell.
 
-    photos: names of the photos that see it.
+    least_base: rad, between two rays that tell a height. photos: names of the photos that see it.
     """
 
     name: str
     core: tuple[int, int, int, int]
     cell_m: float
+    least_base: float
     photos: tuple[str, ...]
 
 
@@ -80,7 +81,7 @@ class TileParams:
     """name, core (col, row, cols, rows) of a tile of the matching lattice; cell sizes of matching, DEM and orthophoto lattices (m).
 
     offset_m: of the map frame. fine: match the surface; False makes the orthophoto over the coarse surface (--fast-orthophoto).
-    photos: names of the 'photo' inputs, in order.
+    least_base: rad, between two rays that tell a height. photos: names of the 'photo' inputs, in order.
     """
 
     name: str
@@ -90,6 +91,7 @@ class TileParams:
     ortho_m: float
     offset_m: tuple[float, float]
     fine: bool
+    least_base: float
     photos: tuple[str, ...]
 
 
@@ -116,11 +118,12 @@ def find_ground(inputs: StepInputs, params: GroundParams, out: Path) -> dict[str
     gsd_m, above_m = ground_sampling_m(views, heights_m), float(np.median(heights_m))
     points = without_wild(points, photos_of_points(inputs.one("scene"))[some], above_m)
     grid = Grid(rounded_up(params.cell_gsd * gsd_m, params.finest_m), frame.map_offset_m)
+    points, least_base = with_base(points, views, grid)
     found = survey_ground(views, points, above_m, grid, params.core_cells)
     if len(found.tiles) <= params.few_tiles:
         found = survey_ground(views, points, above_m, grid, params.small_core_cells)
     prior_heights(points, above_m, grid.resolution_m, grid.offset_m).save(out)
-    SurveyLattice(gsd_m, grid.resolution_m, found).save(out)
+    SurveyLattice(gsd_m, grid.resolution_m, least_base, found).save(out)
     return {"views": len(views), "gsd_m": gsd_m, "tiles": len(found.tiles)}
 
 
@@ -142,7 +145,7 @@ def make_coarse_tile(inputs: StepInputs, params: CoarseTileParams, out: Path) ->
     views, plates = _read_views(inputs, params.photos), load_plates(inputs.many("plate"))
     prior = PriorHeights.load(inputs.one("ground"))
     tile = Tile(params.name, Window(*params.core))
-    z = coarse_tile(tile, params.cell_m, prior, views, plates)
+    z = coarse_tile(tile, params.cell_m, prior, views, plates, params.least_base)
     np.save(out / "z.npy", z)
     (out / "tile.json").write_text(json.dumps(asdict(tile)), encoding="utf-8")
     return {"filled": float(np.isfinite(z).mean())}
@@ -190,6 +193,7 @@ def tile(inputs: StepInputs, params: TileParams, out: Path) -> dict[str, Fact]:
         Grid(params.dem_m, offset),
         Grid(params.ortho_m, offset),
         params.fine,
+        params.least_base,
     )
     sources = TileSources(
         _read_views(inputs, photos), load_plates(inputs.many("plate")), photos,
