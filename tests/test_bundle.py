@@ -103,7 +103,7 @@ def test_made_again_it_is_the_same_and_other_versions_go(small_kit: Path, tmp_pa
     foreign = "psutil-9.9-cp36-abi3-macosx_11_0_arm64.whl"  # of a kit for two kinds of machines
     for name in ("passel-0.0.1-py3-none-any.whl", psutil.name.replace(psutil.name.split("-")[1], "99.0"), foreign):
         (folder / name).write_bytes(b"old")
-    (folder / "SHA256SUMS").unlink()
+    (folder / "SHA256SUMS").write_text("")  # as when it was killed
     assert not is_whole(folder)
     monkeypatch.setattr(bundling, "needed_distributions", lambda name: tuple(map(distribution, PARTS)))
     bundle(folder, lambda line: None)
@@ -162,6 +162,14 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundling, "distribution", without_numpy)
     with pytest.raises(BundleError, match=r"not installed \[numpy\]"):
         needed_distributions("passel")
+
+
+def test_somebody_elses_wheels_are_left_alone(tmp_path: Path) -> None:
+    wheel = tmp_path / "numpy-1.0-py3-none-any.whl"
+    wheel.write_bytes(b"mine")
+    with pytest.raises(BundleError, match=r"not of a kit.*choose another folder"):
+        bundle(tmp_path, lambda line: None)
+    assert [p.name for p in tmp_path.iterdir()] == [wheel.name]
 
 
 def test_a_full_or_read_only_folder_is_said(tmp_path: Path) -> None:

@@ -228,3 +228,17 @@ def test_how_long_a_disk_is_full_and_that_it_is_said_once(tmp_path, monkeypatch,
     full.note(10**18)
     assert full.full_s == 0.0
     assert len(caplog.records) == 2
+
+
+def test_a_disk_that_takes_something_between_refusals_is_not_full_all_the_time(tmp_path, monkeypatch):
+    now_s = 1000.0
+    monkeypatch.setattr("passel.cluster.full_disk.time.monotonic", lambda: now_s)
+    full = FullDisk(tmp_path)
+    full.note(10**18)
+    now_s += 30.0
+    full._full_below_bytes = 0  # as when room came
+    with full.watched(1):
+        pass
+    full.note(10**18)
+    now_s += 20.0
+    assert full.full_s == 20.0

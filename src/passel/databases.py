@@ -35,6 +35,6 @@ def _write_ahead(database: sqlite3.Connection, end_s: float) -> None:
             database.execute("pragma journal_mode=wal")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end_s:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end_s:
                 raise
         time.sleep(_STEP_S)

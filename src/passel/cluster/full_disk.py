@@ -39,6 +39,7 @@ class FullDisk:
         self._folder = folder
         self._full_below_bytes = 0
         self._refused_s = self._full_since_s = -math.inf
+        self._taken_since = False
 
     @property
     def is_full(self) -> bool:
@@ -51,7 +52,7 @@ class FullDisk:
 
     @property
     def full_s(self) -> float:
-        """For how long it has been full, 0 when it is not; room that went again at once does not end it."""
+        """For how long it has been full, 0 when it is not; room that went again before anything found place does not end it."""
         return time.monotonic() - self._full_since_s if self.is_full else 0.0
 
     def note(self, more_bytes: int | None = None) -> None:
@@ -61,10 +62,12 @@ class FullDisk:
         free_bytes = free_disk_bytes(self._folder)
         more_bytes = free_bytes + _SPARE_BYTES if more_bytes is None else more_bytes + _MARGIN_BYTES
         now_s = time.monotonic()
-        if not self._full_below_bytes and now_s - self._refused_s > _SAME_S:
+        anew = not self._full_below_bytes and now_s - self._refused_s > _SAME_S
+        if anew or self._taken_since:
             self._full_since_s = now_s
+        if anew:
             _log.warning("the disk of %s is full: waiting until %.1f GB more are free", self._folder, more_bytes / 1e9)
-        self._full_below_bytes, self._refused_s = free_bytes + more_bytes, now_s
+        self._full_below_bytes, self._refused_s, self._taken_since = free_bytes + more_bytes, now_s, False
 
     def refuse(self) -> None:
         """Before work that would find no room. Raises StorageError while it is full."""
@@ -82,3 +85,4 @@ class FullDisk:
             if is_full_disk(error):
                 self.note(size_bytes)
             raise
+        self._taken_since = True

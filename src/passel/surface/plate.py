@@ -61,7 +61,7 @@ def read_photo(path: Path, *, gray: bool = False, reduction: int = 1) -> tuple[U
 
     JPEGs are reduced while decoding (their blocks scale exactly), the rest by area averaging. Raises InputError when unreadable.
     """
-    jpeg = path.suffix.lower() in {".jpg", ".jpeg", ""}
+    jpeg = path.suffix.lower() in {".jpg", ".jpeg", ".jpe", ".jfif", ""}
     step = max(s for s in (1, 2, 4, 8) if reduction % s == 0) if jpeg else 1
     flags = {
         (True, 1): cv2.IMREAD_GRAYSCALE,

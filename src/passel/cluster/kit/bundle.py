@@ -54,7 +54,7 @@ class Content:
 def bundle(folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
     """Make the kit in a folder and return its wheels. What is there already is kept. Raises BundleError, StorageError.
 
-    SHA256SUMS is written last: with it the kit is whole.
+    SHA256SUMS is there from the beginning, for it says that the wheels are a kit's, and filled last: with that the kit is whole.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,10 @@ def bundle(folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
 def _made(folder: Path, say: Callable[[str], None]) -> tuple[Path, ...]:
     for leftover in folder.glob(f"{_ASIDE}*"):  # of a bundle that was killed
         leftover.unlink()
-    (folder / SUMS).unlink(missing_ok=True)
+    if not (folder / SUMS).exists() and any(folder.glob("*.whl")):
+        what = "the folder holds wheels that are not of a kit: other versions of them would be removed"
+        raise BundleError(what, str(folder), "choose another folder")
+    _write(folder / SUMS, b"")
     parts = needed_distributions("passel")
     wheels = []
     for number, part in enumerate(parts, 1):
