@@ -6,24 +6,21 @@ Nothing here blocks the event loop: disks are read, written and hashed in thread
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from aiohttp import web
 
 from passel.cluster.coordinator.away import Away, NoBucketError
+from passel.cluster.coordinator.bodies import RefusalError, range_of_body, read_body, receive_file, refuse, send_file
 from passel.cluster.coordinator.bucket import ArtifactBucket, BucketError, LostError
 from passel.cluster.coordinator.incoming import (
     DIGEST,
     Incoming,
     MismatchError,
     OvertakenError,
-    Part,
     Sender,
     manifest_of,
 )
@@ -35,8 +32,6 @@ from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.store import Store, file_sha256, is_full_disk
 
-BLOCK_BYTES = 256 * 2**10
-WRITTEN_AT_ONCE_BYTES = 2**20
 MOST_MANIFEST_BYTES = 32 * 2**20
 WORKER = web.RequestKey("worker", str)
 """The name of the worker that asks, as its certificate says."""
@@ -49,17 +44,8 @@ _STATUSES: tuple[tuple[type[PasselError], int], ...] = (
     (LostError, 410),
     (BucketError, 503),
 )
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class _RefusalError(PasselError):
-    """An answer that is not 2xx."""
-
-    def __init__(self, status: int, what: str, where: str = "", todo: str = "") -> None:
-        super().__init__(what, where, todo)
-        self.status = status
 
 
 def problem(status: int, error: PasselError) -> web.Response:
@@ -172,8 +158,8 @@ class DataPlane:
         job, key = self._job(request), request.match_info["key"]
         path = job.paths.get(key)
         if path is None:
-            raise _RefusalError(503, "The coordinator does not know this file yet", key[:80], "ask again")
-        return await _send(request, path, await asyncio.to_thread(self._sha256, path))
+            raise RefusalError(503, "The coordinator does not know this file yet", key[:80], "ask again")
+        return await send_file(request, path, await asyncio.to_thread(self._sha256, path))
 
     async def _get_artifact_file(self, request: web.Request) -> web.StreamResponse:
         job, digest, name = self._job(request), _digest(request), request.match_info["name"]
@@ -186,7 +172,7 @@ class DataPlane:
             if url:
                 return web.Response(status=307, headers={"Location": url, "ETag": f'"{file.sha256}"'})
             await self.away.bring(job.name, job.store, job.disk, digest)
-        return await _send(request, job.store.path(digest) / name, file.sha256)
+        return await send_file(request, job.store.path(digest) / name, file.sha256)
 
     async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
         job, digest = self._job(request), _digest(request)
@@ -195,9 +181,9 @@ class DataPlane:
         text = await asyncio.to_thread((job.store.path(digest).parent / "manifest.json").read_text, "utf-8")
         return web.Response(text=text, content_type="application/json")
 
-    def _missing(self, job: _JobFiles, what: str) -> _RefusalError:
+    def _missing(self, job: _JobFiles, what: str) -> RefusalError:
         """410 when it may have been lost, and so is being made again."""
-        return _RefusalError(
+        return RefusalError(
             410 if self.away.has_lost(job.name) else 404, "There is no such artifact or file of it", what
         )
 
@@ -219,17 +205,17 @@ class DataPlane:
             job.disk.refuse()
             size = self._incoming.received_bytes(sender, name)
         if size is None:
-            raise _RefusalError(404, "Nothing of this file is here", name[:200])
+            raise RefusalError(404, "Nothing of this file is here", name[:200])
         return web.Response(headers={"Content-Length": str(size)})
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
         job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
-        start, total = _range_of_body(request)
+        start, total = range_of_body(request)
         await self._refuse_known(job, sender.digest)
         with job.disk.watched(total):
             try:
                 part = await asyncio.to_thread(self._incoming.part, sender, job.store, name)
-                await _receive(request, part, start, total)
+                await receive_file(request, part, start, total)
             except StorageError:
                 await asyncio.to_thread(self._incoming.discard, sender)  # or it would fill the disk until the job's end
                 raise
@@ -237,21 +223,21 @@ class DataPlane:
 
     async def _commit(self, request: web.Request) -> web.StreamResponse:
         job, sender = self._job(request), self._sender(request)
-        manifest = manifest_of(await _body(request, MOST_MANIFEST_BYTES), sender.digest)
+        manifest = manifest_of(await read_body(request, MOST_MANIFEST_BYTES), sender.digest)
         if await asyncio.to_thread(job.manifest, sender.digest):
             await asyncio.to_thread(self._incoming.discard, sender)
-            raise _RefusalError(409, "The artifact is here already", sender.digest[:12])
+            raise RefusalError(409, "The artifact is here already", sender.digest[:12])
         with job.disk.watched(manifest.size_bytes):
             await asyncio.to_thread(self._incoming.commit, sender, job.store, manifest)
         return web.Response(status=204)
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
-        job, manifest = self._job(request), manifest_of(await _body(request, MOST_MANIFEST_BYTES), _digest(request))
+        job, manifest = self._job(request), manifest_of(await read_body(request, MOST_MANIFEST_BYTES), _digest(request))
         await self._refuse_known(job, manifest.digest)
         return web.Response(body=encode(await self.away.plan(job.name, manifest)), content_type="application/json")
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
-        job, commit = self._job(request), decode(BucketCommit, await _body(request, MOST_MANIFEST_BYTES))
+        job, commit = self._job(request), decode(BucketCommit, await read_body(request, MOST_MANIFEST_BYTES))
         manifest = manifest_of(commit.manifest.encode("utf-8", "surrogatepass"), _digest(request))
         await self._refuse_known(job, manifest.digest)
         try:
@@ -267,12 +253,12 @@ class DataPlane:
 
     async def _refuse_known(self, job: _JobFiles, digest: str) -> None:
         if await asyncio.to_thread(job.manifest, digest):
-            raise _RefusalError(409, "The artifact is here already", digest[:12])
+            raise RefusalError(409, "The artifact is here already", digest[:12])
 
     def _job(self, request: web.Request) -> _JobFiles:
         job = self._jobs.get(request.match_info["job"])
         if job is None:
-            raise _RefusalError(
+            raise RefusalError(
                 503, "The coordinator does not know this job (yet)", request.match_info["job"], "ask again"
             )
         return job
@@ -298,103 +284,14 @@ def _answered(handler: Handler) -> Handler:
 
 
 def _status_of(error: PasselError) -> int:
-    if isinstance(error, _RefusalError):
+    if isinstance(error, RefusalError):
         return error.status
     found = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     return 507 if found == 500 and is_full_disk(error) else found
 
 
-async def _send(request: web.Request, path: Path, sha256: str) -> web.StreamResponse:
-    """A file, or the part of it that was asked for."""
-    handle = os.open(path, os.O_RDONLY)  # not in a thread: a request cut off just then would never close it
-    try:
-        size = os.fstat(handle).st_size
-        headers = {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
-        start, stop, status = _asked_range(request, size)
-        if status == 416:
-            return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{size}"})
-        if status == 206:
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        response = web.StreamResponse(status=status, headers=headers)
-        response.content_length = stop - start
-        await response.prepare(request)
-        while start < stop and request.method != "HEAD":
-            block = await asyncio.to_thread(os.pread, handle, min(BLOCK_BYTES, stop - start), start)
-            if not block:  # the file was cut short meanwhile: the other end sees that bytes are missing
-                request.protocol.force_close()
-                break
-            start += len(block)
-            await response.write(block)
-        return response
-    finally:
-        os.close(handle)
-
-
-def _asked_range(request: web.Request, size: int) -> tuple[int, int, int]:
-    """(first byte, byte after the last, status)."""
-    try:
-        asked = request.http_range
-    except ValueError:
-        return 0, size, 200  # a range that cannot be understood is ignored, as the standard wants
-    if asked.start is None:
-        return 0, size, 200
-    start = max(0, size + asked.start) if asked.start < 0 else asked.start
-    stop = size if asked.stop is None else min(size, asked.stop)
-    return (start, stop, 206) if start < stop else (0, 0, 416)
-
-
-async def _receive(request: web.Request, part: Part, start: int, total: int) -> None:
-    """Writes the body after byte `start`. A request that is overtaken by another one for the same file writes no more."""
-    mine = object()
-    if not await asyncio.to_thread(part.begin, mine, start):
-        raise _RefusalError(416, f"{part.received_bytes} bytes of this file are here", part.path.name, "go on there")
-    blocks: list[bytes] = []
-    pending_bytes = 0
-    while block := await request.content.readany():
-        blocks.append(block)
-        pending_bytes += len(block)
-        if part.received_bytes + pending_bytes > total:
-            raise _RefusalError(400, "More bytes came than were announced")
-        if pending_bytes >= WRITTEN_AT_ONCE_BYTES:
-            await asyncio.to_thread(part.write, mine, blocks)
-            blocks, pending_bytes = [], 0
-    await asyncio.to_thread(part.write, mine, blocks)
-    if part.received_bytes != total:
-        raise _RefusalError(400, f"Only {part.received_bytes} of {total} bytes came")
-
-
-def _range_of_body(request: web.Request) -> tuple[int, int]:
-    """(first byte, size of the whole file) of a PUT."""
-    length = request.content_length
-    if length is None:
-        _refuse("A file must come with its Content-Length")
-    text = request.headers.get("Content-Range")
-    if text is None:
-        return 0, length
-    found = _CONTENT_RANGE.fullmatch(text)
-    if found is None:
-        _refuse(f"This Content-Range cannot be understood: {text[:80]}")
-    start, last, total = (int(g) for g in found.groups())
-    if last + 1 - start != length or last >= total:
-        _refuse(f"This Content-Range does not match the body: {text[:80]}")
-    return start, total
-
-
-def _refuse(what: str) -> NoReturn:
-    raise _RefusalError(400, what)
-
-
-async def _body(request: web.Request, most_bytes: int) -> bytes:
-    body = bytearray()
-    while block := await request.content.readany():
-        body += block
-        if len(body) > most_bytes:
-            raise _RefusalError(413, f"More than {most_bytes} bytes")
-    return bytes(body)
-
-
 def _digest(request: web.Request) -> str:
     digest = request.match_info["digest"]
     if not DIGEST.fullmatch(digest):
-        _refuse("This is no digest")
+        refuse("This is no digest")
     return digest

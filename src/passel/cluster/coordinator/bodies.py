@@ -1,0 +1,123 @@
+"""Bodies of requests and answers of the data plane: files with ranges out, parts of files in.
+
+Nothing here blocks the event loop: disks are read and written in threads, a block at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from aiohttp import web
+
+from passel.cluster.coordinator.incoming import Part
+from passel.errors import PasselError
+
+BLOCK_BYTES = 256 * 2**10
+WRITTEN_AT_ONCE_BYTES = 2**20
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+
+
+class RefusalError(PasselError):
+    """An answer that is not 2xx."""
+
+    def __init__(self, status: int, what: str, where: str = "", todo: str = "") -> None:
+        super().__init__(what, where, todo)
+        self.status = status
+
+
+async def send_file(request: web.Request, path: Path, sha256: str) -> web.StreamResponse:
+    """A file, or the part of it that was asked for."""
+    handle = os.open(path, os.O_RDONLY)  # not in a thread: a request cut off just then would never close it
+    try:
+        size = os.fstat(handle).st_size
+        headers = {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        start, stop, status = _asked_range(request, size)
+        if status == 416:
+            return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+        if status == 206:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = stop - start
+        await response.prepare(request)
+        while start < stop and request.method != "HEAD":
+            block = await asyncio.to_thread(os.pread, handle, min(BLOCK_BYTES, stop - start), start)
+            if not block:  # the file was cut short meanwhile: the other end sees that bytes are missing
+                request.protocol.force_close()
+                break
+            start += len(block)
+            await response.write(block)
+        return response
+    finally:
+        os.close(handle)
+
+
+def _asked_range(request: web.Request, size: int) -> tuple[int, int, int]:
+    """(first byte, byte after the last, status)."""
+    try:
+        asked = request.http_range
+    except ValueError:
+        return 0, size, 200  # a range that cannot be understood is ignored, as the standard wants
+    if asked.start is None:
+        return 0, size, 200
+    start = max(0, size + asked.start) if asked.start < 0 else asked.start
+    stop = size if asked.stop is None else min(size, asked.stop)
+    return (start, stop, 206) if start < stop else (0, 0, 416)
+
+
+async def receive_file(request: web.Request, part: Part, start: int, total: int) -> None:
+    """Writes the body after byte `start`. A request that is overtaken by another one for the same file writes no more.
+
+    Raises RefusalError, StorageError, OvertakenError.
+    """
+    mine = object()
+    if not await asyncio.to_thread(part.begin, mine, start):
+        raise RefusalError(416, f"{part.received_bytes} bytes of this file are here", part.path.name, "go on there")
+    blocks: list[bytes] = []
+    pending_bytes = 0
+    while block := await request.content.readany():
+        blocks.append(block)
+        pending_bytes += len(block)
+        if part.received_bytes + pending_bytes > total:
+            raise RefusalError(400, "More bytes came than were announced")
+        if pending_bytes >= WRITTEN_AT_ONCE_BYTES:
+            await asyncio.to_thread(part.write, mine, blocks)
+            blocks, pending_bytes = [], 0
+    await asyncio.to_thread(part.write, mine, blocks)
+    if part.received_bytes != total:
+        raise RefusalError(400, f"Only {part.received_bytes} of {total} bytes came")
+
+
+def range_of_body(request: web.Request) -> tuple[int, int]:
+    """(first byte, size of the whole file) of a PUT. Raises RefusalError."""
+    length = request.content_length
+    if length is None:
+        refuse("A file must come with its Content-Length")
+    text = request.headers.get("Content-Range")
+    if text is None:
+        return 0, length
+    found = _CONTENT_RANGE.fullmatch(text)
+    if found is None:
+        refuse(f"This Content-Range cannot be understood: {text[:80]}")
+    start, last, total = (int(g) for g in found.groups())
+    if last + 1 - start != length or last >= total:
+        refuse(f"This Content-Range does not match the body: {text[:80]}")
+    return start, total
+
+
+def refuse(what: str) -> NoReturn:
+    """Raises RefusalError: the request makes no sense."""
+    raise RefusalError(400, what)
+
+
+async def read_body(request: web.Request, most_bytes: int) -> bytes:
+    """All of it. Raises RefusalError (413) beyond `most_bytes`."""
+    body = bytearray()
+    while block := await request.content.readany():
+        body += block
+        if len(body) > most_bytes:
+            raise RefusalError(413, f"More than {most_bytes} bytes")
+    return bytes(body)
