@@ -260,6 +260,26 @@ def test_a_photo_in_another_country_has_wrong_gps() -> None:
     assert "km or more from all others'" in finding(survey, "gps-far").message
 
 
+def slipped(*photos: int) -> Survey:
+    """A survey of 60 photos, these kilometres off, those of one half line together."""
+    return survey_of([elsewhere(f, 0.0135 * (1 + i // 5)) if i in photos else f for i, f in enumerate(plain_flight())])
+
+
+@pytest.mark.parametrize("photos", [(27,), (3, 41), (26, 27)])
+def test_gps_that_leaves_a_photo_alone_is_not_used(photos: tuple[int, ...]) -> None:
+    survey, names = slipped(*photos), [f"p{i:04d}.jpg" for i in photos]
+    assert finding(survey, "gps-lone").photos == tuple(names)
+    assert [p.name for p in survey.photos if p.position is None] == names
+    assert not [f for f in survey.findings if f.code == "islands"]
+
+
+@pytest.mark.parametrize("photos", [(25, 26, 27), (2, 12, 22, 32, 42)])
+def test_gps_of_a_place_of_its_own_or_of_many_lone_photos_is_kept(photos: tuple[int, ...]) -> None:
+    survey = slipped(*photos)
+    assert all(p.position for p in survey.photos)
+    assert finding(survey, "islands")
+
+
 def test_photos_of_two_countries_are_refused_before_any_work() -> None:
     with pytest.raises(InputError, match="20 photos of 60 lie 1113 km or more from the others"):
         survey_of([elsewhere(f, 10.0) if i < 20 else f for i, f in enumerate(plain_flight())])

@@ -37,6 +37,8 @@ _SMALLEST_EXTENT_M = 1.0
 _METRES_A_DEGREE = 111_320.0
 _ONE_SURVEY_M = 50_000.0  # no two neighbours of one survey are further apart
 _FEW_FAR_SHARE = 0.05  # of the photos: so few may have wrong GPS, more are photos of another place
+_LONE = 2  # photos that one slip of the GPS may have carried away together
+_FEWEST_TOGETHER = 8  # photos beside which a lone one is believed to be of the same flight
 _NEAR_SEA_LEVEL_M = 30.0  # a photo at 0.000 m is believed where the others are no higher
 
 
@@ -80,6 +82,8 @@ def assemble_survey(
     findings += check.blur_findings(photos)
     survey = Survey(tuple(photos), cameras, frame, gps_sigma_m, ())
     if frame.is_georeferenced:
+        survey, found = _without_lone_positions(survey)
+        findings += found
         survey, found = _with_checked_altitudes(survey)
         findings += found + _layout_findings(survey)
     order = {"error": 0, "warning": 1, "note": 2}
@@ -225,6 +229,26 @@ def _without_far_positions(photos: list[Photo]) -> tuple[list[Photo], list[Findi
     return kept, [Finding("warning", "gps-far", message, tuple(names))]
 
 
+def _without_lone_positions(survey: Survey) -> tuple[Survey, list[Finding]]:
+    """The survey without the GPS of a few photos, each too far from all others to overlap any: right or wrong, it says only that the
+    photo cannot be mapped. Without it the photo is matched with those taken just before and after, and placed if it shows what they do."""
+    names, xy, link_m = _linked(survey)
+    if len(names) <= _FEWEST_TOGETHER:
+        return survey, []
+    piece = largest_first(pieces_of(xy, link_m))
+    size = np.bincount(piece)
+    lone = {name for name, k in zip(names, piece, strict=True) if k > 0 and size[k] <= _LONE}
+    if not lone or len(lone) > max(_LONE, _FEW_FAR_SHARE * len(names)) or size[0] < _FEWEST_TOGETHER:
+        return survey, []
+    listed = tuple(sorted(lone))
+    message = (
+        f"GPS too far from all others' to overlap (more than {link_m:.0f} m) is not used in {check.counted(len(listed))}: "
+        f"{check.some(listed)}: placed by pictures alone, if they show the same ground"
+    )
+    photos = tuple(replace(p, position=None) if p.name in lone else p for p in survey.photos)
+    return replace(survey, photos=photos), [Finding("warning", "gps-lone", message, listed)]
+
+
 def _without_empty_altitudes(photos: list[Photo]) -> tuple[list[Photo], list[Finding]]:
     """The photos without altitudes of exactly 0, which is what cameras write that know none: where all are 0, or the others far off."""
     told = [p.position.altitude_m for p in photos if p.position is not None and p.position.altitude_m is not None]
@@ -343,13 +367,16 @@ def overlap_reach_m(survey: Survey) -> float:
     return check.link_distance_m(xy, footprint_m(survey)) if len(xy) >= 2 else _SMALLEST_EXTENT_M
 
 
-def _layout_findings(survey: Survey) -> list[Finding]:
+def _linked(survey: Survey) -> tuple[list[str], F64, float]:
+    """The photos with GPS: names, (n, 2) world metres, and the distance within which two of them may overlap, their GPS being off."""
     xyz = survey.positions_in_world()
     have = np.isfinite(xyz[:, 0])
     names = [p.name for p, h in zip(survey.photos, have, strict=True) if h]
-    xy = xyz[have, :2]
+    return names, xyz[have, :2], overlap_reach_m(survey) + 2.0 * survey.gps_sigma_m[0]
+
+
+def _layout_findings(survey: Survey) -> list[Finding]:
+    names, xy, link_m = _linked(survey)
     if len(xy) < 2:
         return []
-    found = check.line_findings(xy, 2.0 * survey.gps_sigma_m[0])
-    link = check.link_distance_m(xy, footprint_m(survey)) + 2.0 * survey.gps_sigma_m[0]
-    return found + check.island_findings(names, xy, link)
+    return check.line_findings(xy, 2.0 * survey.gps_sigma_m[0]) + check.island_findings(names, xy, link_m)
