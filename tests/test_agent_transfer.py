@@ -126,7 +126,9 @@ def test_what_comes_damaged_or_was_changed_meanwhile_is_fetched_again(tmp_path):
 
     async def serve(request: web.Request) -> web.StreamResponse:
         tries.append(request)
-        response, rest = ranged(b"x" + CONTENT[1:] if len(tries) == 1 else CONTENT, request, etag=SHA256)
+        response, rest = ranged(
+            bytes([CONTENT[0] ^ 1]) + CONTENT[1:] if len(tries) == 1 else CONTENT, request, etag=SHA256
+        )
         await response.prepare(request)
         await response.write(rest)
         return response

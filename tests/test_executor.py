@@ -162,8 +162,9 @@ def test_an_error_is_not_tried_again(function: str, tmp_path: Path, make: MakeEx
 
 @pytest.mark.parametrize("kind", ["serial", "1"])
 def test_earlier_stages_and_long_chains_go_first(kind: str, tmp_path: Path, make: MakeExecutor) -> None:
-    late = [step("add", f"late{i}", stage="late", value=i) for i in range(2)]
-    early = [step("add", f"early{i}", stage="early", value=i) for i in range(2)]
+    # long enough that the executor has handed over the tail before the last of them begins, however busy the machine is
+    late = [step("add", f"late{i}", stage="late", value=i, seconds=0.3) for i in range(2)]
+    early = [step("add", f"early{i}", stage="early", value=i, seconds=0.3) for i in range(2)]
     head = step("add", "head", stage="early", value=9)
     tail = step("add", "tail", (head,), stage="early")
     events: list[Event] = []
