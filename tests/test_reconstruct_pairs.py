@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from passel.reconstruct.pairs import all_pairs, pairs_by_looks, pairs_by_position
+from passel.reconstruct.pairs import all_pairs, pairs_by_looks, pairs_by_position, pairs_by_time
 
 
 def pieces(pairs: np.ndarray, n: int) -> int:
@@ -49,6 +49,25 @@ def test_islands_out_of_reach_are_not_paired():
     xy = np.concatenate([grid(5, 5, (15.0, 25.0)), grid(5, 5, (15.0, 25.0)) + 2000.0])
     pairs = pairs_by_position(xy, reach_m=150.0)
     assert pieces(pairs, 50) == 2
+
+
+def test_photos_whose_gps_was_swapped_are_paired_with_those_beside_them_in_time():
+    xy, order = grid(20, 10, (15.0, 25.0)), np.arange(200)
+    assert len(pairs_by_time(xy, order)) == 0  # a sound survey is left as it is
+    xy[[25, 170]] = xy[[170, 25]]
+    added = pairs_by_time(xy, order)
+    assert sound(added)
+    assert {tuple(p) for p in added.tolist()} == {
+        *((23, 25), (24, 25), (25, 26), (25, 27)),
+        *((168, 170), (169, 170), (170, 171), (170, 172)),
+    }
+
+
+def test_time_that_contradicts_gps_everywhere_pairs_nothing():
+    xy = grid(20, 10, (15.0, 25.0))
+    two_drones = np.arange(200).reshape(2, 100).T.ravel()  # one photo of each in turn
+    assert len(pairs_by_time(xy, two_drones)) == 0
+    assert len(pairs_by_time(np.array([[0.0, 0.0], [900.0, 0.0]]), np.arange(2))) == 0
 
 
 def test_few_photos_and_photos_at_one_place():

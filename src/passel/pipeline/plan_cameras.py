@@ -18,8 +18,9 @@ from passel.pipeline.steps.cameras import (
     SubmodelParams,
     prior_cameras,
 )
-from passel.reconstruct.pairs import all_pairs, pairs_by_position
+from passel.reconstruct.pairs import all_pairs, pairs_by_position, pairs_by_time
 from passel.survey.assemble import footprint_m
+from passel.survey.check import time_order
 from passel.survey.split import photo_places
 from passel.survey.submodel import SplitPlan, Submodel
 
@@ -75,14 +76,19 @@ def needs_looks(job: Job) -> bool:
 
 
 def pairs_to_match(job: Job) -> np.ndarray:
-    """(p, 2) survey indices, by GPS where there is any, else every pair."""
+    """(p, 2) survey indices, by GPS where there is any, and by time where that contradicts it; else every pair."""
     places = photo_places(job.survey)
     if places is None:
         return all_pairs(len(job.survey.photos))
     reach = footprint_m(job.survey)
     order = np.argsort([p.name for p in job.survey.photos])
     pairs = order[pairs_by_position(places.xy_m, None if reach is None else REACH * reach)]
-    return np.unique(np.sort(pairs.reshape(-1, 2), axis=1), axis=0)
+    pairs = np.unique(np.sort(pairs.reshape(-1, 2), axis=1), axis=0)
+    if not all(p.time for p in job.survey.photos):
+        return pairs
+    as_taken = time_order(sorted(job.survey.photos, key=lambda p: p.name))
+    misplaced = order[pairs_by_time(places.xy_m, as_taken)]
+    return np.unique(np.concatenate([pairs, np.sort(misplaced, axis=1)]), axis=0)
 
 
 def match_steps(job: Job, features: Sequence[Step], pairs: np.ndarray, plan: SplitPlan) -> Found:

@@ -13,6 +13,11 @@ NEAREST = 10
 SECTORS = 8
 PER_SECTOR = 1
 SEARCH = 120
+BESIDE_IN_TIME = 2
+FAR_IN_STEPS = 4.0  # of the usual way from one photo to the next
+MANY_MISPLACED = (
+    0.05  # of the photos: so many are no slips of the GPS but two drones at once, or clocks that tell nothing
+)
 
 
 def pairs_by_position(xy_in_world: F64, reach_m: float | None = None) -> I64:
@@ -46,6 +51,25 @@ def pairs_by_position(xy_in_world: F64, reach_m: float | None = None) -> I64:
 def _sector_reach(near: list[tuple[float, int]]) -> float:
     """How far a neighbour in an empty direction may be: five times the distance of the tenth nearest photo."""
     return 5.0 * max(near[min(len(near), NEAREST) - 1][0], 1e-6) if near else 0.0
+
+
+def pairs_by_time(xy_in_world: F64, order: I64) -> I64:
+    """Pairs (p, 2), i < j, of the few photos whose GPS puts them far from both the photo taken just before and the one just after: GPS
+    of two photos swapped, or of one that slipped. Each with the two photos before it and the two after it.
+
+    xy_in_world: (n, 2) metres without NaN. order: (n,) all photos as they were taken.
+    """
+    n = len(order)
+    if n < 2:
+        return np.zeros((0, 2), np.int64)
+    step = np.linalg.norm(np.diff(xy_in_world[order], axis=0), axis=1)
+    far = np.concatenate([[True], step > FAR_IN_STEPS * np.median(step), [True]])
+    alone = np.flatnonzero(far[:-1] & far[1:]).tolist()
+    if len(alone) > min(n / 4, max(2.0, MANY_MISPLACED * n)):
+        return np.zeros((0, 2), np.int64)
+    near = {(r, q) for r in alone for q in range(max(0, r - BESIDE_IN_TIME), min(n, r + BESIDE_IN_TIME + 1)) if q != r}
+    made = {tuple(sorted((int(order[r]), int(order[q])))) for r, q in near}
+    return np.array(sorted(made), np.int64).reshape(-1, 2)
 
 
 def all_pairs(n: int) -> I64:
