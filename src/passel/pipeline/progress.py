@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, cast
 
 import psutil
 from rich.console import Console, Group, RenderableType
@@ -40,7 +41,7 @@ class Progress:
         lines_every_s: float = _LINES_EVERY_S,
         guess_s: Mapping[str, float] | None = None,
     ) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = _Lasting(stream or sys.stderr)
         self._tally = Tally(workers, guess_s)
         self._disk, self._lines_every_s = disk, lines_every_s
         self._guard = threading.Lock()
@@ -51,7 +52,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._stream.isatty():
-            console = Console(file=self._stream)
+            console = Console(file=cast(TextIO, self._stream))
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2)
             self._live.start()
         return self
@@ -80,7 +81,8 @@ class Progress:
         if self._live:
             self._live.console.print(Text(text))
         else:
-            print(text, file=self._stream, flush=True)
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
 
     def _say_lines(self) -> None:
         """Plain lines: the stages that changed, every few seconds, and each stage when it is complete."""
@@ -96,7 +98,8 @@ class Progress:
         for stage in self._tally.stages.values():
             if self._said.get(stage.stage, 0) != stage.settled:
                 self._said[stage.stage] = stage.settled
-                print(plain_line(stage, self._tally.stage_rest_s(stage)), file=self._stream, flush=True)
+                self._stream.write(f"{plain_line(stage, self._tally.stage_rest_s(stage))}\n")
+                self._stream.flush()
 
     def _table(self) -> RenderableType:
         with self._guard:
@@ -141,6 +144,32 @@ def _free_gb(folder: Path) -> str:
         return f"{shutil.disk_usage(folder).free / 1e9:.0f} GB"
     except OSError:
         return "?"
+
+
+class _Lasting:
+    """A stream whose reader may go away (a closed terminal, `| head`): the run goes on unseen, log.json tells of it.
+
+    The system's refusal would otherwise pass for trouble with the output folder, and end the run.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 class _TreeMemory:
