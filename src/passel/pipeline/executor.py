@@ -131,11 +131,11 @@ def _as_keyboard_interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _deaf_to_signals(in_main: bool) -> Iterator[None]:
-    """An impatient second Ctrl-C must not cut the clearing-up short."""
+    """A second signal must not cut the clearing-up short: impatience, or a closed terminal, which shell and kernel both tell."""
     if not in_main:
         yield
         return
-    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
