@@ -76,12 +76,12 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     if job.ends_with("features"):
         run_all(executor, features, on_event)
         return None
+    alike = None
     if plan.needs_looks(job):
         looks = plan.looks_step(features)
         made = run_all(executor, [*features, looks], on_event)
-        pairs = np.load(made[looks.digest].path / "pairs.npy")
-    else:
-        pairs = plan.pairs_to_match(job)
+        alike = np.load(made[looks.digest].path / "pairs.npy")
+    pairs = plan.pairs_to_match(job, alike)
     found = plan.match_steps(job, features, pairs, split)
     calibration = plan.calibration_step(job, found, split)
     first = MAPPERS[0] if len(job.survey.photos) > 4 else MAPPERS[1]

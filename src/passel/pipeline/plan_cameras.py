@@ -31,6 +31,7 @@ CAMERAS = "passel.pipeline.steps.cameras"
 BLOCK = "passel.pipeline.steps.block"
 
 EXHAUSTIVE = 60  # photos without GPS up to which every pair is matched
+CROWD = 5  # photos without GPS, one after the other, that the place of a neighbour in time cannot stand for any more
 LOOK_ALIKES, FOLLOWING = 20, 4
 PAIRS_A_STEP = 100
 SAMPLE = 40  # photos the calibration is made from
@@ -71,24 +72,45 @@ def looks_step(features: Sequence[Step]) -> Step:
 
 
 def needs_looks(job: Job) -> bool:
-    """Whether pairs must be found by looks: no GPS, and too many photos to match every pair."""
-    return photo_places(job.survey) is None and len(job.survey.photos) > EXHAUSTIVE
+    """Whether pairs must be found by looks: many photos without GPS, and too many photos to match every pair."""
+    return len(job.survey.photos) > EXHAUSTIVE and len(_anywhere(job)) > 0
 
 
-def pairs_to_match(job: Job) -> np.ndarray:
-    """(p, 2) survey indices, by GPS where there is any, and by time where that contradicts it; else every pair."""
+def pairs_to_match(job: Job, alike: np.ndarray | None = None) -> np.ndarray:
+    """(p, 2) survey indices: by GPS where there is any, and by time where that contradicts it; photos that may be anywhere by looks.
+
+    alike: (p, 2) pairs of photos that look alike, None where every pair is few.
+    """
+    anywhere = _anywhere(job)
+    if alike is None:
+        alike = all_pairs(len(job.survey.photos) if len(anywhere) else 0)
+    by_looks = alike[np.isin(alike, anywhere).any(axis=1)]
     places = photo_places(job.survey)
     if places is None:
-        return all_pairs(len(job.survey.photos))
+        return by_looks
     reach = footprint_m(job.survey)
     order = np.argsort([p.name for p in job.survey.photos])
-    pairs = order[pairs_by_position(places.xy_m, None if reach is None else REACH * reach)]
-    pairs = np.unique(np.sort(pairs.reshape(-1, 2), axis=1), axis=0)
-    if not all(p.time for p in job.survey.photos):
-        return pairs
-    as_taken = time_order(sorted(job.survey.photos, key=lambda p: p.name))
-    misplaced = order[pairs_by_time(places.xy_m, as_taken)]
-    return np.unique(np.concatenate([pairs, np.sort(misplaced, axis=1)]), axis=0)
+    known = np.flatnonzero(~np.isin(order, anywhere))  # places, not survey indices
+    near = pairs_by_position(places.xy_m[known], None if reach is None else REACH * reach)
+    pairs = np.concatenate([order[known][near].reshape(-1, 2), by_looks])
+    if all(p.time for p in job.survey.photos):
+        as_taken = time_order([job.survey.photos[int(i)] for i in order[known]])
+        pairs = np.concatenate([pairs, order[known][pairs_by_time(places.xy_m[known], as_taken)]])
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _anywhere(job: Job) -> np.ndarray:
+    """Survey indices of the photos that may show any part of the survey: all where none has GPS, else those without it that are more
+    than `CROWD` together, such as a flight of a drone that wrote none. Their nearest ten by place are chance."""
+    places = photo_places(job.survey)
+    if places is None:
+        return np.arange(len(job.survey.photos))
+    order = np.argsort([p.name for p in job.survey.photos])
+    lacking = np.array([job.survey.photos[int(i)].position is None for i in order], np.bool_)
+    if not lacking.any():
+        return np.zeros(0, np.int64)
+    _, place, count = np.unique(places.xy_m[lacking], axis=0, return_inverse=True, return_counts=True)
+    return np.sort(order[lacking][count[place.ravel()] > CROWD])
 
 
 def match_steps(job: Job, features: Sequence[Step], pairs: np.ndarray, plan: SplitPlan) -> Found:
