@@ -48,7 +48,7 @@ class Worker:
     @property
     def hosts(self) -> list[psutil.Process]:
         """The processes that run its steps."""
-        return [p for p in self.agent.children() if "passel.pipeline.host" in " ".join(p.cmdline())]
+        return [p for p in self.agent.children() if "passel.pipeline.host" in _words(p)]
 
     def kill(self) -> None:
         """As if the machine lost its power: supervisor, agent and hosts at once."""
@@ -329,6 +329,14 @@ def network(names: Sequence[str]) -> Iterator[Network]:
 
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def _words(process: psutil.Process) -> str:
+    """Its command line, '' when it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _inside(namespace: str) -> list[str]:

@@ -182,7 +182,7 @@ def test_artifacts_that_are_away_count_only_where_they_can_be_brought(tmp_path):
     assert there.bring_of(manifest.digest) is None
     assert here.verify(manifest.digest) == []
     there.commit_away(manifest, "s3://b/x")  # too late: the first one counts
-    assert not there.drop_away(manifest.digest)
+    assert not there.drop(manifest.digest, only_away=True)
     assert here.has(manifest.digest)
 
 
@@ -191,7 +191,7 @@ def test_a_lost_artifact_is_forgotten_and_so_are_those_of_stages_to_be_made_agai
     store = Store(tmp_path / "there", lambda digest: None)
     store.create()
     store.commit_away(manifest, "s3://b/x")
-    assert store.drop_away(manifest.digest)
+    assert store.drop(manifest.digest, only_away=True)
     assert store.find(manifest.digest) is None
     store.commit_away(manifest, "s3://b/x")
     assert Store(store.root).forget(lambda m: m.stage == "test") == 1

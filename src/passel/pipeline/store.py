@@ -200,11 +200,11 @@ class Store:
             _write_synced(aside.folder / _AWAY, url)
             return self._place(aside, manifest)
 
-    def drop_away(self, digest: str) -> bool:
-        """Forgets an artifact whose files are lost where they were kept: it will be made again. False when they are here."""
+    def drop(self, digest: str, only_away: bool = False) -> bool:
+        """Forgets an artifact that is lost or damaged: it will be made again. False when there is none, or (only_away) it is here."""
         gone = self._gone(digest)
         with storage_errors(self.root), _locked_file(self.root / "commit.lock"):
-            if not self.is_away(digest):
+            if not self._home(digest).exists() or (only_away and not self.is_away(digest)):
                 return False
             os.rename(self._home(digest), gone)
         shutil.rmtree(gone, ignore_errors=True)

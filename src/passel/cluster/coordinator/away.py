@@ -139,7 +139,7 @@ class Away:
         except BucketError as trouble:
             _log.warning("job %s: whether more is lost is not known: %s", job, trouble)
         for one in gone:
-            await asyncio.to_thread(store.drop_away, one)
+            await asyncio.to_thread(store.drop, one, True)
             self._on_lost(job, one)
 
     def _resting(self, error: PasselError) -> NoBucketError:

@@ -6,7 +6,8 @@ Nothing here blocks the event loop: disks are read, written and hashed in thread
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import logging
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ MOST_MANIFEST_BYTES = 32 * 2**20
 WORKER = web.RequestKey("worker", str)
 """The name of the worker that asks, as its certificate says."""
 _MANIFESTS_KEPT = 2000
+_MOST_LOSSES = 3
+_log = logging.getLogger("passel.coordinator")
 _STATUSES: tuple[tuple[type[PasselError], int], ...] = (
     (OvertakenError, 503),
     (MismatchError, 422),
@@ -57,12 +60,13 @@ def problem(status: int, error: PasselError) -> web.Response:
 
 @dataclass
 class _JobFiles:
-    """Where a job's things are. paths: of its user's files, by key."""
+    """Where a job's things are. paths: of its user's files, by key. losses: how often this disk lost an artifact."""
 
     name: str
     store: Store
     paths: dict[str, Path] = field(default_factory=dict)
     manifests: OrderedDict[str, Manifest] = field(default_factory=OrderedDict)
+    losses: Counter[str] = field(default_factory=Counter)
     disk: FullDisk = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +110,7 @@ class DataPlane:
             web.post(artifact + "/bucket", _answered(self._plan)),
             web.post(artifact + "/kept", _answered(self._take)),
             web.post(artifact + "/here", _answered(self._bring)),
+            web.post(artifact + "/doubt", _answered(self._doubt)),
             web.head(artifact + "/{name:.+}", _answered(self._head)),
             web.get(artifact + "/{name:.+}", _answered(self._get_artifact_file), allow_head=False),
             web.put(artifact + "/{name:.+}", _answered(self._put)),
@@ -147,6 +152,23 @@ class DataPlane:
     def _no_bring(digest: str) -> None:
         """What reads files here has called `Away.bring` before; its manifests count in any case."""
 
+    async def _look_closely(self, job: _JobFiles, digest: str) -> None:
+        """Raises LostError when an artifact here is not what its manifest says: it is forgotten, and made again. After a few times
+        that is of no use: StorageError.
+        """
+        if await asyncio.to_thread(_is_well, job.store, digest):
+            return
+        if job.losses[digest] >= _MOST_LOSSES:
+            what = "What is written to the coordinator's disk is damaged there, again and again"
+            raise StorageError(what, str(job.store.root), "check this disk")
+        if (
+            await asyncio.to_thread(job.store.drop, digest) or digest in job.manifests
+        ):  # else another request was quicker
+            job.losses[digest] += 1
+            _log.warning("job %s: an artifact is damaged or gone here, and is made again: %s", job.name, digest)
+            self._lost(job.name, digest)
+        raise LostError("The coordinator's artifact is damaged or gone", digest, "it is made again")
+
     def _lost(self, job: str, digest: str) -> None:
         if (files := self._jobs.get(job)) is not None:
             files.manifests.pop(digest, None)
@@ -172,20 +194,26 @@ class DataPlane:
             if url:
                 return web.Response(status=307, headers={"Location": url, "ETag": f'"{file.sha256}"'})
             await self.away.bring(job.name, job.store, job.disk, digest)
-        return await send_file(request, job.store.path(digest) / name, file.sha256)
+        path = job.store.path(digest) / name
+        if await asyncio.to_thread(_size_of, path) != file.size_bytes:
+            await self._look_closely(job, digest)
+        return await send_file(request, path, file.sha256)
 
     async def _get_manifest(self, request: web.Request) -> web.StreamResponse:
         job, digest = self._job(request), _digest(request)
         if await asyncio.to_thread(job.manifest, digest) is None:
             raise self._missing(job, digest[:12])
-        text = await asyncio.to_thread((job.store.path(digest).parent / "manifest.json").read_text, "utf-8")
+        try:
+            text = await asyncio.to_thread((job.store.path(digest).parent / "manifest.json").read_text, "utf-8")
+        except FileNotFoundError:
+            await self._look_closely(job, digest)
+            raise
         return web.Response(text=text, content_type="application/json")
 
     def _missing(self, job: _JobFiles, what: str) -> RefusalError:
         """410 when it may have been lost, and so is being made again."""
-        return RefusalError(
-            410 if self.away.has_lost(job.name) else 404, "There is no such artifact or file of it", what
-        )
+        lost = self.away.has_lost(job.name) or bool(job.losses)
+        return RefusalError(410 if lost else 404, "There is no such artifact or file of it", what)
 
     def _sha256(self, path: Path) -> str:
         """Of a user's file, read once."""
@@ -251,6 +279,11 @@ class DataPlane:
         await self.away.bring(job.name, job.store, job.disk, digest)
         return web.Response(status=204)
 
+    async def _doubt(self, request: web.Request) -> web.StreamResponse:
+        """Somebody who has read the artifact found it damaged, or failed with it."""
+        await self._look_closely(self._job(request), _digest(request))
+        return web.Response(status=204)
+
     async def _refuse_known(self, job: _JobFiles, digest: str) -> None:
         if await asyncio.to_thread(job.manifest, digest):
             raise RefusalError(409, "The artifact is here already", digest[:12])
@@ -281,6 +314,22 @@ def _answered(handler: Handler) -> Handler:
             return problem(_status_of(error), error)
 
     return answer
+
+
+def _is_well(store: Store, digest: str) -> bool:
+    """Whether the artifact's files are what its manifest says. A disk that cannot read them has lost them, too."""
+    try:
+        return store.is_away(digest) or not store.verify(digest)
+    except StorageError:
+        return False
+
+
+def _size_of(path: Path) -> int:
+    """-1: there is none, or the disk cannot tell."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _status_of(error: PasselError) -> int:

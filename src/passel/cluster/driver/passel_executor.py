@@ -40,7 +40,7 @@ _CONNECT_S = 5.0
 
 
 class CoordinatorLostError(PasselError):
-    """The link to the coordinator broke: the coordinator ended, or another driver took over the job."""
+    """Begin again: the link to the coordinator broke (it ended, or another driver took over the job), or an artifact was lost."""
 
     exit_code = 75  # sysexits' "try again": whoever started this driver starts it again
 
@@ -278,7 +278,10 @@ class _Submitter:
 
     def _artifact(self, role: str, given: ArtifactInput, path: Path) -> InputRef:
         store = self._workplace.store
-        manifest = store.manifest(given.digest)
+        manifest = store.find(given.digest)
+        if manifest is None:
+            what = "An artifact was damaged or removed while the job ran: it is made again"
+            raise CoordinatorLostError(what, str(store.path(given.digest).parent))
         files = tuple(f for f in manifest.files if given.reads(f.name))
         return InputRef(
             role,

@@ -48,6 +48,11 @@ def artifact_path(job: str, digest: str, name: str = "") -> str:
     return f"/v1/jobs/{job}/artifacts/{digest}" + (f"/{name}" if name else "")
 
 
+def doubt_path(job: str, digest: str) -> str:
+    """POST: is it damaged on the coordinator's disk? 204: no; 410: yes, it is made again."""
+    return artifact_path(job, digest, "doubt")
+
+
 class WireError(PasselError):
     """The other end said something that is not of this protocol."""
 

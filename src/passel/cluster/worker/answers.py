@@ -21,7 +21,7 @@ class GoneError(PasselError):
 
 
 class DamagedError(PasselError):
-    """What the coordinator received is not what the manifest says."""
+    """What the coordinator received is not what the manifest says; or what comes from it is not what it said, again and again."""
 
 
 class Unready(Exception):  # noqa: N818 - not an error, a reason to wait
@@ -30,6 +30,10 @@ class Unready(Exception):  # noqa: N818 - not an error, a reason to wait
     def __init__(self, reason: str, after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.after_s = after_s
+
+
+class Astray(Unready):
+    """Bytes came that are not those announced."""
 
 
 class Trouble(Unready):

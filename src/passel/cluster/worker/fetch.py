@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from passel.cluster.user_files import changed
 from passel.cluster.wire.workers import InputRef, artifact_path, file_path
-from passel.cluster.worker.answers import NotThereError
+from passel.cluster.worker.answers import DamagedError, NotThereError
 from passel.cluster.worker.cache import Cache
 from passel.cluster.worker.together import in_thread, together
 from passel.cluster.worker.transfer import Link
@@ -133,6 +133,8 @@ class Fetcher:
                 except NotThereError as error:
                     _log.warning("%s cannot be had: %s", ref.name, error)
                     return _Got(cache.root / _MISSING / ref.name, (), moved_bytes)  # the step says what that means
+                except DamagedError as error:
+                    raise changed(ref.name) from error
                 moved_bytes += fetched.moved_bytes
                 if ref.sha256 and fetched.sha256 != ref.sha256:
                     part.unlink(missing_ok=True)
@@ -185,7 +187,11 @@ class Fetcher:
         """One file of an artifact; returns the bytes moved."""
         moved_bytes = 0
         for _ in range(_MOST_TRIES):
-            fetched = await self._link.fetch(artifact_path(job, digest, quote(file.name)), part)
+            try:
+                fetched = await self._link.fetch(artifact_path(job, digest, quote(file.name)), part)
+            except DamagedError:
+                await self._link.doubt(job, digest)
+                continue
             moved_bytes += fetched.moved_bytes
             if fetched.sha256 == file.sha256:
                 return moved_bytes

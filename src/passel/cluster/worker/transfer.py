@@ -30,11 +30,13 @@ from passel.cluster.wire.workers import (
     WireError,
     artifact_path,
     decode,
+    doubt_path,
     encode,
 )
 from passel.cluster.worker.agent_options import STALL_S
 from passel.cluster.worker.answers import (
     AlreadyThere,
+    Astray,
     DamagedError,
     NotThereError,
     Trouble,
@@ -54,6 +56,7 @@ _WORTH_ASKING_BYTES = 8 * 2**20
 """From this size on an upload asks first how much an earlier one has left."""
 _MANY = 100
 _MOST_TROUBLES = 6
+_MOST_ASTRAY = 3
 _MOST_BUCKET_TRIES = 4
 _ELSEWHERE = 307
 _WORTH_TELLING_S = 1.0
@@ -151,12 +154,12 @@ class Link:
         """Downloads into `part`, after what is in it already; from the bucket when the coordinator says so and that works.
 
         known: told the content's sha256 as the coordinator names it; True ends the download at once, with nothing moved.
-        Raises NotThereError, GoneError, RefusedError, StorageError.
+        Raises NotThereError, GoneError, RefusedError, StorageError, DamagedError.
         """
-        moved, bucket_tries = Meter(), 0
+        moved, bucket_tries, astray = Meter(), 0, 0
 
         async def attempt() -> str:
-            nonlocal bucket_tries
+            nonlocal bucket_tries, astray
             async with self._downloads:
                 try:
                     by_bucket = self._bucket.is_well and bucket_tries < _MOST_BUCKET_TRIES
@@ -169,17 +172,21 @@ class Link:
                     self._bucket.note(trouble)
                     bucket_tries += not trouble.unwell  # this object is no better at the next try
                     raise Unready(str(trouble)) from trouble
+                except Astray as error:
+                    astray += 1
+                    if astray < _MOST_ASTRAY:
+                        raise
+                    raise DamagedError("What the coordinator sends is damaged, again and again", path) from error
 
         return Fetched(await self._until_done(attempt), moved.moved_bytes)
 
     async def bring(self, job: str, digest: str) -> None:
         """Has the coordinator fetch an artifact from the bucket. Raises NotThereError, GoneError, RefusedError."""
+        await self._post(here_path(job, digest), b"")
 
-        async def attempt() -> None:
-            async with self._http.post(here_path(job, digest), timeout=_LONG) as response:
-                await raise_for(response)
-
-        await self._until_done(attempt)
+    async def doubt(self, job: str, digest: str) -> None:
+        """Has the coordinator look whether an artifact is damaged on its disk. Raises GoneError when it is, NotThereError, RefusedError."""
+        await self._post(doubt_path(job, digest), b"")
 
     async def send_artifact(self, job: str, manifest: Manifest, folder: Path) -> int:
         """Uploads the artifact in `folder` and has it committed; returns the bytes moved.
@@ -284,7 +291,7 @@ class Link:
             found = await receive(response, part, moved)
         if sha256 and found != sha256:
             part.unlink(missing_ok=True)  # the file was changed between two tries, or bytes went astray
-            raise Unready(f"{path} came damaged")
+            raise Astray(f"{path} came damaged")
         return found
 
     async def _send_file(self, job: str, digest: str, file: ArtifactFile, folder: Path, moved: Meter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Protocol
 from passel.cluster.full_disk import FullDisk
 from passel.cluster.wire.packed_step import packed_step
 from passel.cluster.wire.workers import Assignment, CacheNews, Failure, Finished, InputRef, Phase
-from passel.cluster.worker.answers import DamagedError, GoneError, RefusedError
+from passel.cluster.worker.answers import DamagedError, GoneError, NotThereError, RefusedError
 from passel.cluster.worker.cache import Cache
 from passel.cluster.worker.fetch import Fetcher
 from passel.cluster.worker.hosts import Hosts
@@ -29,6 +30,7 @@ _TAIL_BYTES = 4000
 _MOST_SENDS = 10
 _MOST_MENDS = 5
 _MOST_HINTS = 256
+_log = logging.getLogger("passel.worker")
 
 
 class Workplace(Protocol):
@@ -73,6 +75,10 @@ class LocalWorkplace:
             await together(self._link.bring(assignment.job, i.key) for i in assignment.inputs if i.away)
             store = Store(Path(assignment.store))
             paths = tuple((i.role, Path(i.path) if i.path else store.path(i.key)) for i in assignment.inputs)
+            if not await asyncio.to_thread(_are_whole, assignment.inputs, paths) and (
+                lost := await self._lost(assignment)
+            ):
+                raise lost
             request = Request(packed_step(assignment), paths, store.root, log, assignment.attempt)
         except RefusedError:
             raise
@@ -84,8 +90,22 @@ class LocalWorkplace:
             answer = await asyncio.to_thread(_with_disk_seen, answer, store)
             if answer.kind == "storage":
                 self._full.setdefault(store.root, FullDisk(store.root)).note()
+            elif answer.kind != "broken" and (lost := await self._lost(assignment)):
+                return _finished(assignment, _failure_of(lost))
             return _finished(assignment, await asyncio.to_thread(_failure, answer, log))
         return _finished(assignment, _wrong_artifact(assignment, answer.manifest), answer.manifest)
+
+    async def _lost(self, assignment: Assignment) -> GoneError | None:
+        """Perhaps not the step is bad, but one of its inputs is damaged on this disk. It is said to be gone, then: it is made again."""
+        try:
+            for given in assignment.inputs:
+                if given.kind == "artifact":
+                    await self._link.doubt(assignment.job, given.key)
+        except GoneError as gone:
+            return gone
+        except NotThereError as error:
+            _log.warning("%s", error)
+        return None
 
     def everything(self) -> CacheNews:
         return CacheNews(whole=True)
@@ -280,6 +300,14 @@ def _wrong_artifact(assignment: Assignment, manifest: Manifest) -> Failure | Non
         return None
     place = f"{assignment.stage} {assignment.name}"
     return Failure("crash", "The step came out under another digest", place, "install the same Passel everywhere")
+
+
+def _are_whole(refs: Sequence[InputRef], paths: Sequence[tuple[str, Path]]) -> bool:
+    """Whether the files of these artifacts have their sizes; their content is too much to read each time."""
+    try:
+        return all((path / f.name).stat().st_size == f.size_bytes for r, (_, path) in zip(refs, paths) for f in r.files)
+    except OSError:
+        return False
 
 
 def _with_disk_seen(failed: Failed, store: Store) -> Failed:
