@@ -13,7 +13,7 @@ import rasterio
 from passel.errors import StepError, StorageError
 from passel.geo.frames import Frame
 from passel.products.layout import written_aside
-from passel.products.raster import cog_problems, merge_dsm, merge_orthophoto, read_reduced
+from passel.products.raster import cog_problems, merge_dsm, merge_filled, merge_orthophoto, read_reduced
 from passel.products.tiles import read_tiles
 from product_tiles import FRAME, Field
 
@@ -84,6 +84,26 @@ def test_dsm_nodata_is_never_a_height(tmp_path: Path, base_m: float, amplitude_m
         half = d.read(1, masked=True)
         assert half.min() >= facts.minimum - 1e-3
         assert half.max() <= facts.maximum + 1e-3
+
+
+def test_filled_heights_are_marked_where_they_are(tmp_path: Path) -> None:
+    tiles = make(Field(), tmp_path, [(0, 0), (1, 0), (3, 2)])
+    marks = np.load(tiles[1].folder / "filled.npy")
+    marks[20:24, 30:36] = 1
+    np.save(tiles[1].folder / "filled.npy", marks)
+    (tiles[2].folder / "filled.npy").unlink()
+    merge_dsm(tiles, FRAME, tmp_path / "dsm.tif")
+    merge_filled(tiles, FRAME, tmp_path / "dsm_filled.tif")
+    assert cog_problems(tmp_path / "dsm_filled.tif") == ()
+    with rasterio.open(tmp_path / "dsm_filled.tif") as d, rasterio.open(tmp_path / "dsm.tif") as heights:
+        assert (d.shape, d.transform, d.crs) == (heights.shape, heights.transform, heights.crs)
+        assert (d.count, d.dtypes, d.nodata) == (1, ("uint8",), 0)
+        truth = np.zeros(d.shape, np.uint8)
+        truth[20:24, 190:196] = 1
+        np.testing.assert_array_equal(d.read(1), truth)
+    np.save(tiles[0].folder / "filled.npy", marks[:-1])
+    with pytest.raises(StepError, match="rerun-all"):
+        merge_filled(tiles, FRAME, tmp_path / "dsm_filled.tif")
 
 
 def test_bytes_do_not_depend_on_threads_folders_or_order(tmp_path: Path) -> None:

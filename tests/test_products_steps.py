@@ -91,7 +91,7 @@ def test_steps_leave_the_products_and_nothing_else(tmp_path: Path, inputs: StepI
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["odm_orthophoto.tif", "orthophoto.png", "raster.json"]
     assert facts["width_px"] == 400
     run(steps.dsm, inputs, tmp_path / "d")
-    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["dsm.png", "dsm.tif", "raster.json"]
+    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["dsm.png", "dsm.tif", "dsm_filled.tif", "raster.json"]
     dsm = steps.load_raster_facts(tmp_path / "d")
     assert dsm.filled == pytest.approx(100 / (2 * (100 * 100 - 200)))
     assert dsm.area_m2 == pytest.approx(2 * (100 * 100 - 200) * 0.25**2)

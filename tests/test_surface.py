@@ -130,14 +130,12 @@ def test_blocks_flow_into_each_other() -> None:
 
 
 def test_small_steps_between_blocks_go_and_edges_stay() -> None:
-    cell_m, at = 0.1, BLOCK_CELLS  # a border of two blocks
-    window = Window(-BLOCK_CELLS, 0, 2 * BLOCK_CELLS, BLOCK_CELLS)
-    columns = np.arange(2 * BLOCK_CELLS)[None] + np.zeros((BLOCK_CELLS, 1))
-    small = smoothed(np.where(columns < at, 0.0, 0.2 * cell_m).astype(np.float32), window, cell_m)
-    elsewhere = smoothed(np.where(columns < at + 20, 0.0, 0.2 * cell_m).astype(np.float32), window, cell_m)
-    assert np.diff(small[40])[at - 1] < 0.9 * np.diff(elsewhere[40])[at + 19]
+    cell_m, at = 0.1, 20
+    columns = np.arange(2 * at)[None] + np.zeros((2 * at, 1))
+    small = np.where(columns < at, 0.0, 0.5 * cell_m).astype(np.float32)
+    assert np.diff(smoothed(small, cell_m)[at]).max() < 0.2 * np.diff(small[at]).max()
     wall = np.where(columns < at, 0.0, 10 * cell_m).astype(np.float32)
-    assert np.abs(smoothed(wall, window, cell_m) - wall).max() < 0.01 * cell_m
+    assert np.abs(smoothed(wall, cell_m) - wall).max() < 0.01 * cell_m
 
 
 def test_points_say_what_is_likely() -> None:
@@ -294,6 +292,18 @@ def test_holes_small_are_filled_large_are_not() -> None:
     assert np.abs(filled - z)[10:14, 10:14].max() < 2.0
     z[50, 5] += 40
     assert lonely(z, np.ones((80, 80), bool), 3.0)[50, 5]
+
+
+def test_holes_are_filled_whole_or_stay_and_the_outside_stays() -> None:
+    good = np.ones((120, 120), bool)
+    y, x = np.mgrid[:120, :120]
+    good[np.hypot(x - 30, y - 30) < 6] = False  # wider than what is closed: its middle was left as a dot
+    good[60:100, 40:80] = False
+    good[:, 110:] = False
+    holes = small_holes(good, 4)
+    assert holes[np.hypot(x - 30, y - 30) < 6].all()
+    assert not holes[62:98, 42:78].any()
+    assert not holes[:, 110:].any()
 
 
 def test_fills_and_resampling_keep_planes() -> None:

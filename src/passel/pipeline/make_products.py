@@ -77,6 +77,7 @@ def _publish_all(products: plan.ProductSteps, done: Mapping[str, Artifact], layo
         (products.orthophoto, files.ORTHOPHOTO, layout.orthophoto),
         (products.orthophoto, files.ORTHOPHOTO_PICTURE, layout.orthophoto_preview),
         (products.dsm, files.DSM, layout.dsm),
+        (products.dsm, files.DSM_FILLED, layout.dsm_filled),
         (products.dsm, files.DSM_PICTURE, layout.dsm_preview),
         (products.points, files.CLOUD, layout.cloud),
         (products.side_files, files.CAMERAS, layout.cameras),

@@ -242,7 +242,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", _once(plate_of[n] for n in names)),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 29, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 30, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 
@@ -252,7 +252,7 @@ def product_steps(job: Job, scene: Step, tiles: Sequence[Step]) -> ProductSteps:
 
     def merge(name: str, *files: str) -> Step:
         inputs: Inputs = (("survey", job.survey_file), *outputs("tile", tiles, "tile.json", *files))
-        return Step("merge", name, f"{PRODUCTS}:{name}", 2, params, inputs, memory_mb=800, limit_s=12 * 3600)
+        return Step("merge", name, f"{PRODUCTS}:{name}", 3, params, inputs, memory_mb=800, limit_s=12 * 3600)
 
     sides: Inputs = (("survey", job.survey_file), ("scene", ArtifactInput(scene.digest)))
     memory = 500 + len(job.survey.photos) // 8

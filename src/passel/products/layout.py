@@ -26,6 +26,10 @@ class Layout:
         return self.root / "odm_dem" / "dsm.tif"
 
     @property
+    def dsm_filled(self) -> Path:
+        return self.root / "odm_dem" / "dsm_filled.tif"
+
+    @property
     def cloud(self) -> Path:
         return self.root / "odm_georeferencing" / "odm_georeferenced_model.laz"
 

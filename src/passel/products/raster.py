@@ -116,6 +116,28 @@ def merge_dsm(tiles: Sequence[ProductTile], frame: Frame, path: Path, threads: i
     return facts
 
 
+def merge_filled(tiles: Sequence[ProductTile], frame: Frame, path: Path, threads: int = 1) -> None:
+    """Write the tiles' filled.npy as a byte COG that covers what the DSM covers: 1 where its height was filled from around, no data
+    elsewhere.
+
+    Raises as `merge_orthophoto`.
+    """
+    pieces = [(t.folder / "filled.npy", _piece(t.folder / "dsm.npy", t.dsm, np.dtype("<f4"), 1)) for t in tiles]
+    outer = _union([p.data for _, p in pieces if p is not None], path)
+    found = [_marks_of(p, mark) for mark, p in pieces if p is not None and mark.exists()]
+    band = _Band("uint8", "Gray", _sources(found, outer, 1, "SimpleSource"), "<NoDataValue>0</NoDataValue>")
+    _write_cog(path, found, _mosaic(_head(outer, tiles[0].dsm_resolution_m, frame), [band]), _raw_marks, threads)
+
+
+def _marks_of(heights: _Piece, path: Path) -> _Piece:
+    """The array at `path` in the place of a tile's heights."""
+    marks = np.load(path, mmap_mode="r")
+    if marks.shape != heights.window.shape or marks.dtype != np.uint8 or not marks.flags.c_contiguous:
+        what = f"The tile's array is {marks.dtype} {marks.shape}, its window says uint8 {heights.window.shape}"
+        raise StepError(what, str(path), "run again with --rerun-all")
+    return replace(heights, path=path.resolve(), header_bytes=int(marks.offset))
+
+
 def _piece(path: Path, window: Window, dtype: np.dtype[np.generic], bands: int) -> _Piece | None:
     if not path.exists() or window.cols == 0 or window.rows == 0:
         return None
@@ -226,6 +248,10 @@ def _sources(pieces: Sequence[_Piece], outer: Window, band: int, kind: str) -> I
 
 def _raw_bytes(p: _Piece) -> str:
     return _raw(p, "Byte", 4, 4)
+
+
+def _raw_marks(p: _Piece) -> str:
+    return _raw(p, "Byte", 1, 1)
 
 
 def _raw_floats(p: _Piece) -> str:

@@ -21,7 +21,8 @@ WEAK_AREA_CELLS, MOST_SURE_SHARE = 61, 0.4
 SPECKLE_CELLS = 60
 SPECKLE_STEP_CELLS = 2.0
 FILL_RADIUS_M = 0.5
-FILL_RADIUS_CELLS = 8  # of holes to fill at least, whatever the cell
+FEWEST_FILL_CELLS, MOST_FILL_CELLS = 8, 32  # of that radius: twice the latter is what a tile knows of its neighbours
+MOST_LEFT = 12.0  # squares of the radius: of a hole of twice its width
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def clean(found: Matched, coarse: F32, cell_m: float) -> Surface:
     weak = (found.seen >= 2) & (found.agreeing >= 2) & (found.score > WEAK_SCORE) & (found.cost <= WEAK_COST)
     share = cv2.boxFilter(good.astype(np.float32), -1, (WEAK_AREA_CELLS, WEAK_AREA_CELLS))
     good |= weak & (share < MOST_SURE_SHARE)
-    reach = max(FILL_RADIUS_CELLS, round(FILL_RADIUS_M / cell_m))
+    reach = min(max(FEWEST_FILL_CELLS, round(FILL_RADIUS_M / cell_m)), MOST_FILL_CELLS)
     known = np.where(good, found.z, np.nan).astype(np.float32)
     small = small_holes(good, reach)
     z = fill(known, small)
@@ -64,11 +65,15 @@ def lonely(z: F32, good: Bools, step_m: float) -> Bools:
 
 
 def small_holes(good: Bools, reach_cells: int) -> Bools:
-    """Cells not good that lie within `reach_cells` of good ones in a hole no wider than twice that; not the outside of the map."""
+    """Cells not good that lie within `reach_cells` of good ones in a hole no wider than twice that, and the rest of holes of which
+    little is left then: a hole is filled or is one, not a dot in the middle of it; not the outside of the map."""
     size = 2 * reach_cells + 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     closed = cv2.morphologyEx(good.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    return np.asarray((closed > 0) & ~good)
+    _, pieces, facts, _ = cv2.connectedComponentsWithStats((closed == 0).astype(np.uint8), connectivity=4)
+    little = facts[:, cv2.CC_STAT_AREA] <= MOST_LEFT * reach_cells**2
+    little[0] = True  # what is closed
+    return np.asarray(little[pieces] & ~good)
 
 
 def fill(known: F32, where: Bools) -> F32:

@@ -35,7 +35,7 @@ U8 = NDArray[np.uint8]
 BLOCK_CELLS = 128
 MARGIN_CELLS = BLOCK_CELLS  # ≥ 100: beyond it a neighbour's smoothing does not reach the core
 REFINED_RIM_CELLS = 64
-SEAM_CELLS = 4.0  # beside a block's border
+SMOOTHED_CELLS, ALIKE_CELLS = 15, 1.5
 REFINING_STEPS_CELLS = (0.4, 0.2)
 LEAST_SCORE = 0.2
 KNOWN_NOISE_CELLS = 0.6
@@ -126,14 +126,14 @@ def _refined(
     window = tile.core.grown(REFINED_RIM_CELLS)
     part = window.slices_in(level.window)
     cell_m = level.grid.resolution_m
-    surface = smoothed(cv2.medianBlur(z, 5), level.window, cell_m)
+    surface = smoothed(cv2.medianBlur(z, 5), cell_m)
     better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[0])
     surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
     surface[part] = _second_thoughts(level, window, surface, better, views, plates, blocks)
     # the second pass keeps what its windows do not see, the noise of single cells; where nothing is known, nothing is spread
     known = better.noise < KNOWN_NOISE_CELLS * cell_m
     surface[part] = np.where(known, evened(surface[part], better.noise, cell_m), surface[part])
-    surface = smoothed(surface, level.window, cell_m)
+    surface = smoothed(surface, cell_m)
     better = refine(level, window, surface, views, plates, blocks, REFINING_STEPS_CELLS[1])
     surface[part] = np.where(better.score > LEAST_SCORE, better.z, surface[part])
     surface[part] = evened(surface[part], better.noise, cell_m)
@@ -142,23 +142,13 @@ def _refined(
     return Matched(level.window, surface, score, found.cost, found.seen, agreeing, found.edge)
 
 
-def smoothed(z: F32, window: Window, cell_m: float) -> F32:
+def smoothed(z: F32, cell_m: float) -> F32:
     """What refinement starts from: its windows follow the surface, so that must be smooth where the ground is, and keep its edges.
 
-    At the border of two blocks it is smoothed wider: they were matched with other photos, and a window that straddles the small step
-    between their heights would keep it.
+    Wider than its windows: blocks were matched with other photos, and one that straddles the small step between their heights would
+    keep it. Heights that differ by less than a cell or two are one surface: a narrower choice sharpens such steps.
     """
-    usual = cv2.bilateralFilter(z, 7, 1.0 * cell_m, 2.0)
-    wide = cv2.bilateralFilter(z, 9, 0.5 * cell_m, 3.0)
-    share = np.maximum(_beside_border(window.row, window.rows)[:, None], _beside_border(window.col, window.cols)[None])
-    return np.asarray(usual + (wide - usual) * share, np.float32)
-
-
-def _beside_border(first: int, n: int) -> F32:
-    """(n,) 1 at cells beside a block's border, falling to 0 at SEAM_CELLS from it."""
-    at = (first + np.arange(n)) % BLOCK_CELLS + 0.5
-    distance = np.minimum(at, BLOCK_CELLS - at)
-    return np.asarray(np.clip(2.0 * (1.0 - distance / SEAM_CELLS), 0.0, 1.0), np.float32)
+    return np.asarray(cv2.bilateralFilter(z, SMOOTHED_CELLS, ALIKE_CELLS * cell_m, SMOOTHED_CELLS / 3))
 
 
 def _second_thoughts(

@@ -10,7 +10,7 @@ from pathlib import Path
 from passel.pipeline.step import Fact, StepInputs
 from passel.products.points import merge_points
 from passel.products.preview import orthophoto_preview
-from passel.products.raster import RasterFacts, merge_dsm, merge_orthophoto
+from passel.products.raster import RasterFacts, merge_dsm, merge_filled, merge_orthophoto
 from passel.products.report_facts import scene_facts
 from passel.products.shots import cameras_json, images_json, shots_geojson
 from passel.products.tiles import ProductTile, read_tiles
@@ -18,6 +18,7 @@ from passel.reconstruct.scene import Scene
 from passel.survey.model import Survey
 
 ORTHOPHOTO, DSM, CLOUD = "odm_orthophoto.tif", "dsm.tif", "odm_georeferenced_model.laz"
+DSM_FILLED = "dsm_filled.tif"
 ORTHOPHOTO_PICTURE, DSM_PICTURE = "orthophoto.png", "dsm.png"
 CAMERAS, IMAGES, SHOTS = "cameras.json", "images.json", "shots.geojson"
 SCENE_FACTS = "scene_facts.json"
@@ -38,11 +39,12 @@ def orthophoto(inputs: StepInputs, params: MergeParams, out: Path) -> dict[str, 
 
 
 def dsm(inputs: StepInputs, params: MergeParams, out: Path) -> dict[str, Fact]:
-    """Tiles (role 'tile', many; 'survey' file) → dsm.tif, dsm.png, raster.json."""
+    """Tiles (role 'tile', many; 'survey' file) → dsm.tif, dsm_filled.tif, dsm.png, raster.json."""
     from passel.products.relief import dsm_preview  # loads matplotlib: 0.4 CPU s that the other steps do without
 
     tiles, survey = _inputs(inputs)
     facts = merge_dsm(tiles, survey.frame, out / DSM, _threads())
+    merge_filled(tiles, survey.frame, out / DSM_FILLED, _threads())
     dsm_preview(out / DSM, out / DSM_PICTURE)
     return _raster_facts(facts, out)
 
