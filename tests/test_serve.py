@@ -147,8 +147,11 @@ def test_with_a_token_the_api_asks_for_it_and_may_be_looked_after_from_afar(
             code, _, complaint = told("status", "--url", url, "--token", shown)
             assert (code, words_ in complaint, complaint.count("\n")) == (1, True, 1)
         told("token", "revoke", "anna", "--data", str(data))
-        monkeypatch.setenv("PASSEL_API_TOKEN", annas)
-        assert "the token is revoked [anna]" in told("status", "--url", url)[2]
+        assert "an API token is needed: --token T, or PASSEL_TOKEN" in told("status", "--url", url)[2]
+        for name in ("PASSEL_TOKEN", "PASSEL_API_TOKEN"):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, annas)
+                assert "the token is revoked [anna]" in told("status", "--url", url)[2]
 
         second = said("serve", "--data", str(data), "--port", "0", "--workers-port", "0")
         assert second.returncode == 1

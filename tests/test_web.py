@@ -110,6 +110,7 @@ def test_the_operator_gives_orders(client: TestClient, passel: OnePassel) -> Non
     seen = client.get("/ui/api/passel", headers=bearer("op")).json()
     assert seen["workers"][0]["running"] == ["features secret.jpg"]
     assert seen["qr"].startswith("<svg")
+    assert "viewBox" in seen["qr"], "it would be a few pixels large on the page"
     assert client.get("/ui/api/tokens", headers=bearer("op")).json()["tokens"][0]["name"] == "anna"
     made = client.post("/ui/api/tokens/create", headers=bearer("op"), data={"kind": "join", "name": "x", "days": "2"})
     assert made.json() == {"success": True, "token": "new-token"}

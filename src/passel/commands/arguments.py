@@ -28,6 +28,11 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{self.prog}: {message}", todo=f"`{self.prog} --help` tells more")
 
 
+def token_of_environment(first: str = "PASSEL_TOKEN") -> str:
+    """The API token: whoever knows one of its two names need not learn the other. first: counts before the other."""
+    return next((t for n in (first, "PASSEL_TOKEN", "PASSEL_API_TOKEN") if (t := os.environ.get(n, ""))), "")
+
+
 def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
     """A reader of whole numbers within bounds."""
 

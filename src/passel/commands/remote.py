@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from passel.client.hand_over import Desk, Order, bring_back, hand_over, order_of, submit, watch
 from passel.client.wire import COMPLETED, STATES, Address, RemoteError, Server, TaskState
-from passel.commands.arguments import CommandParser, folder, own_folder
+from passel.commands.arguments import CommandParser, folder, own_folder, token_of_environment
 from passel.commands.table import table, time_text
 from passel.commands.unread import unread_pictures
 from passel.errors import InputError, UsageError
@@ -69,7 +68,7 @@ class Display:
 
 def run_elsewhere(parsed: Parsed, photos: Path, output: Path) -> int:
     """`passel run` on another computer: the map ends up in `output` as if it were made here."""
-    address = Address.parse(parsed.server, os.environ.get("PASSEL_TOKEN", ""))
+    address = Address.parse(parsed.server, token_of_environment())
     display = Display()
     desk = Desk(output, display.say, display.bar)
     order = _order(parsed, photos, output)
@@ -203,7 +202,7 @@ def _parser(command: str, about: str, uuid: bool = False) -> CommandParser:
 
 
 def _server(given: argparse.Namespace) -> Server:
-    return Server(Address.parse(given.server, given.token or os.environ.get("PASSEL_TOKEN", "")))
+    return Server(Address.parse(given.server, given.token or token_of_environment()))
 
 
 def _split_words(words: tuple[str, ...]) -> tuple[argparse.Namespace, tuple[str, ...]]:

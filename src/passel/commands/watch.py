@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from passel.cluster.coordinator.status import JobStatus, WorkerStatus
 from passel.cluster.trust.join import WORKERS_PORT, Unreachable
 from passel.cluster.trust.roster import Member, Roster
 from passel.cluster.trust.tokens import AccessBook, Tokens
-from passel.commands.arguments import CommandParser, default_data, folder
+from passel.commands.arguments import CommandParser, default_data, folder, token_of_environment
 from passel.commands.table import memory_text, table, time_text
 from passel.errors import UsageError
 
@@ -176,7 +175,7 @@ def _client(given: argparse.Namespace) -> AdminClient:
         if given.url.startswith("http://"):
             todo = f"give the workers' port: --url https://{urlsplit(given.url).hostname or 'HOST'}:{WORKERS_PORT}"
             raise UsageError("this is the address for browsers and clients", given.url, todo)
-        return AdminClient.at(given.url, given.token or os.environ.get("PASSEL_API_TOKEN", ""))
+        return AdminClient.at(given.url, given.token or token_of_environment("PASSEL_API_TOKEN"))
     data: Path = given.data or default_data()
     return AdminClient.here(data)
 
@@ -185,6 +184,6 @@ def _parser(command: str, about: str) -> argparse.ArgumentParser:
     parser = CommandParser(command, about)
     parser.add_argument("--data", type=folder, metavar="DIR", help="data folder of a coordinator on this computer")
     parser.add_argument("--url", default="", metavar="URL", help="workers' port of a coordinator: https://HOST:3001")
-    parser.add_argument("--token", default="", metavar="T", help="with --url: an API token, or in PASSEL_API_TOKEN")
+    parser.add_argument("--token", default="", metavar="T", help="with --url: an API token, or in PASSEL_TOKEN")
     parser.add_argument("--json", action="store_true", help="for programs")
     return parser

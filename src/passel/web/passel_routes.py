@@ -108,9 +108,9 @@ def _lifetime_s(days: str) -> float | None:
 
 
 def qr_svg(text: str) -> str:
-    """An SVG element that takes its colour from the page."""
+    """An SVG element that is as large as its place on the page."""
     held = io.BytesIO()
     segno.make(text, error="m").save(
-        held, kind="svg", xmldecl=False, svgns=True, border=2, dark="#14202b", light="#ffffff"
+        held, kind="svg", xmldecl=False, svgns=True, omitsize=True, border=2, dark="#14202b", light="#ffffff"
     )
     return held.getvalue().decode()

@@ -49,6 +49,8 @@ class AdminClient:
         """A coordinator on the network; the token tells which one it must be. Raises PasselError."""
         pinned = fingerprint_in(token)
         todo = "on the coordinator: passel token create --api"
+        if not token:
+            raise TokenRefused("an API token is needed: --token T, or PASSEL_TOKEN", todo=todo)
         if not pinned:
             raise TokenRefused("this token does not say which coordinator it is for", todo=todo)
         if token.startswith("join_"):

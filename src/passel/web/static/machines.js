@@ -45,7 +45,7 @@ function workers(seen, trouble) {
       [el("strong", {}, w.name), el("div", { class: "small soft" }, `${w.hostname}${w.local ? ", this machine" : ""}`)],
       state(w.state),
       w.running.length ? el("span", { class: "small" }, w.running.join(", ")) : el("span", { class: "small soft" }, "nothing"),
-      `${w.cpus} cores${w.gpu ? `, ${w.gpu}` : ""}`,
+      `${w.cpus} core${w.cpus === 1 ? "" : "s"}${w.gpu ? `, ${w.gpu}` : ""}`,
       `${(w.free_memory_mb / 1000).toFixed(1)} of ${(w.memory_mb / 1000).toFixed(0)} GB free`,
       String(w.steps_done),
       el("div", { class: "row acts" }, drain, out),
