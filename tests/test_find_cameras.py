@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,7 @@ class FakeExecutor:
 
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
+        self.groups: dict[str, list[tuple[str, ...]]] = {}
         self.mapped: list[str] = []
         self.steps: dict[str, Step] = {}
 
@@ -76,7 +79,10 @@ class FakeExecutor:
         if word == HANG:
             return StepFailure(step, "it took longer than allowed", "timeout", 3)
         why = "" if word == GOOD else "GPS residual 60 m"
-        facts = (("passed", word == GOOD), ("why", why), ("tilt_by_altitudes_deg", 0.0), ("turned", 0))
+        groups = json.dumps(self.groups.get(step.name, []))
+        facts = (
+            ("passed", word == GOOD), ("why", why), ("groups", groups), ("tilt_by_altitudes_deg", 0.0), ("turned", 0),
+        )  # fmt: skip
         cost = Cost("m", "2026-01-01T00:00:00+00:00", 1.0, 1.0, 1.0, 1)
         return Artifact(
             Manifest(step.digest, step.stage, step.name, step.function, step.version, (), facts, cost), Path(step.name)
@@ -97,6 +103,10 @@ def fails(*names: str, how: str = BAD) -> Judge:
     return lambda step: how if step.name in names else GOOD
 
 
+def all_good(step: Step) -> str:
+    return GOOD
+
+
 def statuses(found: CamerasFound) -> dict[str, tuple[str, int]]:
     return {m.submodel.name: (m.status, m.attempts) for m in found.submodels}
 
@@ -105,6 +115,54 @@ def scenes_aligned(found: CamerasFound, executor: FakeExecutor) -> set[str]:
     aligned = executor.steps[found.aligned.manifest.digest]
     inputs = [i for role, i in aligned.inputs if role == "scene"]
     return {executor.steps[i.digest].name for i in inputs if isinstance(i, ArtifactInput)}
+
+
+def run_with_groups(job: Job, judge: Judge, **groups: list[tuple[str, ...]]) -> tuple[CamerasFound, FakeExecutor]:
+    executor = FakeExecutor(judge)
+    executor.groups = groups
+    return find_cameras(job, split(), executor, ignore_events), executor
+
+
+def test_photos_that_a_good_model_left_out_are_mapped_by_themselves(job):
+    """Beyond a lake: they match one another and nobody else, and only GPS tells where they belong."""
+    core, halo = split().submodels[0].core, split().submodels[0].halo
+    found, executor = run_with_groups(job, all_good, s0_global=[core[:9], (*core[9:17], *halo), core[20:27]])
+    assert statuses(found) == {"s0": ("good", 1), "s0x0": ("apart", 1), "s0x1": ("resplit", 1), "s1": ("good", 1)}
+    assert scenes_aligned(found, executor) == {"s0_global", "s0x0_global", "s0x1_global", "s1_global"}
+    cores = {m.submodel.name: m.submodel.core for m in found.submodels}
+    assert cores == {"s0": core[17:], "s0x0": core[:9], "s0x1": core[9:17], "s1": split().submodels[1].core}
+    assert found.holes == ()
+    [note] = found.notes
+    assert f"9 photos ({core[0]} to {core[8]})" in note
+    assert "only GPS ties them" in note
+
+
+def test_photos_left_out_that_make_no_good_model_cost_nothing_else(job):
+    core = split().submodels[0].core
+    found, _ = run_with_groups(job, fails("s0x0_global", "s0x0_incremental"), s0_global=[core[:9]])
+    assert statuses(found) == {"s0": ("good", 1), "s1": ("good", 1)}
+    assert found.submodels[0].submodel.core == core
+    assert (found.holes, found.notes) == ((), ())
+    found, _ = run_with_groups(job, fails("s0x0_global"), s0_global=[core[:9]])
+    assert statuses(found)["s0x0"] == ("apart", 2)
+
+
+def test_photos_left_out_without_gps_are_not_put_anywhere(job):
+    core = split().submodels[0].core
+    photos = tuple(replace(p, position=None) if p.name in core[:9] else p for p in job.survey.photos)
+    found, _ = run_with_groups(replace(job, survey=replace(job.survey, photos=photos)), all_good, s0_global=[core[:9]])
+    assert statuses(found) == {"s0": ("good", 1), "s1": ("good", 1)}
+
+
+def test_a_failed_submodel_is_cut_where_nothing_matches(job):
+    core, halo = split().submodels[0].core, split().submodels[0].halo
+    groups = [(*core[::2], *halo), core[1::2]]
+    judge = fails("s0_global", "s0_incremental", "s0b_global")
+    found, executor = run_with_groups(job, judge, s0_incremental=groups)
+    assert statuses(found) == {"s0a": ("resplit", 3), "s0b": ("apart", 4), "s1": ("good", 1)}
+    assert scenes_aligned(found, executor) == {"s0a_global", "s0b_incremental", "s1_global"}
+    assert [m.submodel.core for m in found.submodels[:2]] == [core[::2], core[1::2]]
+    assert [m.submodel.halo for m in found.submodels[:2]] == [halo, ()]
 
 
 def test_good_submodels_are_mapped_once(job):

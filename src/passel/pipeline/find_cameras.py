@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,17 +15,21 @@ from passel.pipeline.executor import Executor
 from passel.pipeline.job import Job, first_failure, run_all
 from passel.pipeline.match_all import Matched, match_all
 from passel.pipeline.step import Step
+from passel.survey.split import MIN_PHOTOS
 from passel.survey.submodel import SplitPlan, Submodel
 
 MAPPERS = ("global", "incremental")
 TOLD_TILT_DEG = 3.0  # more than a gimbal may be off
 SMALLEST_HALF = 6  # a submodel of fewer core photos is not split again
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+MOST_GROUPS = 26
+FEWEST_WITH_GPS = 4  # of a group that only GPS ties to the others: as many as the gates ask for
 
 
 @dataclass(frozen=True)
 class MappedSubmodel:
     """How a submodel fared. artifact: its scene, None when it is left out. attempts: mappings tried. status: 'good', 'retried',
-    'resplit' or 'quarantined'. why: the last gates or failure in words."""
+    'resplit', 'apart' (only GPS ties it to the others) or 'quarantined'. why: the last gates or failure in words."""
 
     submodel: Submodel
     step: Step | None
@@ -67,6 +72,12 @@ class CamerasFound:
                 f"The photos' GPS altitudes would tilt the map by {tilt_deg:.0f}° against the cameras' own angles: "
                 "they set only its mean height"
             )
+        for m in self.submodels:
+            if m.status == "apart":
+                told.append(
+                    f"{len(m.submodel.core)} photos ({m.submodel.core[0]} to {m.submodel.core[-1]}) show nothing that the others "
+                    "show: mapped by themselves, and only GPS ties them to the rest"
+                )
         return tuple(told)
 
 
@@ -96,6 +107,7 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     mapping = plan.submodel_steps(job, found, split.submodels, first, calibration)
     outcomes = executor.run(mapping, on_event)
     mapped = _judged(job, found, list(zip(split.submodels, mapping)), outcomes, calibration, executor, on_event)
+    mapped = _with_groups_apart(job, found, mapped, calibration, executor, on_event)
     good = [m for m in mapped if m.step is not None]
     if not good:
         raise _nothing_mapped(job, mapped, first_failure(mapping, outcomes))
@@ -140,7 +152,7 @@ def _judged(
     executor: Executor,
     on_event: OnEvent,
 ) -> list[MappedSubmodel]:
-    """Second chances for what failed: the other mapper, then both on halves."""
+    """Second chances for what failed: the other mapper, then both on its parts."""
     result = [_outcome(s, step, outcomes[step.digest], 1, "good") for s, step in tried]
     failed = [m for m in result if m.step is None]
     if not failed:
@@ -150,19 +162,20 @@ def _judged(
     outcomes = executor.run(again, on_event)
     second = [_outcome(m.submodel, s, outcomes[s.digest], 2, "retried") for m, s in zip(failed, again)]
     result += [m for m in second if m.step is not None]
-    halves = [h for m in second if m.step is None for h in _halves(job, m.submodel)]
-    whole = [m for m in second if m.step is None and not _halves(job, m.submodel)]
+    cut = [(m, _parts(job, m)) for m in second if m.step is None]
+    parts = [part for _, some in cut for part in some]
+    whole = [m for m, some in cut if not some]
     for mapper, attempt in ((MAPPERS[0], 3), (MAPPERS[1], 4)):
-        if not halves:
+        if not parts:
             break
-        steps = plan.submodel_steps(job, found, halves, mapper, calibration)
+        steps = plan.submodel_steps(job, found, [p for p, _ in parts], mapper, calibration)
         outcomes = executor.run(steps, on_event)
-        third = [_outcome(h, s, outcomes[s.digest], attempt, "resplit") for h, s in zip(halves, steps)]
+        third = [_outcome(p, s, outcomes[s.digest], attempt, status) for (p, status), s in zip(parts, steps)]
         result += [m for m in third if m.step is not None]
-        halves = [m.submodel for m in third if m.step is None]
-        last = [m for m in third if m.step is None]
+        last = [(m, part) for m, part in zip(third, parts) if m.step is None]
+        parts = [part for _, part in last]
         if mapper == MAPPERS[1]:
-            whole += last
+            whole += [m for m, _ in last]
     return sorted([*result, *whole], key=lambda m: m.submodel.name)
 
 
@@ -178,6 +191,59 @@ def _outcome(submodel: Submodel, step: Step, outcome: Outcome, attempts: int, st
     return MappedSubmodel(
         submodel, None, outcome if isinstance(outcome, Artifact) else None, attempts, "quarantined", why
     )
+
+
+def _groups(job: Job, mapped: MappedSubmodel, suffixes: Sequence[str]) -> list[Submodel]:
+    """Submodels, named by suffixes, of photos that a mapping said matches hold together, apart from its other photos; only those with
+    GPS, for nothing else tells where they belong."""
+    if mapped.artifact is None or not job.survey.frame.is_georeferenced:
+        return []
+    located = {p.name for p in job.survey.photos if p.position is not None}
+    core, halo = set(mapped.submodel.core), set(mapped.submodel.halo)
+    made = []
+    for suffix, group in zip(suffixes, json.loads(str(mapped.artifact.manifest.fact("groups")))):
+        own = tuple(n for n in group if n in core)
+        if len(own) >= MIN_PHOTOS and sum(n in located for n in own) >= FEWEST_WITH_GPS:
+            made.append(Submodel(mapped.submodel.name + suffix, own, tuple(n for n in group if n in halo)))
+    return made
+
+
+def _with_groups_apart(
+    job: Job,
+    found: plan.Found,
+    mapped: Sequence[MappedSubmodel],
+    calibration: Step | None,
+    executor: Executor,
+    on_event: OnEvent,
+) -> list[MappedSubmodel]:
+    """The submodels, and those of photos that good ones had left out and that make a good one by themselves."""
+    left = [s for m in mapped if m.step is not None for s in _groups(job, m, [f"x{k}" for k in range(MOST_GROUPS)])]
+    added: list[MappedSubmodel] = []
+    for attempt, mapper in enumerate(MAPPERS, 1):
+        steps = plan.submodel_steps(job, found, left, mapper, calibration)
+        outcomes = executor.run(steps, on_event) if steps else {}
+        tried = [_outcome(s, step, outcomes[step.digest], attempt, _tied(s)) for s, step in zip(left, steps)]
+        added += [m for m in tried if m.step is not None]
+        left = [m.submodel for m in tried if m.step is None]
+    gone = {n for m in added for n in m.submodel.core}
+    kept = [
+        replace(m, submodel=replace(m.submodel, core=tuple(n for n in m.submodel.core if n not in gone)))
+        for m in mapped
+    ]
+    return sorted([*kept, *added], key=lambda m: m.submodel.name)
+
+
+def _tied(part: Submodel) -> str:
+    """The status of a part of a submodel: whether it shares photos with others."""
+    return "resplit" if part.halo else "apart"
+
+
+def _parts(job: Job, mapped: MappedSubmodel) -> list[tuple[Submodel, str]]:
+    """What a failed submodel is cut into, with the status if it stands: the groups that matches hold together, else halves."""
+    groups = _groups(job, mapped, LETTERS)
+    if groups:
+        return [(g, _tied(g)) for g in groups]
+    return [(h, "resplit") for h in _halves(job, mapped.submodel)]
 
 
 def _halves(job: Job, submodel: Submodel) -> list[Submodel]:

@@ -72,7 +72,7 @@ class Gate:
 class SubmodelRow:
     """One submodel.
 
-    placed: photos with a pose; attempts: mapping runs; status: 'good', 'retried', 'resplit' or 'quarantined'.
+    placed: photos with a pose; attempts: mapping runs; status: 'good', 'retried', 'resplit', 'apart' or 'quarantined'.
     """
 
     name: str

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from passel.align.apart import groups_by_matches
 from passel.align.block import Keypoints
 from passel.align.camera_priors import CameraPriors, camera_priors
 from passel.align.gates import Gate, Verdict, judge, nothing_mapped
@@ -99,7 +100,8 @@ def submodel(inputs: StepInputs, params: SubmodelParams, out: Path) -> dict[str,
 
     Roles: 'survey' file; 'features', one a photo; 'matches', many; 'calibration', at most one. Leaves the scene in the world frame
     (if it has GPS) and verdict.json. A model that fails a gate is an artifact too, with the fact passed = False: making it again with
-    the same settings would fail in the same way.
+    the same settings would fail in the same way. The fact groups (JSON) names the photos, by group, that a good model left out although
+    they match each other, and the parts of one that failed if matches hold it together in several.
     """
     survey = Survey.load(inputs.one("survey"))
     known = [load_cameras(p) for p in inputs.many("calibration")]
@@ -115,7 +117,12 @@ def submodel(inputs: StepInputs, params: SubmodelParams, out: Path) -> dict[str,
         scene.save(out)
         save_cameras(out / "cameras.json", scene.cameras)
     placed = len(scene.photos) if scene else 0
-    return {"passed": verdict.passed, "why": verdict.failures, "photos": placed, "mapper": params.mapper}
+    names = [p.name for p in survey.photos]
+    groups = groups_by_matches(found, names, scene.photos if scene and verdict.passed else ())
+    told = json.dumps(groups if verdict.passed or len(groups) > 1 else [])
+    return {
+        "passed": verdict.passed, "why": verdict.failures, "photos": placed, "mapper": params.mapper, "groups": told,
+    }  # fmt: skip
 
 
 def _mapped(

@@ -1,0 +1,33 @@
+"""Which photos hang together by matches: parts of a survey between which there is water, snow or a bare field."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from passel.align.apart import MIN_MATCHES, groups_by_matches
+from passel.reconstruct.matches import PairMatches
+
+NAMES = tuple(f"p{i:02d}" for i in range(30))
+
+
+def pair(first: int, second: int, matches: int = 100) -> PairMatches:
+    return PairMatches(first, second, np.zeros((matches, 2), np.int32), 2, *[np.eye(3)] * 3)
+
+
+def chain(*photos: int) -> list[PairMatches]:
+    return [pair(a, b) for a, b in pairwise(photos)]
+
+
+def test_groups_are_held_together_by_matches_not_by_a_few_chance_ones() -> None:
+    found = [*chain(*range(10)), *chain(*range(10, 22)), *chain(23, 24, 25), pair(3, 15, MIN_MATCHES - 1)]
+    assert groups_by_matches(found, NAMES, ()) == (NAMES[10:22], NAMES[:10])
+    assert groups_by_matches([*found, pair(3, 15, MIN_MATCHES)], NAMES, ()) == (NAMES[:22],)
+
+
+def test_photos_that_are_placed_hold_no_group_together() -> None:
+    found = [*chain(*range(10)), *chain(9, 10, 11), *chain(*range(11, 20))]
+    assert groups_by_matches(found, NAMES, NAMES[:10]) == (NAMES[10:20],)
+    assert groups_by_matches(found, NAMES, NAMES[:13]) == ()
+    assert groups_by_matches([], NAMES, ()) == ()
