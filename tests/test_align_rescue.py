@@ -12,7 +12,7 @@ from align_world import World, angles_deg, world
 from passel.align.guided import Sought, look_for
 from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
-from passel.align.whole import _without, adjust_whole
+from passel.align.whole import without_photos, adjust_whole
 from passel.reconstruct.features import Features
 from passel.reconstruct.scene import Scene
 
@@ -25,7 +25,7 @@ def block() -> World:
 
 
 def without(w: World, photo: int) -> tuple[Scene, list[int], Unplaced]:
-    scene = _without(w.scene, np.arange(w.photos) == photo)
+    scene = without_photos(w.scene, np.arange(w.photos) == photo)
     unplaced = Unplaced(w.scene.photos[photo], photo, int(w.scene.camera_of[photo]), w.xy[photo], 1.0)
     return scene, [i for i in range(w.photos) if i != photo], unplaced
 
@@ -70,7 +70,7 @@ def test_matches_place_a_photo(block):
     assert metres < 0.1
     assert degrees < 0.1
     # Every other photo and every observation is as before.
-    back = _without(grown, np.arange(block.photos) == MISSING)
+    back = without_photos(grown, np.arange(block.photos) == MISSING)
     assert np.array_equal(back.centres, scene.centres)
     assert np.array_equal(back.obs_photo, scene.obs_photo)
 

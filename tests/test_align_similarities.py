@@ -14,7 +14,7 @@ from passel.align.gates import judge, nothing_mapped
 from passel.align.level import HEIGHT_M, levelled
 from passel.align.merge import merge_scenes
 from passel.align.similarities import align_jointly, disagreement, shared_between
-from passel.align.whole import Evidence, _without
+from passel.align.whole import Evidence, without_photos
 from passel.geo.similarity import Similarity
 from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import Scene
@@ -28,7 +28,7 @@ def block() -> World:
 
 
 def part(scene: Scene, photos: range) -> Scene:
-    return _without(scene, np.array([i not in photos for i in range(len(scene.photos))]))
+    return without_photos(scene, np.array([i not in photos for i in range(len(scene.photos))]))
 
 
 def moved(scale: float, turn_deg: tuple[float, float, float], shift_m: tuple[float, float, float]) -> Similarity:

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from align_world import angles_deg, shaken, world
 from passel.align.upright import noted_up, set_upright, tilt_by_altitudes, without_altitudes
-from passel.align.whole import _without, adjust_whole
+from passel.align.whole import without_photos, adjust_whole
 from passel.geo.similarity import Similarity
 from passel.survey.model import SHAPELESS_M
 
@@ -63,7 +63,7 @@ def test_the_adjustment_keeps_a_block_upright():
 
 def test_a_single_strip_gets_its_roll_from_the_angles():
     w = world()
-    strip = _without(w.scene, np.array([i >= 5 for i in range(w.photos)]))
+    strip = without_photos(w.scene, np.array([i >= 5 for i in range(w.photos)]))
     rolled = strip.transformed(Similarity(1.0, Rotation.from_rotvec([0.2, 0.0, 0.0]).as_matrix(), np.zeros(3)))
     gps = strip.centres + np.random.default_rng(1).normal(0, 1.0, strip.centres.shape)
     placed = set_upright(rolled, gps, sigma(strip), noted(strip))

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from align_world import angles_deg, world
-from passel.align.whole import _without
+from passel.align.whole import without_photos
 from passel.geo.similarity import Similarity
 from passel.reconstruct.mapping import placed_by_gps
 
@@ -21,7 +21,7 @@ ANYWHERE = Similarity(0.037, Rotation.from_rotvec([2.0, 0.7, -0.4]).as_matrix(),
 )
 def test_a_scene_finds_its_place(photos):
     w = world()
-    scene = _without(w.scene, np.array([i not in photos for i in range(w.photos)]))
+    scene = without_photos(w.scene, np.array([i not in photos for i in range(w.photos)]))
     n = len(scene.photos)
     placed = placed_by_gps(scene.transformed(ANYWHERE), scene.centres, np.full((n, 3), 1.0))
     # Photos in a line tell roll only by how they look down, which is a few degrees off.

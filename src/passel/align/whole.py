@@ -96,7 +96,7 @@ def adjust_whole(
     found, tracks = triangulate(cameras, tracks, ROUNDS_PX[-1] * unit), NO_TRACKS
     weak = np.bincount(found.tracks.photo, minlength=len(scene.photos)) < MIN_POINTS
     result = replace(cameras.scene(scene.photos, found.points, found.tracks), turned=scene.turned)
-    result = _without(result, weak)
+    result = without_photos(result, weak)
     if len(result.photos) < 2:
         raise ReconstructionError("fewer than two photos have enough points", "adjustment", "check the overlap")
     sigma = np.nanmedian(priors.gps_sigma, axis=0) if np.isfinite(priors.gps_sigma).any() else np.full(3, np.nan)
@@ -165,7 +165,7 @@ def _scaled(sigma: F64, factor: tuple[float, float]) -> F64:
     return np.where(np.isfinite(out), np.maximum(out, 0.01), out)
 
 
-def _without(scene: Scene, gone: NDArray[np.bool_]) -> Scene:
+def without_photos(scene: Scene, gone: NDArray[np.bool_]) -> Scene:
     """The scene less some photos, and the points that have fewer than two observations left."""
     if not gone.any():
         return scene

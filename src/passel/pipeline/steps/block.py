@@ -20,7 +20,7 @@ from passel.align.upright import set_upright, tilt_by_altitudes, without_altitud
 from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole
 from passel.geo.similarity import Similarity
 from passel.pipeline.step import Fact, StepInputs
-from passel.pipeline.steps.cameras import evidence_for, survey_priors
+from passel.pipeline.steps.cameras import evidence_for, survey_priors, without_strays
 from passel.reconstruct.features import SIZE_PX, Features, KeypointFiles
 from passel.reconstruct.matches import MatchFiles
 from passel.reconstruct.scene import Scene
@@ -154,6 +154,9 @@ def _adjusted(
         rescued += len(more.scene.photos) - len(grown.photos)
         scene, found = more.scene, found.and_more(more.matches)
         scene, facts = adjust_whole(scene, evidence(scene), found, facts)
+    rest = without_strays(survey, scene)
+    if rest is not scene:
+        scene, facts = adjust_whole(rest, evidence(rest), found, facts)
     yaw_deg = np.array([survey.photos[index[n]].yaw_deg for n in scene.photos], float)  # None becomes NaN
     scene, facts = with_turned_photos(scene, facts, evidence(scene), found, yaw_deg)
     return scene, facts, rescued

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from passel.align.apart import groups_by_matches
+from passel.align.astray import photos_astray
 from passel.align.block import Keypoints
 from passel.align.camera_priors import CameraPriors, camera_priors
 from passel.align.gates import Gate, Verdict, judge, nothing_mapped
 from passel.align.thin import fewer_matches
 from passel.align.upright import set_upright, tilt_by_altitudes, without_altitudes
-from passel.align.whole import Evidence, adjust_whole
+from passel.align.whole import Evidence, adjust_whole, without_photos
 from passel.errors import ReconstructionError
 from passel.pipeline.step import Fact, StepInputs
 from passel.reconstruct.colmap_db import DbPhoto
@@ -156,14 +157,27 @@ def _mapped(
     if calibrated:
         n = len(cameras)
         held = camera_priors(cameras, np.full(n, CALIBRATED_SIGMA), [False] * n, params.lens)
-    evidence = evidence_for(survey, scene.photos, [loaded[n].xy for n in scene.photos], params.quality, held)
+
+    def adjusted(scene: Scene) -> Scene:
+        told = evidence_for(survey, scene.photos, [loaded[n].xy for n in scene.photos], params.quality, held)
+        return adjust_whole(scene, without_altitudes(told, scene) if tilted else told, found)[0]
+
     try:
-        scene, _ = adjust_whole(scene, without_altitudes(evidence, scene) if tilted else evidence, found)
+        scene = adjusted(scene)
+        rest = without_strays(survey, scene)
+        scene = scene if rest is scene else adjusted(rest)
     except ReconstructionError as e:
         return None, Verdict((Gate(e.what, 0, 1, False, e.todo),))
     evidence = evidence_for(survey, scene.photos, [loaded[n].xy for n in scene.photos], params.quality, held)
     matched = {n for m in found if len(m.features) >= 30 for n in (m.first, m.second)}
     return scene, judge(scene, evidence, found, len(matched))
+
+
+def without_strays(survey: Survey, scene: Scene) -> Scene:
+    """The scene less photos whose pose cannot be, which bend what hangs on them; itself if there are none."""
+    index = {p.name: i for i, p in enumerate(survey.photos)}
+    rows = [index[n] for n in scene.photos]
+    return without_photos(scene, photos_astray(scene, survey.positions_in_world()[rows], survey.up_in_camera()[rows]))
 
 
 def _known(gps: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
