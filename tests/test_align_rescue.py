@@ -12,7 +12,7 @@ from align_world import World, angles_deg, world
 from passel.align.guided import Sought, look_for
 from passel.align.rescue import Positions, rescue
 from passel.align.resect import Unplaced, resect
-from passel.align.whole import without_photos, adjust_whole
+from passel.align.whole import adjust_whole, without_photos
 from passel.reconstruct.features import Features
 from passel.reconstruct.scene import Scene
 

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from align_world import angles_deg, shaken, world
 from passel.align.upright import noted_up, set_upright, tilt_by_altitudes, without_altitudes
-from passel.align.whole import without_photos, adjust_whole
+from passel.align.whole import adjust_whole, without_photos
 from passel.geo.similarity import Similarity
 from passel.survey.model import SHAPELESS_M
 

@@ -24,7 +24,7 @@ def photos_astray(scene: Scene, gps: F64, up_in_camera: F64) -> NDArray[np.bool_
     have = np.isfinite(miss)
     if have.sum() < FEWEST:
         return np.zeros(len(scene.photos), np.bool_)
-    told: NDArray[np.bool_] = np.isfinite(up_in_camera).all(axis=1)
+    told = np.asarray(np.isfinite(up_in_camera).all(axis=1))
     up = np.where(told[:, None], up_in_camera, np.array([0.0, 0.0, -1.0]))
     ups = np.einsum("nji,nj->ni", scene.cam_from_world, up)
     usual = np.median(ups, axis=0)
