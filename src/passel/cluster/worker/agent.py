@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from passel.cluster.wire.workers import (
     Assignment,
     CacheNews,
     Finished,
+    MachineInfo,
     Phase,
     PollReply,
     PollRequest,
@@ -33,13 +35,20 @@ from passel.errors import Interrupted
 _log = logging.getLogger("passel.worker")
 _GATHER_S = 0.005
 """News that comes at the same time goes out in one poll."""
+_ARRIVED_S, _SENDING_S = 0.1, 0.03
+"""What mostly is followed by more news at once waits for it so long: that a step has arrived, that it only sends."""
+_LONGEST_LOOK_S = 2.0
+_FILLED_MB_A_S = 4000
+"""Twice what a thread may fill in a second: while there is much more, nobody looks."""
+_MACHINE_S = 2.0
+"""So long what was found out about the machine is told again."""
 
 
 @dataclass(frozen=True)
 class AgentSettings:
     """slots: what steps may take here in all. local: this is the coordinator's machine. wait_s: a poll is held at most so long.
 
-    memory_check_s: between two looks at the memory. free_memory_mb: how much is left, by measurement.
+    memory_check_s: between two looks at the memory where little is left. free_memory_mb: how much is left, by measurement.
     """
 
     slots: Slots
@@ -99,7 +108,8 @@ class Agent:
         self._stopped = asyncio.Event()
         self._fatal: BaseException | None = None
         self._failed_polls = 0
-        self._machine = machine_info(workplace.disk)
+        self._machine, self._machine_s = machine_info(workplace.disk), time.monotonic()
+        self._later: asyncio.TimerHandle | None = None
 
     def drain(self) -> None:
         """Takes no more steps; `run` returns when those that run are finished and delivered."""
@@ -135,7 +145,7 @@ class Agent:
         try:
             while True:
                 await asyncio.sleep(_GATHER_S)
-                self._news.clear()
+                self._all_is_said()
                 leaving = self._draining and not self._held and not self._finished
                 held_polls.append(asyncio.create_task(self._poll(0.0 if leaving else self._settings.wait_s)))
                 for outdated in held_polls[:-2]:
@@ -154,6 +164,21 @@ class Agent:
             for poll in held_polls:
                 poll.cancel()
             await asyncio.gather(*held_polls, return_exceptions=True)
+
+    def _say(self, within_s: float) -> None:
+        """There is news, to be told in so long or together with what comes before."""
+        if self._later is not None:
+            if self._later.when() <= asyncio.get_running_loop().time() + within_s:
+                return
+            self._later.cancel()
+        self._later = asyncio.get_running_loop().call_later(within_s, self._news.set)
+
+    def _all_is_said(self) -> None:
+        """The next poll tells all there is."""
+        self._news.clear()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     async def _either(self, task: asyncio.Task[float] | asyncio.Task[None]) -> None:
         """Until the task has ended or there is news."""
@@ -188,7 +213,7 @@ class Agent:
             self._session,
             self._seq,
             wait_s,
-            machine_info(place.disk),
+            self._machine_now(),
             self._settings.slots,
             tuple(running),
             tuple(self._finished.values()),
@@ -197,6 +222,11 @@ class Agent:
             place.full,
             self._settings.local,
         )
+
+    def _machine_now(self) -> MachineInfo:
+        if time.monotonic() - self._machine_s > _MACHINE_S:
+            self._machine, self._machine_s = machine_info(self._workplace.disk), time.monotonic()
+        return self._machine
 
     def _obey(self, reply: PollReply) -> None:
         for ticket in reply.acknowledged:
@@ -216,8 +246,10 @@ class Agent:
                 held.task.add_done_callback(self._note_end)
         for hint in reply.prefetch:
             self._workplace.prefetch(hint.job, hint.inputs)
-        if reply.run or reply.cancel:
-            self._news.set()  # say at once that it arrived
+        if reply.cancel:
+            self._news.set()
+        if reply.run:
+            self._say(_ARRIVED_S)
 
     async def _work(self, held: _Held) -> None:
         """One step, from assignment to report."""
@@ -225,7 +257,10 @@ class Agent:
 
         def on_phase(phase: Phase) -> None:
             held.phase = phase
-            self._news.set()
+            if phase == "running":
+                self._news.set()
+            else:
+                self._say(_SENDING_S if phase == "sending" else _ARRIVED_S)
 
         try:
             self._finished[assignment.ticket] = await self._workplace.work(assignment, on_phase)
@@ -241,9 +276,13 @@ class Agent:
 
     async def _watch_memory(self) -> None:
         """So that the machine lives: a step far beyond what it declared goes before the kernel takes somebody else."""
+        pause_s = self._settings.memory_check_s
         while True:
-            await asyncio.sleep(self._settings.memory_check_s)
-            if not is_nearly_out(self._settings.free_memory_mb(), self._machine.memory_mb):
+            await asyncio.sleep(pause_s)
+            free_mb = self._settings.free_memory_mb()
+            full_s = free_mb / (_FILLED_MB_A_S * self._settings.slots.cpus)
+            pause_s = max(self._settings.memory_check_s, min(full_s, _LONGEST_LOOK_S))
+            if not is_nearly_out(free_mb, self._machine.memory_mb):
                 continue
             victim = to_be_killed(await asyncio.to_thread(self._hosts.usages))
             if victim is not None:
