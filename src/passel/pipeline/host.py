@@ -69,7 +69,7 @@ class Meter:
 
 def run_step(request: Request) -> Answer:
     """Runs one step in this process and commits its artifact. Every failure becomes a `Failed`."""
-    step, store = request.step, Store(request.store)
+    step, store = request.step, Store(request.store, synced=request.synced)
     try:
         with store.aside(step.digest) as aside, _temporary_files_in(aside.scratch):
             meter = Meter.start()

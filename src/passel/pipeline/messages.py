@@ -24,13 +24,17 @@ RETRIED_KINDS = ("died", "timeout")
 
 @dataclass(frozen=True)
 class Request:
-    """One step to run. paths: its inputs' local paths by role. log: for its prints. attempt: 1 for the first try."""
+    """One step to run. paths: its inputs' local paths by role. log: for its prints. attempt: 1 for the first try.
+
+    synced: the artifact must outlive a power cut.
+    """
 
     step: Step
     paths: tuple[tuple[str, Path], ...]
     store: Path
     log: Path
     attempt: int = 1
+    synced: bool = True
 
 
 @dataclass(frozen=True)

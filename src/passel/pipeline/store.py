@@ -73,11 +73,11 @@ class Store:
     """Artifacts under one folder. Safe for several processes at once; see `run_lock` for whole runs.
 
     bring: with it, artifacts whose files are kept elsewhere count as finished; without, they are missing, and made here.
+    synced: artifacts made here outlive a power cut.
     """
 
-    def __init__(self, root: Path, bring: Bring | None = None) -> None:
-        self.root = root
-        self._bring = bring
+    def __init__(self, root: Path, bring: Bring | None = None, synced: bool = True) -> None:
+        self.root, self._bring, self._synced = root, bring, synced
         self._tmp = root / "tmp"
 
     def create(self) -> None:
@@ -170,17 +170,8 @@ class Store:
         Raises StorageError when the disk refuses, StepError when the step left something that is not a plain file.
         """
         with storage_errors(self.root):
-            files = _record_files(aside.files)
-            manifest = Manifest(
-                step.digest,
-                step.stage,
-                step.name,
-                step.function,
-                step.version,
-                files,
-                tuple(sorted(facts.items())),
-                cost,
-            )
+            files, found = _record_files(aside.files, self._synced), tuple(sorted(facts.items()))
+            manifest = Manifest(step.digest, step.stage, step.name, step.function, step.version, files, found, cost)
             return self._place(aside, manifest)
 
     def commit_received(self, aside: Aside, manifest: Manifest) -> Manifest:
@@ -197,7 +188,7 @@ class Store:
         """Makes an artifact whose files are kept at `url`; the first one wins. Raises StorageError when the disk refuses."""
         with storage_errors(self.root), self.aside(manifest.digest) as aside:
             aside.files.rmdir()
-            _write_synced(aside.folder / _AWAY, url)
+            _write(aside.folder / _AWAY, url, self._synced)
             return self._place(aside, manifest)
 
     def drop(self, digest: str, only_away: bool = False) -> bool:
@@ -218,7 +209,7 @@ class Store:
 
     def _place(self, aside: Aside, manifest: Manifest) -> Manifest:
         shutil.rmtree(aside.scratch, ignore_errors=True)
-        _write_synced(aside.folder / "manifest.json", manifest_to_json(manifest))
+        _write(aside.folder / "manifest.json", manifest_to_json(manifest), self._synced)
         home = self._home(manifest.digest)
         home.parent.mkdir(exist_ok=True)
         with _locked_file(self.root / "commit.lock"):
@@ -340,8 +331,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _record_files(folder: Path) -> tuple[ArtifactFile, ...]:
-    """Every file under `folder`, sorted by name and written through to the disk.
+def _record_files(folder: Path, synced: bool) -> tuple[ArtifactFile, ...]:
+    """Every file under `folder`, sorted by name and, if synced, written through to the disk.
 
     Folders are not synced: should a power cut lose a name, the artifact is seen to be incomplete and made again.
     """
@@ -352,16 +343,16 @@ def _record_files(folder: Path) -> tuple[ArtifactFile, ...]:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise StepError("The step left something that is not a plain file", str(path), "report this as a bug")
             if path.is_file():
-                _sync(path)
+                if synced:
+                    _sync(path)
                 records.append(ArtifactFile(path.relative_to(folder).as_posix(), _size(path), file_sha256(path)))
     return tuple(sorted(records, key=lambda f: f.name))
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(path: Path, text: str, synced: bool) -> None:
+    path.write_text(text, "utf-8")
+    if synced:
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,8 @@
 <root>/views/<n>/…               inputs under the names that a step should see; hard links
 
 Every checked file has the time of change `_CHECKED_NS`. Who writes to it afterwards changes that time, so that the file is hashed
-again before its next use; damage that leaves the time alone is found by `verify`. The order of use is kept in the time of access.
+again before its next use; so is every file after the machine was started anew, for nothing here waits for the disk. Damage that
+leaves the time alone is found by `verify`. The order of use is kept in the time of access.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import re
 import shutil
 import threading
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,11 +28,12 @@ from pathlib import Path
 from typing import Literal
 
 from passel.cluster.wire.workers import CacheNews
+from passel.cluster.worker.machine import boot_name
 from passel.errors import StorageError
 from passel.pipeline.manifest import Manifest, manifest_from_json
 from passel.pipeline.store import Store, file_sha256, storage_errors
 
-_CHECKED_NS = 1_000_000_000 * 10**9
+_CHECKED_NS = (1_000_000_000 + zlib.crc32(boot_name().encode()) % 10**8) * 10**9
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OWN_FOLDERS = ("files", "aliases", "partial", "views", "store", "logs")
 Kind = Literal["file", "artifact", "partial"]

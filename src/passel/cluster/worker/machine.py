@@ -68,6 +68,13 @@ def gpu_name() -> str:
     return "GPU" if Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists() else ""
 
 
+def boot_name() -> str:
+    """Another one after each start of the machine."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return str(int(psutil.boot_time()) // 60)
+
+
 @dataclass(frozen=True)
 class _MemoryLimit:
     """A control group's limit, where its use is written, and the name of what the kernel gives up first when more is needed."""

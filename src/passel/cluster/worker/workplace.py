@@ -232,7 +232,7 @@ class RemoteWorkplace:
         async with self._inputs(assignment, moved) as paths:
             on_phase("running")
             step = packed_step(assignment)
-            request = Request(step, paths, self.cache.store.root, log, assignment.attempt)
+            request = Request(step, paths, self.cache.store.root, log, assignment.attempt, synced=False)  # it is sent
             answer = await self.hosts.run(assignment.ticket, request)
         if isinstance(answer, Failed):
             answer = await asyncio.to_thread(_with_disk_seen, answer, self.cache.store)
