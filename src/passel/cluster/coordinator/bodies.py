@@ -16,7 +16,7 @@ from aiohttp import web
 from passel.cluster.coordinator.incoming import Part
 from passel.errors import PasselError
 
-BLOCK_BYTES = 256 * 2**10
+BLOCK_BYTES = 2**20
 WRITTEN_AT_ONCE_BYTES = 2**20
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 

@@ -51,7 +51,7 @@ from passel.errors import network_reason
 from passel.pipeline.manifest import ArtifactFile, Manifest, manifest_to_json
 from passel.pipeline.store import storage_errors
 
-_BLOCK_BYTES = 256 * 2**10
+_BLOCK_BYTES = 2**19
 _WORTH_ASKING_BYTES = 8 * 2**20
 """From this size on an upload asks first how much an earlier one has left."""
 _MANY = 100
