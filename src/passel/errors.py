@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import socket
-import ssl
 from collections.abc import Iterator
 
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
@@ -61,6 +60,8 @@ class Interrupted(PasselError):  # noqa: N818 - the user asked for it, nothing w
 
 def network_reason(error: BaseException) -> str:
     """Why nobody could be talked to, in words for people: what libraries say names their classes and the system's calls."""
+    import ssl  # loads long, for processes that talk to nobody
+
     if isinstance(error, PasselError):
         return error.what
     for met in _from_the_root(error):

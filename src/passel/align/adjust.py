@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from passel.align import normal_equations as kernels
 from passel.align.block import Cameras, Tracks
@@ -206,6 +205,8 @@ def _solve(
     blocks: F64, border: F64, corner: F64, g_pose: F64, g_camera: F64, pattern: Pattern, damping: float
 ) -> tuple[F64, F64]:
     """Cholesky for the poses, a small dense Schur complement for the cameras."""
+    from scipy.linalg import cho_factor, cho_solve  # loads long, for what few steps need
+
     n, c = len(g_pose), len(g_camera)
     wide = N_INTRINSICS * c
     sides = np.empty((6 * n, 1 + wide))

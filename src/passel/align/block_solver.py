@@ -13,10 +13,6 @@ from tempfile import SpooledTemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsyrk, dtrsm
-from scipy.linalg.lapack import dpotrf
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from passel.align import normal_equations as kernels
 
@@ -56,6 +52,9 @@ class Pattern:
 
 def pattern_of(start: I64, column: I64) -> Pattern:
     """The pattern of blocks given row by row (see `Pattern`), in an order that keeps what a panel reaches small."""
+    from scipy.sparse import csr_matrix  # loads long, for what few steps need
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
     n = len(start) - 1
     row = np.repeat(np.arange(n), np.diff(start))
     graph = csr_matrix((np.ones(len(column), np.int8), (row, column)), shape=(n, n))
@@ -69,6 +68,9 @@ def solve(pattern: Pattern, blocks: F64, damping: float, sides: F64) -> F64:
 
     Raises numpy.linalg.LinAlgError when A is not positive definite.
     """
+    from scipy.linalg.blas import dsyrk, dtrsm  # loads long, for what few steps need
+    from scipy.linalg.lapack import dpotrf
+
     n = len(pattern.place)
     wide = sides.shape[1]
     by_place = np.empty((n, SIZE, wide))

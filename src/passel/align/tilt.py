@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from passel.align.upright import noted_up
 from passel.geo.similarity import Similarity
@@ -50,6 +49,8 @@ def set_level(scene: Scene, gps: F64, sigma: F64, up_in_camera: F64, time_s: F64
     gps, sigma (n, 3): world metres, NaN rows without. up_in_camera (n, 3): NaN rows without angles. time_s (n,): NaN unknown. The
     scene itself where no angles are told, where they cannot add to GPS, and where the two contradict each other.
     """
+    from scipy.spatial.transform import Rotation  # loads long, for what few steps need
+
     by_gps, by_angles = tilt_by_gps(scene, gps, sigma, time_s), tilt_by_angles(scene, up_in_camera, time_s)
     if by_gps is None or by_angles is None:
         return scene, 0.0

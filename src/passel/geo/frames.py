@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyproj
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyproj
 
 Array = NDArray[np.float64]
 
@@ -59,7 +62,11 @@ class Frame:
     @property
     def crs_wkt(self) -> str:
         """WKT of the map's CRS."""
-        return LOCAL_WKT if self.epsg is None else str(pyproj.CRS.from_epsg(self.epsg).to_wkt())
+        if self.epsg is None:
+            return LOCAL_WKT
+        import pyproj  # loads long, and most steps stay in one frame
+
+        return str(pyproj.CRS.from_epsg(self.epsg).to_wkt())
 
     def world_from_geographic(self, latlonalt: Array) -> Array:
         """(n, 3) latitude, longitude (degrees), altitude (m) → (n, 3) world metres."""
@@ -125,11 +132,15 @@ def _map_epsg(lat_deg: float, lon_deg: float) -> int:
 
 @lru_cache(maxsize=64)
 def _map_from_geographic(epsg: int) -> pyproj.Transformer:
+    import pyproj
+
     return pyproj.Transformer.from_crs(4326, epsg, always_xy=True)
 
 
 @lru_cache(maxsize=64)
 def _world_from_geographic(frame: Frame) -> pyproj.Transformer:
+    import pyproj
+
     assert frame.origin_deg is not None, "a local frame has no geographic coordinates"
     lat, lon = frame.origin_deg
     return pyproj.Transformer.from_pipeline(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import faulthandler
+import gc
 import os
 import pickle
 import resource
@@ -115,6 +116,16 @@ def _plain_facts(facts: dict[str, Fact]) -> dict[str, Fact]:
             )
         plain[str(name)] = item
     return plain
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """For what makes many objects that stay, as imports do: looking for garbage among them takes a fifth of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _limit_loaded_libraries(threads: int) -> None:
@@ -239,7 +250,8 @@ def _answer(message: bytes) -> Answer:
     try:
         with _printing_to(log):
             try:
-                request: Request = pickle.loads(payload)  # imports the module of its params: may print, may fail
+                with _without_collector():
+                    request: Request = pickle.loads(payload)  # imports the module of its params: may print, may fail
             except Exception as error:
                 traceback.print_exc()
                 return Failed("crash", f"The step cannot be loaded: {error}", str(log), "", traceback.format_exc())

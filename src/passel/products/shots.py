@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from passel.geo.frames import Frame
 from passel.reconstruct.scene import Intrinsics, Scene, View, views_in_map
@@ -74,6 +73,8 @@ def shots_geojson(survey: Survey, scene: Scene) -> str:
 
 
 def _shot(photo: Photo, camera: str, view: View, frame: Frame, lonlatalt: list[float]) -> dict[str, object]:
+    from scipy.spatial.transform import Rotation  # loads long, for what few steps need
+
     c: Intrinsics = view.intrinsics
     centre = view.centre + np.array([*frame.map_offset_m, 0.0])
     # cam_from_map holds grid convergence and scale too; its nearest rotation is what other programs understand.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+
+from passel.geo.nearest import kd_tree
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -30,7 +31,7 @@ def pairs_by_position(xy_in_world: F64, reach_m: float | None = None) -> I64:
     if n < 2:
         return np.zeros((0, 2), np.int64)
     k = min(n, SEARCH + 1)
-    distance, index = cKDTree(xy_in_world).query(xy_in_world, k=k)
+    distance, index = kd_tree(xy_in_world).query(xy_in_world, k=k)
     pairs: set[tuple[int, int]] = set()
     for i in range(n):
         near = [(d, j) for d, j in zip(distance[i], index[i]) if j != i and (reach_m is None or d <= reach_m)]
@@ -89,7 +90,7 @@ def pairs_by_looks(words: list[NDArray[np.uint8]], neighbours: int, order: int) 
         pairs = {(i, j) for i in range(n) for j in range(i + 1, min(n, i + 1 + order))}
         return np.array(sorted(pairs), np.int64).reshape(-1, 2)
     vocabulary = _vocabulary(np.concatenate(words).astype(np.float32))
-    tree = cKDTree(vocabulary)
+    tree = kd_tree(vocabulary)
     histogram = np.zeros((n, len(vocabulary)), np.float32)
     for i, w in enumerate(words):
         if len(w):

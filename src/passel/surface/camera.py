@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from passel.geo.grid import Bounds, Grid, Window
+from passel.geo.nearest import kd_tree
 from passel.reconstruct.scene import Intrinsics, View
 
 F64 = NDArray[np.float64]
@@ -222,7 +222,7 @@ def _sees_any(p: F64, size: F64, reach: float, corners: F64, heights: F64) -> bo
 def heights_above_ground_m(views: Sequence[View], points: F64) -> F64:
     """(n,) height of each camera above the median of its nearest 60 points ((m, 3) map metres)."""
     centres = np.array([v.centre for v in views])
-    _, near = cKDTree(points[:, :2]).query(centres[:, :2], k=min(60, len(points)))
+    _, near = kd_tree(points[:, :2]).query(centres[:, :2], k=min(60, len(points)))
     ground = np.median(points[:, 2][np.asarray(near).reshape(len(centres), -1)], axis=1)
     return np.asarray(np.maximum(centres[:, 2] - ground, 0.1))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from passel.errors import ReconstructionError
 from passel.geo.grid import Grid, Tile, Window, tiles_over
+from passel.geo.nearest import kd_tree
 from passel.reconstruct.scene import View
 from passel.surface.camera import LEAST_BASE, base_to_height, reach_m, times_seen
 from passel.surface.resample import centres
@@ -119,7 +119,7 @@ def _ground(points: F64, squares: Grid, window: Window) -> tuple[F64, F64]:
     y = squares.y(centres(window.row, window.rows))
     gx, gy = np.meshgrid(x, y)
     k = min(8, len(points))
-    distance, index = cKDTree(points[:, :2]).query(np.column_stack([gx.ravel(), gy.ravel()]), k=k)
+    distance, index = kd_tree(points[:, :2]).query(np.column_stack([gx.ravel(), gy.ravel()]), k=k)
     index, distance = np.asarray(index).reshape(-1, k), np.asarray(distance).reshape(-1, k)
     # the third nearest: one stray point is no ground
     return np.median(points[:, 2][index], axis=1).reshape(window.shape), distance[:, min(2, k - 1)].reshape(

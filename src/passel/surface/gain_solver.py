@@ -8,10 +8,14 @@ last and is taken out afterwards (`colour.Tone`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
@@ -131,6 +135,8 @@ class _Points:
 
 def _design(seen: Sightings, camera_of: I64, cameras: int) -> sparse.csr_matrix:
     """(sightings, unknowns): a photo's terms side by side, the cameras' terms after all photos'."""
+    from scipy import sparse  # loads long, and tiles, which only apply gains, do without
+
     terms = PHOTO_TERMS + CAMERA_TERMS
     values = np.concatenate([photo_basis(seen.uv), camera_basis(seen.radius2)], axis=1)
     first = camera_of[seen.photo] * CAMERA_TERMS + len(camera_of) * PHOTO_TERMS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+
+from passel.geo.nearest import kd_tree
 
 F64 = NDArray[np.float64]
 
@@ -23,7 +24,7 @@ def without_wild(points: F64, photos_of: NDArray[np.int64], above_m: float) -> F
     """
     sure = photos_of >= SURE_PHOTOS
     known = points[sure] if sure.sum() >= FEWEST_SURE else points
-    tree, keep = cKDTree(known[:, :2]), np.zeros(len(points), bool)
+    tree, keep = kd_tree(known[:, :2]), np.zeros(len(points), bool)
     k = min(NEAREST_POINTS, len(known))
     for at in range(0, len(points), POINTS_AT_ONCE):
         some = points[at : at + POINTS_AT_ONCE]

@@ -11,10 +11,10 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from passel.errors import InputError
 from passel.geo.frames import Frame
+from passel.geo.nearest import kd_tree
 from passel.survey import check
 from passel.survey.altitudes import judge_altitudes
 from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_calibrations
@@ -217,7 +217,7 @@ def _without_far_positions(photos: list[Photo]) -> tuple[list[Photo], list[Findi
     if not far:
         return photos, []
     names = sorted(far)
-    apart_km = float(cKDTree(xy_m[label == 0]).query(xy_m[label > 0])[0].min()) / 1000.0
+    apart_km = float(kd_tree(xy_m[label == 0]).query(xy_m[label > 0])[0].min()) / 1000.0
     if len(far) > max(1.0, _FEW_FAR_SHARE * len(have)):
         what = f"{check.counted(len(far))} of {len(have)} lie {apart_km:.0f} km or more from the others: {check.some(names)}"
         todo = "put the photos of each place into a folder of their own and map each by itself"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from passel.geo.nearest import kd_tree
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.model import Camera, Finding, Photo
 from passel.survey.pieces import largest_first, pieces_of
@@ -174,7 +174,7 @@ def line_findings(xy_m: F64, width_m: float) -> list[Finding]:
 
 def typical_spacing_m(xy_m: F64) -> float:
     """Median distance of the positions (n ≥ 2, 2) to their nearest neighbour, metres; at least 1."""
-    distance = cKDTree(xy_m).query(xy_m, k=2)[0][:, 1]
+    distance = kd_tree(xy_m).query(xy_m, k=2)[0][:, 1]
     return max(float(np.median(distance)), 1.0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from statistics import median
 
 import numpy as np
-from scipy.spatial import ConvexHull, QhullError
 
 from passel.survey.check import counted
 from passel.survey.model import SHAPELESS_M, Survey
@@ -38,6 +37,8 @@ def flown_area_m2(survey: Survey) -> float | None:
     xy = xyz[np.isfinite(xyz[:, 0]), :2]
     if len(xy) < 3:
         return None
+    from scipy.spatial import ConvexHull, QhullError
+
     try:
         return float(ConvexHull(xy).volume)  # in two dimensions the "volume" is the area
     except QhullError:

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull, QhullError
 
 from passel.survey.model import Survey
 from passel.survey.split import photo_places
@@ -23,6 +22,8 @@ def hull_of(xy_m: F64) -> F64:
     spots = np.unique(xy_m, axis=0)
     if len(spots) < 3:
         return spots
+    from scipy.spatial import ConvexHull, QhullError
+
     try:
         return np.asarray(spots[ConvexHull(spots).vertices])
     except QhullError:

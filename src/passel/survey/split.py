@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from passel.geo.nearest import kd_tree
 from passel.survey.model import Photo, Survey
 from passel.survey.pieces import pieces_of
 from passel.survey.submodel import SplitPlan, Submodel
@@ -130,7 +130,7 @@ def _cores(places: Places, wanted: int, footprint_m: float) -> tuple[I64, list[s
     strays = np.flatnonzero(core_of < 0)
     if len(strays):
         placed = np.flatnonzero(core_of >= 0)
-        core_of[strays] = core_of[placed[cKDTree(xy[placed]).query(xy[strays])[1]]]
+        core_of[strays] = core_of[placed[kd_tree(xy[placed]).query(xy[strays])[1]]]
         notes.append(
             f"{_list([places.names[i] for i in strays])} in groups too small to be mapped alone:"
             " joined to the nearest submodel."
@@ -188,13 +188,13 @@ def _connected(xy: F64, core_of: I64, wanted: int, reach_m: float, next_number: 
                     next_number += 1
                 else:
                     others = np.setdiff1d(np.arange(len(xy)), members)
-                    distance, nearest = cKDTree(xy[others]).query(xy[part])
+                    distance, nearest = kd_tree(xy[others]).query(xy[part])
                     core_of[part] = core_of[others[nearest[np.argmin(distance)]]]
             moved = True
         small = [k for k, n in zip(*np.unique(core_of, return_counts=True)) if n < MIN_PHOTOS]
         if small and len(np.unique(core_of)) > 1:
             part, others = np.flatnonzero(core_of == small[0]), np.flatnonzero(core_of != small[0])
-            distance, nearest = cKDTree(xy[others]).query(xy[part])
+            distance, nearest = kd_tree(xy[others]).query(xy[part])
             core_of[part] = core_of[others[nearest[np.argmin(distance)]]]
             moved = True
         if not moved:
@@ -220,7 +220,7 @@ def _renumbered(xy: F64, core_of: I64) -> I64:
 def _halos(xy: F64, core_of: I64, overlap_m: float, footprint_m: float) -> list[set[int]]:
     number = int(core_of.max()) + 1
     members = [np.flatnonzero(core_of == k) for k in range(number)]
-    trees = [cKDTree(xy[m]) for m in members]
+    trees = [kd_tree(xy[m]) for m in members]
     reach = max(overlap_m, footprint_m)
     halos: list[set[int]] = []
     neighbours: set[tuple[int, int]] = set()
