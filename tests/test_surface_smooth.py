@@ -1,9 +1,11 @@
 """Smoothing by expected noise: known surfaces, known noise."""
 
+import cv2
 import numpy as np
+import pytest
 
 from passel.surface.refine import expected_noise
-from passel.surface.smooth import evened
+from passel.surface.smooth import evened, smoothed_on_slopes
 
 CELL_M = 0.1
 ROWS, COLS = 60, 90
@@ -39,6 +41,28 @@ def test_what_many_photos_see_is_not_moved_by_what_few_see() -> None:
     off = np.where(np.arange(COLS)[None] < 40, SLOPE, SLOPE + 0.8 * CELL_M).astype(np.float32)
     moved = np.abs(evened(off, noise, CELL_M) - off)
     assert 2 * moved[INNER][:, :30].max() < 0.4 * CELL_M < moved[INNER][:, 30:].max()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, 0.6, 1.0])
+def test_no_slope_becomes_a_flight_of_stairs(slope: float) -> None:
+    """Heights matched in steps of a cell, some of them one off, on the side of a quarry or of a heap."""
+    rows, cols = np.mgrid[0:80, 0:120]
+    ground = slope * CELL_M * (0.8 * cols + 0.6 * rows)
+    steps = np.round(noisy(ground, constant(0.4)[:1, :1]) / CELL_M) * CELL_M
+    found = smoothed_on_slopes(cv2.medianBlur(steps.astype(np.float32), 5), CELL_M, 7, 1.5)
+    assert (found - ground)[INNER].std() < 0.08 * CELL_M
+
+
+def test_edges_ridges_and_foots_of_slopes_stay() -> None:
+    col = np.arange(COLS)[None] + np.zeros((ROWS, 1))
+    for ground, most in (
+        (np.where(col < 40, 0, 60), 0.01),  # a wall
+        (np.where(col < 40, 0.6 * col, 0.6 * col + 60), 0.01),  # a house on a slope
+        (0.8 * np.abs(col - 45), 1.2),  # a ridge, and where a slope begins: rounded by a cell
+        (0.8 * np.maximum(col - 45, 0), 0.8),
+    ):
+        z = (ground * CELL_M).astype(np.float32)
+        assert np.abs(smoothed_on_slopes(z, CELL_M, 7, 1.5) - z)[INNER].max() < most * CELL_M
 
 
 def test_few_photos_close_together_and_poor_matches_are_noisy() -> None:

@@ -26,7 +26,7 @@ from passel.surface.match import (
 )
 from passel.surface.plate import Plate
 from passel.surface.refine import Refined, refine
-from passel.surface.smooth import evened
+from passel.surface.smooth import evened, smoothed_on_slopes
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -148,7 +148,7 @@ def smoothed(z: F32, cell_m: float) -> F32:
     Wider than its windows: blocks were matched with other photos, and one that straddles the small step between their heights would
     keep it. Heights that differ by less than a cell or two are one surface: a narrower choice sharpens such steps.
     """
-    return np.asarray(cv2.bilateralFilter(z, SMOOTHED_CELLS, ALIKE_CELLS * cell_m, SMOOTHED_CELLS / 3))
+    return smoothed_on_slopes(z, cell_m, SMOOTHED_CELLS // 2, ALIKE_CELLS)
 
 
 def _second_thoughts(
