@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from passel.geo.frames import Frame
 from passel.geo.grid import Grid, Window
+from passel.geo.packed import save_marks, steps_of
 
 FRAME = Frame.around(np.array([[46.8, 7.5, 500.0]]))
 
@@ -53,15 +54,18 @@ class Field:
             z[50:60, 70:90] = np.nan
             rgba[100:120, 140:180] = 0
         np.save(out / "dsm.npy", z)
-        np.save(out / "filled.npy", np.zeros(z.shape, np.uint8))
-        np.save(out / "ortho.npy", rgba)
+        save_marks(out / "filled.npy", np.zeros(z.shape, np.uint8))
+        np.save(out / "ortho.npy", np.ascontiguousarray(rgba[..., :3]))
+        save_marks(out / "shown.npy", rgba[..., 3])
         r, c = np.nonzero(np.isfinite(z))
         grid = Grid(self.resolution_m, self.frame.map_offset_m)
         xyz_m = np.column_stack([grid.x(dsm.col + c + 0.5), grid.y(dsm.row + r + 0.5), z[r, c].astype(float)])
         xyz_mm = np.rint(xyz_m / 0.001).astype(np.int32)
         keep = slice(None) if points else slice(0)
         views = (c % 7 + 2).astype(np.uint8)
-        np.savez(out / "points.npz", xyz_mm=xyz_mm[keep], rgb=rgba[2 * r, 2 * c, :3][keep], views=views[keep])
+        first_mm, steps_mm = steps_of(xyz_mm[keep])
+        colours = rgba[2 * r, 2 * c, :3][keep]
+        np.savez(out / "points.npz", first_mm=first_mm, steps_mm=steps_mm, rgb=colours, views=views[keep])
         head = {
             "name": out.name,
             "dsm_window": [dsm.col, dsm.row, dsm.cols, dsm.rows],

@@ -11,6 +11,7 @@ import pytest
 
 from passel.errors import StepError, StorageError
 from passel.geo.frames import Frame
+from passel.geo.packed import points_of
 from passel.products.points import merge_points
 from passel.products.tiles import ProductTile, read_tiles
 from product_tiles import FRAME, Field
@@ -27,7 +28,7 @@ def truth(tiles: tuple[ProductTile, ...], frame: Frame) -> np.ndarray:  # type: 
     rows = []
     for t in tiles:
         with np.load(t.points_path) as d:
-            xyz = np.rint(d["xyz_mm"] + 1000 * np.array([*frame.map_offset_m, 0.0]))
+            xyz = np.rint(points_of(d["first_mm"], d["steps_mm"]) + 1000 * np.array([*frame.map_offset_m, 0.0]))
             rows.append(np.column_stack([xyz, d["rgb"].astype(float) * 256, d["views"]]))
     found = np.concatenate(rows)
     return np.asarray(found[np.lexsort(found.T)])

@@ -12,6 +12,7 @@ import rasterio
 
 from passel.errors import StepError, StorageError
 from passel.geo.frames import Frame
+from passel.geo.packed import load_marks, save_marks
 from passel.products.layout import written_aside
 from passel.products.raster import cog_problems, merge_dsm, merge_filled, merge_orthophoto, read_reduced
 from passel.products.tiles import read_tiles
@@ -45,9 +46,9 @@ def test_orthophoto_is_a_cog_with_every_pixel_in_place(tmp_path: Path) -> None:
         rgba = np.moveaxis(d.read(), 0, -1)
     truth = np.zeros_like(rgba)
     for t in tiles:
-        truth[t.ortho.slices_in(dataclasses.replace(tiles[0].ortho, cols=1600, rows=1280))] = np.load(
-            t.folder / "ortho.npy"
-        )
+        place = t.ortho.slices_in(dataclasses.replace(tiles[0].ortho, cols=1600, rows=1280))
+        alpha = 255 * load_marks(t.folder / "shown.npy", t.ortho.shape)
+        truth[place] = np.dstack([np.load(t.folder / "ortho.npy"), alpha])
     np.testing.assert_array_equal(rgba, truth)
     assert facts.covered == pytest.approx((truth[..., 3] > 0).mean(), abs=1e-9)
     small = read_reduced(out, 400)
@@ -88,9 +89,9 @@ def test_dsm_nodata_is_never_a_height(tmp_path: Path, base_m: float, amplitude_m
 
 def test_filled_heights_are_marked_where_they_are(tmp_path: Path) -> None:
     tiles = make(Field(), tmp_path, [(0, 0), (1, 0), (3, 2)])
-    marks = np.load(tiles[1].folder / "filled.npy")
+    marks = load_marks(tiles[1].folder / "filled.npy", tiles[1].dsm.shape)
     marks[20:24, 30:36] = 1
-    np.save(tiles[1].folder / "filled.npy", marks)
+    save_marks(tiles[1].folder / "filled.npy", marks)
     (tiles[2].folder / "filled.npy").unlink()
     merge_dsm(tiles, FRAME, tmp_path / "dsm.tif")
     merge_filled(tiles, FRAME, tmp_path / "dsm_filled.tif")
@@ -101,7 +102,7 @@ def test_filled_heights_are_marked_where_they_are(tmp_path: Path) -> None:
         truth = np.zeros(d.shape, np.uint8)
         truth[20:24, 190:196] = 1
         np.testing.assert_array_equal(d.read(1), truth)
-    np.save(tiles[0].folder / "filled.npy", marks[:-1])
+    save_marks(tiles[0].folder / "filled.npy", marks[:-1])
     with pytest.raises(StepError, match="rerun-all"):
         merge_filled(tiles, FRAME, tmp_path / "dsm_filled.tif")
 

@@ -19,6 +19,7 @@ from passel.align.gates import Verdict
 from passel.align.similarities import Disagreement
 from passel.errors import StorageError
 from passel.geo.frames import Frame
+from passel.geo.packed import save_marks
 from passel.pipeline.step import StepInputs
 from passel.pipeline.steps import products as steps
 from passel.products import report_facts as rf
@@ -73,9 +74,9 @@ def inputs(tmp_path: Path) -> StepInputs:
     scene.save(tmp_path / "scene")
     field = Field(cells=100)
     tiles = [field.write(tmp_path / "tiles", i, 0) for i in range(2)]
-    marks = np.load(tiles[0] / "filled.npy")
+    marks = np.zeros((100, 100), np.uint8)
     marks[:10, :10] = 1
-    np.save(tiles[0] / "filled.npy", marks)
+    save_marks(tiles[0] / "filled.npy", marks)
     named = [("survey", tmp_path / "survey.json"), ("scene", tmp_path / "scene"), *(("tile", t) for t in tiles)]
     return StepInputs(tuple(named))
 

@@ -115,7 +115,7 @@ def test_a_ground_tile(surveys: tuple[Folder, Folder], tmp_path: Path) -> None:
         steps.tile(survey.inputs(), params, out)  # compiles
         peaks.append(peak_bytes(partial(steps.tile, survey.inputs(), params, out)))
     assert peaks[1] - peaks[0] < MOST_MORE_BYTES, peaks
-    for name in ("dsm.npy", "ortho.npy", "tile.json"):
+    for name in ("dsm.npy", "ortho.npy", "shown.npy", "tile.json"):
         assert (tmp_path / "small" / name).read_bytes() == (tmp_path / "large" / name).read_bytes()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from passel.geo.grid import Window
+from passel.geo.packed import load_marks, points_of
 from passel.surface.tile import TilePoints, TileResult
 
 
@@ -41,12 +42,15 @@ def test_an_empty_tile_keeps_a_cell_that_can_be_read(tmp_path: Path) -> None:
     assert kept.dem_window.shape == kept.ortho_window.shape == (1, 1)
     assert np.isnan(np.load(tmp_path / "dsm.npy", mmap_mode="r")).all()
     assert not np.load(tmp_path / "ortho.npy", mmap_mode="r").any()
+    assert not load_marks(tmp_path / "shown.npy", (1, 1)).any()
 
 
 def test_files_are_contiguous_and_points_are_millimetres(tmp_path: Path) -> None:
     result((slice(2, 5), slice(1, 3)), (slice(3, 4), slice(5, 9))).cropped().save(tmp_path)
-    for name in ("dsm", "filled", "ortho"):
+    for name in ("dsm", "filled", "ortho", "shown"):
         assert np.load(tmp_path / f"{name}.npy", mmap_mode="r").flags.c_contiguous
+    assert load_marks(tmp_path / "shown.npy", np.load(tmp_path / "ortho.npy").shape[:2]).all()
     with np.load(tmp_path / "points.npz") as saved:
-        assert saved["xyz_mm"].dtype == np.int32
-        assert saved["xyz_mm"].tolist() == [[1234, -5001, 100250]]
+        points = points_of(saved["first_mm"], saved["steps_mm"])
+        assert points.dtype == np.int32
+        assert points.tolist() == [[1234, -5001, 100250]]

@@ -258,7 +258,7 @@ def product_steps(job: Job, scene: Step, tiles: Sequence[Step]) -> ProductSteps:
     memory = 500 + len(job.survey.photos) // 8
     side_files = Step("merge", "side_files", f"{PRODUCTS}:side_files", 3, params, sides, memory_mb=memory)
     return ProductSteps(
-        merge("orthophoto", "ortho.npy"),
+        merge("orthophoto", "ortho.npy", "shown.npy"),
         merge("dsm", "dsm.npy", "filled.npy"),
         merge("points", "points.npz"),
         side_files,

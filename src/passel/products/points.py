@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from passel import __version__
 from passel.errors import StepError, StorageError
 from passel.geo.frames import Frame
+from passel.geo.packed import points_of
 from passel.products.layout import written_aside
 from passel.products.tiles import ProductTile
 
@@ -115,7 +116,7 @@ def _read(tile: ProductTile) -> Points:
     if not tile.points_path.exists():
         return np.zeros(0, _POINT)
     with np.load(tile.points_path) as d:
-        xyz_mm = d["xyz_mm"]
+        xyz_mm = points_of(d["first_mm"], d["steps_mm"])
         out = np.empty(len(xyz_mm), _POINT)
         out["xyz"] = xyz_mm
         out["rgb"], out["views"] = d["rgb"], d["views"]

@@ -15,9 +15,10 @@ from passel.geo.grid import Window
 class ProductTile:
     """One tile's folder. dsm, ortho: windows on the absolute lattice of that product; resolutions in metres a cell.
 
-    Arrays in the folder: dsm.npy (rows, cols) float32 heights in metres, NaN = none; filled.npy uint8, 1 = filled hole;
-    ortho.npy (rows, cols, 4) uint8 RGBA; points.npz with xyz_mm (n, 3) int32 map millimetres, rgb (n, 3) and views
-    (n,) uint8. An array that is missing is a gap.
+    Arrays in the folder: dsm.npy (rows, cols) float32 heights in metres, NaN = none; filled.npy marks of filled holes;
+    ortho.npy (rows, cols, 3) uint8 RGB, shown.npy marks of its cells that have a colour; points.npz with first_mm and
+    steps_mm of points in map millimetres, rgb (n, 3) and views (n,) uint8. Marks and steps: `geo.packed`. An array that
+    is missing is a gap.
     """
 
     name: str

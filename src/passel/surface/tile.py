@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from passel.errors import InputError
 from passel.geo.grid import Grid, Tile, Window
+from passel.geo.packed import save_marks, steps_of
 from passel.reconstruct.scene import View
 from passel.surface.camera import LEAST_BASE
 from passel.surface.clean import Surface, clean
@@ -83,10 +84,12 @@ class TileResult:
     def save(self, out: Path) -> None:
         """Points in whole millimetres, as they are in the cloud."""
         np.save(out / "dsm.npy", np.ascontiguousarray(self.dsm))
-        np.save(out / "filled.npy", np.ascontiguousarray(self.filled))
-        np.save(out / "ortho.npy", np.ascontiguousarray(self.ortho))
-        xyz_mm = np.rint(self.points.xyz / 0.001).astype(np.int32)
-        np.savez(out / "points.npz", xyz_mm=xyz_mm, rgb=self.points.rgb, views=self.points.views)
+        save_marks(out / "filled.npy", self.filled)
+        np.save(out / "ortho.npy", np.ascontiguousarray(self.ortho[:, :, :3]))
+        save_marks(out / "shown.npy", self.ortho[:, :, 3])
+        first_mm, steps_mm = steps_of(np.rint(self.points.xyz / 0.001).astype(np.int32))
+        kept = self.points
+        np.savez(out / "points.npz", first_mm=first_mm, steps_mm=steps_mm, rgb=kept.rgb, views=kept.views)
 
 
 def _holding(held: NDArray[np.bool_], window: Window) -> Window:

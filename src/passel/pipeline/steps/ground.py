@@ -183,7 +183,7 @@ def make_quick(inputs: StepInputs, params: QuickParams, out: Path) -> dict[str, 
 
 
 def tile(inputs: StepInputs, params: TileParams, out: Path) -> dict[str, Fact]:
-    """Make one ground tile: dsm.npy, filled.npy, ortho.npy, points.npz and the windows they cover in tile.json."""
+    """Make one ground tile: dsm.npy, filled.npy, ortho.npy, shown.npy, points.npz and the windows they cover in tile.json."""
     _one_thread()
     photos = dict(zip(params.photos, inputs.many("photo"), strict=True))
     offset = params.offset_m
