@@ -212,7 +212,7 @@ def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str
     )
     n = len(submodel.photos)
     return Step(
-        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 12, params, inputs,
+        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 13, params, inputs,
         memory_mb=500 + 2 * n, limit_s=1800 + 30.0 * n,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from passel.align.apart import groups_by_matches
+from passel.align.apart import groups_by_matches, held_together
 from passel.align.astray import photos_astray
 from passel.align.block import Keypoints
 from passel.align.camera_priors import CameraPriors, camera_priors
@@ -147,6 +147,7 @@ def _mapped(
     scene = map_photos(MappingInput(cameras, photos, fewer, not calibrated), Mapper(params.mapper), scratch)
     if scene is None:
         return None, nothing_mapped()
+    scene = without_photos(scene, ~held_together(scene))
     rows = [index[n] for n in scene.photos]
     scene = placed_by_gps(scene, gps[rows], sigma[rows])
     up = survey.up_in_camera()[rows]
