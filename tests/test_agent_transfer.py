@@ -334,3 +334,46 @@ def test_both_ends_prove_who_they_are(tmp_path):
 
     asyncio.run(go())
     assert not (tmp_path / "none").exists()
+
+
+async def _late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+    """Passes on what comes, each piece so much later."""
+    loop = asyncio.get_running_loop()
+    try:
+        while piece := await reader.read(2**16):
+            loop.call_later(delay_s, writer.write, piece)
+        await asyncio.sleep(delay_s)
+    finally:
+        writer.close()
+
+
+def test_a_link_that_needs_seconds_for_a_round_is_used(tmp_path):
+    """A satellite, or a full queue before a slow uplink: there and back takes 4 s."""
+    authority = Authority.open(tmp_path / "ca")
+    here = authority.issue(tmp_path / "worker", "w").client_context()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=CONTENT)
+
+    async def go() -> None:
+        async with serving(web.get("/file", serve), tls=authority.server_context(["127.0.0.1"])) as url:
+
+            async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                there, back = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+                both = asyncio.gather(_late(reader, back, 2.0), _late(there, writer, 2.0), return_exceptions=True)
+                passing.append(both)
+                await both
+
+            async with await asyncio.start_server(far, "127.0.0.1") as proxy:
+                link = Link(f"https://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", here)
+                try:
+                    await asyncio.wait_for(link.fetch("/file", tmp_path / "part"), 60)
+                finally:
+                    await link.close()
+                    for both in passing:
+                        both.cancel()
+                    await asyncio.gather(*passing, return_exceptions=True)
+
+    passing: list[asyncio.Future[list[None]]] = []
+    asyncio.run(go())
+    assert (tmp_path / "part").read_bytes() == CONTENT

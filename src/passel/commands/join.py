@@ -70,7 +70,7 @@ def find_and_join(url: str, token: str, home: Path, name: str) -> tuple[str, Ide
     if identity is None:
         if not token:
             new = ", for it is another coordinator than before" if coordinator.url in kept else ""
-            todo = "on the coordinator: passel token create --join"
+            todo = "on the coordinator: passel token create --join; here: --token TOKEN"
             raise TokenRefused(f"a join token is needed{new}", coordinator.url, todo)
         identity = join(coordinator, token, home, name)
     remember_url(identity, coordinator.url)

@@ -71,13 +71,13 @@ _TRANSIENT = (aiohttp.ClientError, TimeoutError, ConnectionError, Unready, WireE
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """stall_s: a connection without a byte for so long is given up. connect_s: the same for making one.
+    """stall_s: a connection without a byte for so long is given up. connect_s: the same for making one, which takes two rounds.
 
     longest_pause_s: between two tries. downloads, uploads: files at a time.
     """
 
     stall_s: float = STALL_S
-    connect_s: float = 3.0
+    connect_s: float = 10.0
     longest_pause_s: float = 2.0
     downloads: int = 4
     uploads: int = 4
