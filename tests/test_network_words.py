@@ -20,6 +20,7 @@ from passel import cli
 from passel.client import hand_over
 from passel.client import wire as client_wire
 from passel.cluster.coordinator.admin import OVERVIEW_PATH
+from passel.cluster.coordinator.listening import trouble_at
 from passel.cluster.trust import join as joining
 from passel.cluster.trust.admit import CA_PATH, JOIN_PATH
 from passel.cluster.trust.authority import Authority
@@ -288,3 +289,8 @@ def test_another_version_is_named(world, say):
 )
 def test_reasons(error, words):
     assert network_reason(error).startswith(words)
+
+
+def test_a_limit_of_open_files_is_not_blamed_on_the_port():
+    error = trouble_at(OSError(errno.EMFILE, ""), "127.0.0.1", 3000, "--port")
+    assert "→ raise its limit: ulimit -n 4096" in str(error)

@@ -54,6 +54,8 @@ def trouble_at(error: OSError, listen: str, port: int, option: str) -> PasselErr
         return PortError("this machine does not have that address", listen, "0.0.0.0 is all that it has")
     if error.errno == errno.EACCES:
         return PortError(f"port {port} is not allowed to this user", where, f"choose {option} 1024 or higher")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return PortError("this process may open no more files", where, "raise its limit: ulimit -n 4096")
     reason = os.strerror(error.errno) if error.errno else str(error)
     return PortError(f"the port cannot be used: {reason}", where, f"choose another {option}")
 
