@@ -170,6 +170,16 @@ def test_cameras_by_size_and_focal_and_zoom_changes() -> None:
     assert survey.photos[7].camera == "dji-fc300s-2000x1500-3.61mm"
 
 
+def test_photos_that_lost_their_focal_length_are_no_zoom_change() -> None:
+    photos = plain_flight()
+    for i in range(4):
+        photos[i] = replace(photos[i], focal_mm=None, focal35_mm=None)
+    survey = survey_of(photos)
+    assert len(survey.cameras) == 2
+    assert [f.code for f in survey.findings if f.code == "zoom-change"] == []
+    assert finding(survey, "focal-guess").photos == tuple(p.name for p in photos[:4])
+
+
 def test_blur_is_relative_to_the_neighbours() -> None:
     photos = plain_flight()
     rng = np.random.default_rng(1)

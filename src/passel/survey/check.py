@@ -119,7 +119,8 @@ def camera_findings(cameras: Sequence[Camera], camera_of: dict[str, str], bodies
         found.append(Finding("note", "several-cameras", f"{len(cameras)} cameras, each calibrated by itself: {listed}"))
     zoomed = defaultdict(list)
     for c in cameras:
-        zoomed[bodies[c.id]].append(c)
+        if c.focal_prior_source != "guess":  # those whose photos tell none: told below
+            zoomed[bodies[c.id]].append(c)
     for body, group in sorted(zoomed.items()):
         if len(group) > 1:
             fewest = min(group, key=lambda c: (len(photos[c.id]), c.id))
