@@ -14,6 +14,7 @@ from pathlib import Path
 PRODUCTS = (
     "odm_orthophoto/odm_orthophoto.tif",
     "odm_dem/dsm.tif",
+    "odm_dem/dsm_filled.tif",
     "odm_georeferencing/odm_georeferenced_model.laz",
     "odm_report/shots.geojson",
     "cameras.json",
