@@ -1,7 +1,7 @@
 """A driver for tests that speaks the protocol of server/drivers.py: server_driver.py SCRIPT UUID PHOTOS OUTPUT OPTIONS LIFELINE.
 
-SCRIPT is a file of lines: `say TEXT`, `progress PERCENT`, `wait FILE` (until it exists), `child` (a grandchild that holds the
-output open), `deaf` (SIGTERM is ignored), `die SIGNAL`, `once FILE` (end here, dead, the first time), `end CODE [MESSAGE]`.
+SCRIPT is a file of lines: `say TEXT`, `progress PERCENT`, `step NAME` (made), `wait FILE` (until it exists), `child` (a grandchild that
+holds the output open), `deaf` (SIGTERM is ignored), `die SIGNAL`, `once FILE` (end here, dead, the first time), `end CODE [MESSAGE]`.
 Without `end` it delivers a small map and ends well.
 """
 
@@ -55,6 +55,8 @@ def main() -> None:
         elif word == "progress":
             row = {"stage": "tiles", "done": 1, "total": 2, "failed": 0, "rest_s": 3.5}
             tell(event="stages", stages=[row], rest_s=3.5, progress=float(rest))
+        elif word == "step":
+            tell(event="step", stage="tiles", name=rest, state="done", machine="here")
         elif word == "wait":
             wait_for(rest)
         elif word == "child":

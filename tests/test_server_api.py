@@ -368,6 +368,11 @@ def test_a_driver_that_dies_without_a_word_goes_on(world, script, tmp_path):
     assert "without a word" in world.info(task)["status"]["errorMessage"]
 
 
+def test_a_driver_that_gets_on_may_die_often(world, script, tmp_path):
+    script(*(line for i in range(5) for line in (f"step t{i}", f"once {tmp_path / f'died{i}'}")))
+    assert world.wait_for(world.submit(), 30, 40) == 40
+
+
 def test_a_child_that_holds_the_output_open_does_not_hold_up_the_end(world, script):
     script("child")
     assert world.wait_for(world.submit(), 30, 40) == 40

@@ -35,7 +35,7 @@ from passel.server.wire import webhook_body
 T = TypeVar("T")
 log = logging.getLogger("passel.server")
 
-MOST_STARTS = 3
+MOST_DEATHS = 3  # of a driver without a step made in between
 """A driver that dies without a word is started so often before the job fails."""
 PREPARED_AT_ONCE = 4
 RETRY_STORE_S = 5.0
@@ -213,7 +213,8 @@ class Runner:
         task = Task(uuid, folder.photos, folder.output, folder.options, job.started_ms or 0)
         late_s = asyncio.get_running_loop().time() + self._may_run_s(job)
         end = RunEnd(1)
-        for _ in range(MOST_STARTS):
+        runtime.deaths = 0
+        while runtime.deaths < MOST_DEATHS:
             driver = runtime.driver = Driver(partial(self._command, task), folder.driver_log)
             try:
                 async with _stopped_at(late_s, driver):
@@ -231,6 +232,7 @@ class Runner:
                 end = said.end
                 runtime.live = replace(runtime.live, holes=said.holes)
                 break
+            runtime.deaths += 1
             end = RunEnd(driver.code or 1, "The engine ended without a word", _last_line(folder))
             self._say(uuid, runtime, f"The engine ended without a word (code {driver.code}); it goes on where it was")
         if end.code != 0:
@@ -249,6 +251,8 @@ class Runner:
             self._say(uuid, runtime, event.text)
         elif isinstance(event, StepSeen):
             live.steps.add(event)
+            if event.state == "done":
+                runtime.deaths = 0
         elif isinstance(event, Stages):
             runtime.live = replace(live, stages=event)
             job = self._store.get(uuid)
