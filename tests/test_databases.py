@@ -53,3 +53,14 @@ def test_what_is_no_database_is_said_so_at_once(tmp_path: Path) -> None:
     path.write_bytes(b"no database " * 400)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         opened_database(path, SCHEMA, 30.0)
+
+
+def test_damage_is_told_when_the_file_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.db"
+    database = opened_database(path, SCHEMA + "create table if not exists other (n integer);", 30.0)
+    database.executemany("insert into line values (?)", [(f"{n:0500}",) for n in range(100)])
+    database.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 3 * 4096] + bytes(4096) + whole[4 * 4096 :])
+    with pytest.raises(sqlite3.DatabaseError, match="damaged"):
+        opened_database(path, SCHEMA, 30.0)

@@ -22,6 +22,9 @@ def opened_database(path: Path, schema: str, patience_s: float) -> sqlite3.Conne
         _write_ahead(database, time.monotonic() + patience_s)
         database.execute("pragma synchronous=full")
         database.executescript(schema)
+        found = database.execute("pragma quick_check(1)").fetchone()[0]
+        if found != "ok":  # damage that would show only when somebody comes to what it has hit
+            raise sqlite3.DatabaseError(f"the file is damaged: {' '.join(str(found).split())}")
     except sqlite3.Error:
         database.close()
         raise
