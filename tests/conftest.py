@@ -15,9 +15,10 @@ from passel.demo.truth import DemoTruth
 from passel.demo.write import write_demo
 from runs import TINY_OPTIONS, passel
 
-# A shell without job control starts what it puts into the background deaf to Ctrl-C, and children inherit that.
+# A shell without job control starts what it puts into the background deaf to Ctrl-C, nohup deaf to a closed terminal, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # Where tests run in several processes a file goes to one of them as a whole: long ones first, lest one be alone at the end.
