@@ -15,7 +15,7 @@ from passel.demo.truth import DemoTruth
 from passel.demo.write import write_demo
 from runs import TINY_OPTIONS, passel
 
-# A shell without job control starts what it puts into the background deaf to Ctrl-C, nohup deaf to a closed terminal, and children inherit that.
+# What a shell without job control puts into the background is deaf to Ctrl-C, and under nohup to a closed terminal; children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
