@@ -165,6 +165,27 @@ def test_a_failed_submodel_is_cut_where_nothing_matches(job):
     assert [m.submodel.halo for m in found.submodels[:2]] == [halo, ()]
 
 
+def test_a_group_that_fails_is_halved_and_who_is_in_none_is_named(job):
+    core = split().submodels[0].core
+    groups = [core[:16], core[16:26]]  # the last four match nobody
+    judge = fails("s0_global", "s0_incremental", "s0a_global", "s0a_incremental", "s0aa_global")
+    found, _ = run_with_groups(job, judge, s0_incremental=groups)
+    assert statuses(found) == {
+        "s0_rest": ("quarantined", 2), "s0aa": ("resplit", 6), "s0ab": ("resplit", 5), "s0b": ("apart", 3),
+        "s1": ("good", 1),
+    }  # fmt: skip
+    assert sorted(n for m in found.submodels[:4] for n in m.submodel.core) == sorted(core)
+    [hole] = found.holes
+    assert "4 photos" in hole
+
+
+def test_one_group_and_stray_photos_are_halved_as_before(job):
+    core = split().submodels[0].core
+    found, _ = run_with_groups(job, fails("s0_global", "s0_incremental"), s0_incremental=[core[:27]])
+    assert statuses(found) == {"s0a": ("resplit", 3), "s0b": ("resplit", 3), "s1": ("good", 1)}
+    assert sorted(found.submodels[0].submodel.core + found.submodels[1].submodel.core) == sorted(core)
+
+
 def test_good_submodels_are_mapped_once(job):
     found, executor = run(job, lambda step: GOOD)
     assert statuses(found) == {"s0": ("good", 1), "s1": ("good", 1)}

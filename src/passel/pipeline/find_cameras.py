@@ -162,21 +162,35 @@ def _judged(
     outcomes = executor.run(again, on_event)
     second = [_outcome(m.submodel, s, outcomes[s.digest], 2, "retried") for m, s in zip(failed, again)]
     result += [m for m in second if m.step is not None]
-    cut = [(m, _parts(job, m)) for m in second if m.step is None]
+    lost = [m for m in second if m.step is None]
+    result += _in_parts(job, found, lost, 2, calibration, executor, on_event)
+    return sorted(result, key=lambda m: m.submodel.name)
+
+
+def _in_parts(
+    job: Job,
+    found: plan.Found,
+    failed: Sequence[MappedSubmodel],
+    attempts: int,
+    calibration: Step | None,
+    executor: Executor,
+    on_event: OnEvent,
+) -> list[MappedSubmodel]:
+    """What becomes of failed submodels that are cut: their parts, and what is left out. attempts: mappings tried before."""
+    cut = [(m, _parts(job, m)) for m in failed]
+    result = [m for m, some in cut if not some] + [m for whole, some in cut for m in _in_no_part(whole, some)]
     parts = [part for _, some in cut for part in some]
-    whole = [m for m, some in cut if not some]
-    for mapper, attempt in ((MAPPERS[0], 3), (MAPPERS[1], 4)):
-        if not parts:
-            break
-        steps = plan.submodel_steps(job, found, [p for p, _ in parts], mapper, calibration)
-        outcomes = executor.run(steps, on_event)
-        third = [_outcome(p, s, outcomes[s.digest], attempt, status) for (p, status), s in zip(parts, steps)]
-        result += [m for m in third if m.step is not None]
-        last = [(m, part) for m, part in zip(third, parts) if m.step is None]
-        parts = [part for _, part in last]
-        if mapper == MAPPERS[1]:
-            whole += [m for m, _ in last]
-    return sorted([*result, *whole], key=lambda m: m.submodel.name)
+    lost: list[MappedSubmodel] = []
+    for attempt, mapper in enumerate(MAPPERS, attempts + 1):
+        steps = plan.submodel_steps(job, found, [p.submodel for p in parts], mapper, calibration)
+        outcomes = executor.run(steps, on_event) if steps else {}
+        tried = [_outcome(p.submodel, s, outcomes[s.digest], attempt, p.status) for p, s in zip(parts, steps)]
+        result += [m for m in tried if m.step is not None]
+        parts = [p for m, p in zip(tried, parts) if m.step is None]
+        lost = [m for m in tried if m.step is None]
+    groups = [m for m, p in zip(lost, parts) if p.is_group]
+    result += [m for m, p in zip(lost, parts) if not p.is_group]
+    return result + (_in_parts(job, found, groups, attempts + 2, calibration, executor, on_event) if groups else [])
 
 
 def _passed(outcome: Outcome) -> bool:
@@ -238,12 +252,31 @@ def _tied(part: Submodel) -> str:
     return "resplit" if part.halo else "apart"
 
 
-def _parts(job: Job, mapped: MappedSubmodel) -> list[tuple[Submodel, str]]:
-    """What a failed submodel is cut into, with the status if it stands: the groups that matches hold together, else halves."""
+@dataclass(frozen=True)
+class _Part:
+    """A part of a failed submodel. status: what it has if it stands. is_group: all that matches hold together, to be halved if it fails."""
+
+    submodel: Submodel
+    status: str
+    is_group: bool
+
+
+def _parts(job: Job, mapped: MappedSubmodel) -> list[_Part]:
+    """What a failed submodel is cut into: the groups that matches hold together, or halves of what is one."""
     groups = _groups(job, mapped, LETTERS)
-    if groups:
-        return [(g, _tied(g)) for g in groups]
-    return [(h, "resplit") for h in _halves(job, mapped.submodel)]
+    if len(groups) > 1:
+        return [_Part(g, _tied(g), True) for g in groups]
+    return [_Part(h, "resplit", False) for h in _halves(job, mapped.submodel)]
+
+
+def _in_no_part(mapped: MappedSubmodel, parts: Sequence[_Part]) -> list[MappedSubmodel]:
+    """Of photos that no part has for its own, for they match too few others: as left out."""
+    taken = {n for p in parts for n in p.submodel.core}
+    rest = tuple(n for n in mapped.submodel.core if n not in taken)
+    if not parts or not rest:
+        return []
+    alone = Submodel(f"{mapped.submodel.name}_rest", rest, ())
+    return [MappedSubmodel(alone, None, None, mapped.attempts, "quarantined", "they match too few of the other photos")]
 
 
 def _halves(job: Job, submodel: Submodel) -> list[Submodel]:
