@@ -17,7 +17,7 @@ from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
 from passel.surface.colour import Gains, solve_gains
 from passel.surface.extent import survey_ground
-from passel.surface.fine import BLOCK_CELLS, continued, smoothed
+from passel.surface.fine import BLOCK_CELLS, REFINED_RIM_CELLS, continued, smoothed
 from passel.surface.plate import Plate, load_plates, make_plate, plate_reduction, save_plates
 from passel.surface.quick import quick_orthophoto
 from passel.surface.refine import FEATHER_CELLS, feather
@@ -304,6 +304,18 @@ def test_holes_are_filled_whole_or_stay_and_the_outside_stays() -> None:
     assert holes[np.hypot(x - 30, y - 30) < 6].all()
     assert not holes[62:98, 42:78].any()
     assert not holes[:, 110:].any()
+
+
+@pytest.mark.parametrize("reach", [8, 16, 32])
+@pytest.mark.parametrize("radius", [10, 18, 25, 40, 60])
+def test_two_tiles_fill_the_same_part_of_a_hole_between_them(reach: int, radius: int) -> None:
+    border, rim = 200, REFINED_RIM_CELLS  # what is matched ends a rim beyond a tile's own cells
+    y, x = np.mgrid[:400, :400]
+    for middle in range(border - 60, border + 61, 20):
+        good = np.hypot(x - middle, y - 200) >= radius
+        west, east = small_holes(good & (x < border + rim), reach), small_holes(good & (x >= border - rim), reach)
+        beside = np.where(x < border, west, east)
+        assert beside[~good].all() or not beside[~good & (np.hypot(x - middle, y - 200) < radius / 2)].any()
 
 
 def test_fills_and_resampling_keep_planes() -> None:

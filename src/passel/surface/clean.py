@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from passel.surface.fine import Matched
+from passel.surface.fine import REFINED_RIM_CELLS, Matched
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -71,7 +71,10 @@ def small_holes(good: Bools, reach_cells: int) -> Bools:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     closed = cv2.morphologyEx(good.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     _, pieces, facts, _ = cv2.connectedComponentsWithStats((closed == 0).astype(np.uint8), connectivity=4)
+    # tiles that share a hole must both see all of it: what is matched ends a rim beyond each, what is closed twice the reach before that
+    longest = facts[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
     little = facts[:, cv2.CC_STAT_AREA] <= MOST_LEFT * reach_cells**2
+    little &= longest <= REFINED_RIM_CELLS - 2 * reach_cells
     little[0] = True  # what is closed
     return np.asarray(little[pieces] & ~good)
 
