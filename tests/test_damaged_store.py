@@ -111,3 +111,37 @@ def test_a_disk_that_damages_again_and_again_is_named(tmp_path: Path) -> None:
     assert [type(e) for e in said] == [DamagedError, GoneError] * 3 + [DamagedError, NotThereError]
     assert "again and again" in str(said[-1])
     assert str(root) in str(said[-1])
+
+
+def test_what_was_served_and_then_removed_is_taken_again(tmp_path: Path) -> None:
+    made = run_step(Request(step("add", value=12), (), tmp_path / "here", tmp_path / "log")).manifest
+    sent = Store(tmp_path / "here").path(made.digest)
+
+    async def go() -> None:
+        async with data_plane(tmp_path / "there", no_fault) as (link, store):
+            await link.send_artifact("j", made, sent)
+            await link.fetch(artifact_path("j", made.digest, "total.txt"), tmp_path / "part")
+            remove_all(store.path(made.digest) / "total.txt")
+            await link.send_artifact("j", made, sent)
+            assert store.find(made.digest) is not None
+            assert not store.verify(made.digest)
+
+    asyncio.run(go())
+
+
+def test_many_who_meet_one_loss_count_it_once(tmp_path: Path) -> None:
+    made = run_step(Request(step("add", value=12), (), tmp_path / "here", tmp_path / "log")).manifest
+    sent = Store(tmp_path / "here").path(made.digest)
+
+    async def go() -> None:
+        async with data_plane(tmp_path / "there", no_fault) as (link, store):
+            for _ in range(2):
+                await link.send_artifact("j", made, sent)
+                await link.doubt("j", made.digest)
+                cut_short(store.path(made.digest) / "total.txt")
+                met = await asyncio.gather(*(link.doubt("j", made.digest) for _ in range(4)), return_exceptions=True)
+                assert [type(e) for e in met] == [GoneError] * 4
+            await link.send_artifact("j", made, sent)
+            await link.doubt("j", made.digest)
+
+    asyncio.run(go())

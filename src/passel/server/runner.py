@@ -35,7 +35,7 @@ from passel.server.wire import webhook_body
 T = TypeVar("T")
 log = logging.getLogger("passel.server")
 
-MOST_DEATHS = 3  # of a driver without a step made in between
+MOST_DEATHS = 3  # of a driver without a further step made in between
 """A driver that dies without a word is started so often before the job fails."""
 PREPARED_AT_ONCE = 4
 RETRY_STORE_S = 5.0
@@ -213,7 +213,7 @@ class Runner:
         task = Task(uuid, folder.photos, folder.output, folder.options, job.started_ms or 0)
         late_s = asyncio.get_running_loop().time() + self._may_run_s(job)
         end = RunEnd(1)
-        runtime.deaths = 0
+        runtime.deaths, runtime.made = 0, set()
         while runtime.deaths < MOST_DEATHS:
             driver = runtime.driver = Driver(partial(self._command, task), folder.driver_log)
             try:
@@ -251,7 +251,8 @@ class Runner:
             self._say(uuid, runtime, event.text)
         elif isinstance(event, StepSeen):
             live.steps.add(event)
-            if event.state == "done":
+            if event.state == "done" and (event.stage, event.name) not in runtime.made:
+                runtime.made.add((event.stage, event.name))
                 runtime.deaths = 0
         elif isinstance(event, Stages):
             runtime.live = replace(live, stages=event)

@@ -53,7 +53,8 @@ class Live:
 class Runtime:
     """lock: held for every change of state. stop: told to threads that work for the job. task: what works on it now;
     appending: files that are sent in pieces just now, by name; tally: what its owner's limits need to know;
-    drives: it is a run, of which only some go at once. deaths: of its driver since a step was made."""
+    drives: it is a run, of which only some go at once. made: stage and name of each step that
+    was, however often; deaths: of its driver since the latest of them."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -64,6 +65,7 @@ class Runtime:
     driver: Driver | None = None
     task: asyncio.Task[None] | None = None
     drives: bool = False
+    made: set[tuple[str, str]] = field(default_factory=set)
     deaths: int = 0
     console: Console | None = None
 

@@ -6,8 +6,9 @@ Nothing here blocks the event loop: disks are read, written and hashed in thread
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ WORKER = web.RequestKey("worker", str)
 """The name of the worker that asks, as its certificate says."""
 _MANIFESTS_KEPT = 2000
 _MOST_LOSSES = 3
+_LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 _log = logging.getLogger("passel.coordinator")
 _STATUSES: tuple[tuple[type[PasselError], int], ...] = (
     (OvertakenError, 503),
@@ -60,13 +62,15 @@ def problem(status: int, error: PasselError) -> web.Response:
 
 @dataclass
 class _JobFiles:
-    """Where a job's things are. paths: of its user's files, by key. losses: how often this disk lost an artifact."""
+    """Where a job's things are. paths: of its user's files, by key. losses: how often this disk lost an artifact. looking:
+    held while one is looked at closely, by digest: many ask at once, and it is lost once."""
 
     name: str
     store: Store
     paths: dict[str, Path] = field(default_factory=dict)
     manifests: OrderedDict[str, Manifest] = field(default_factory=OrderedDict)
     losses: Counter[str] = field(default_factory=Counter)
+    looking: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     disk: FullDisk = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +85,13 @@ class _JobFiles:
             if len(self.manifests) > _MANIFESTS_KEPT:
                 self.manifests.popitem(last=False)
         return found
+
+    def is_here(self, digest: str) -> bool:
+        """Whether the disk has it now: what was served may have been removed since."""
+        if self.store.find(digest) is None:
+            self.manifests.pop(digest, None)
+            return False
+        return True
 
     def look(self, digest: str) -> tuple[Manifest | None, str]:
         """The manifest, and where the files are kept, '' when they are here."""
@@ -120,6 +131,7 @@ class DataPlane:
         """A job's driver has come; it may come again."""
         if job not in self._jobs or self._jobs[job].store.root != store_root:
             self._jobs[job] = _JobFiles(job, Store(store_root, self._no_bring))
+        self._jobs[job].manifests.clear()  # it may have come again because the disk has lost one
 
     def add_files(self, job: str, step: ReadyStep) -> None:
         """The user's files that this step reads may be fetched."""
@@ -156,17 +168,17 @@ class DataPlane:
         """Raises LostError when an artifact here is not what its manifest says: it is forgotten, and made again. After a few times
         that is of no use: StorageError.
         """
-        if await asyncio.to_thread(_is_well, job.store, digest):
-            return
-        if job.losses[digest] >= _MOST_LOSSES:
-            what = "What is written to the coordinator's disk is damaged there, again and again"
-            raise StorageError(what, str(job.store.root), "check this disk")
-        if (
-            await asyncio.to_thread(job.store.drop, digest) or digest in job.manifests
-        ):  # else another request was quicker
-            job.losses[digest] += 1
-            _log.warning("job %s: an artifact is damaged or gone here, and is made again: %s", job.name, digest)
-            self._lost(job.name, digest)
+        async with job.looking[digest]:
+            if await asyncio.to_thread(_is_well, job.store, digest):
+                return
+            if job.losses[digest] >= _MOST_LOSSES:
+                what = "What is written to the coordinator's disk is damaged there, again and again"
+                raise StorageError(what, str(job.store.root), "check this disk")
+            dropped = await asyncio.to_thread(job.store.drop, digest)
+            if dropped or digest in job.manifests:  # else another request was quicker
+                job.losses[digest] += 1
+                _log.warning("job %s: an artifact is damaged or gone here, and is made again: %s", job.name, digest)
+                self._lost(job.name, digest)
         raise LostError("The coordinator's artifact is damaged or gone", digest, "it is made again")
 
     def _lost(self, job: str, digest: str) -> None:
@@ -227,7 +239,8 @@ class DataPlane:
 
     async def _head(self, request: web.Request) -> web.StreamResponse:
         job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
-        manifest = await asyncio.to_thread(job.manifest, sender.digest)
+        here = await asyncio.to_thread(job.is_here, sender.digest)
+        manifest = await asyncio.to_thread(job.manifest, sender.digest) if here else None
         size = next((f.size_bytes for f in manifest.files if f.name == name), None) if manifest else None
         if size is None:
             job.disk.refuse()
@@ -252,7 +265,7 @@ class DataPlane:
     async def _commit(self, request: web.Request) -> web.StreamResponse:
         job, sender = self._job(request), self._sender(request)
         manifest = manifest_of(await read_body(request, MOST_MANIFEST_BYTES), sender.digest)
-        if await asyncio.to_thread(job.manifest, sender.digest):
+        if await asyncio.to_thread(job.is_here, sender.digest):
             await asyncio.to_thread(self._incoming.discard, sender)
             raise RefusalError(409, "The artifact is here already", sender.digest[:12])
         with job.disk.watched(manifest.size_bytes):
@@ -285,7 +298,7 @@ class DataPlane:
         return web.Response(status=204)
 
     async def _refuse_known(self, job: _JobFiles, digest: str) -> None:
-        if await asyncio.to_thread(job.manifest, digest):
+        if await asyncio.to_thread(job.is_here, digest):
             raise RefusalError(409, "The artifact is here already", digest[:12])
 
     def _job(self, request: web.Request) -> _JobFiles:
@@ -317,10 +330,13 @@ def _answered(handler: Handler) -> Handler:
 
 
 def _is_well(store: Store, digest: str) -> bool:
-    """Whether the artifact's files are what its manifest says. A disk that cannot read them has lost them, too."""
+    """Whether the artifact's files are what its manifest says. A disk that cannot read them has lost them, too; a machine that has no
+    more open files for the moment has not: StorageError."""
     try:
         return store.is_away(digest) or not store.verify(digest)
-    except StorageError:
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno not in _LOST:
+            raise
         return False
 
 

@@ -90,21 +90,21 @@ class LocalWorkplace:
             answer = await asyncio.to_thread(_with_disk_seen, answer, store)
             if answer.kind == "storage":
                 self._full.setdefault(store.root, FullDisk(store.root)).note()
-            elif answer.kind != "broken" and (lost := await self._lost(assignment)):
+            elif answer.kind not in ("broken", "timeout", "stopped") and (lost := await self._lost(assignment)):
                 return _finished(assignment, _failure_of(lost))
             return _finished(assignment, await asyncio.to_thread(_failure, answer, log))
         return _finished(assignment, _wrong_artifact(assignment, answer.manifest), answer.manifest)
 
     async def _lost(self, assignment: Assignment) -> GoneError | None:
         """Perhaps not the step is bad, but one of its inputs is damaged on this disk. It is said to be gone, then: it is made again."""
-        try:
-            for given in assignment.inputs:
+        for given in assignment.inputs:
+            try:
                 if given.kind == "artifact":
                     await self._link.doubt(assignment.job, given.key)
-        except GoneError as gone:
-            return gone
-        except NotThereError as error:
-            _log.warning("%s", error)
+            except GoneError as gone:
+                return gone
+            except NotThereError as error:
+                _log.warning("%s", error)
         return None
 
     def everything(self) -> CacheNews:
