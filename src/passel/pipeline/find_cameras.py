@@ -177,20 +177,37 @@ def _in_parts(
     on_event: OnEvent,
 ) -> list[MappedSubmodel]:
     """What becomes of failed submodels that are cut: their parts, and what is left out. attempts: mappings tried before."""
-    cut = [(m, _parts(job, m)) for m in failed]
-    result = [m for m, some in cut if not some] + [m for whole, some in cut for m in _in_no_part(whole, some)]
-    parts = [part for _, some in cut for part in some]
-    lost: list[MappedSubmodel] = []
+    cut = [(m, *_parts(job, m)) for m in failed]
+    result = [m for m, parts, _ in cut if not parts]
+    result += [rest for m, parts, _ in cut if parts for rest in _in_no_part(m, parts)]
+    groups = {p.name for _, parts, are_groups in cut if are_groups for p in parts}
+    tried = _by_either(job, found, [p for _, parts, _ in cut for p in parts], attempts, calibration, executor, on_event)
+    again = [m for m in tried if m.step is None and m.submodel.name in groups]
+    result += [m for m in tried if m.step is not None or m.submodel.name not in groups]
+    return result + (_in_parts(job, found, again, attempts + 2, calibration, executor, on_event) if again else [])
+
+
+def _by_either(
+    job: Job,
+    found: plan.Found,
+    submodels: Sequence[Submodel],
+    attempts: int,
+    calibration: Step | None,
+    executor: Executor,
+    on_event: OnEvent,
+) -> list[MappedSubmodel]:
+    """How parts of submodels fare with one mapper, and those that fail with the other. attempts: mappings tried before."""
+    good: list[MappedSubmodel] = []
+    failed: list[MappedSubmodel] = []
+    left = list(submodels)
     for attempt, mapper in enumerate(MAPPERS, attempts + 1):
-        steps = plan.submodel_steps(job, found, [p.submodel for p in parts], mapper, calibration)
+        steps = plan.submodel_steps(job, found, left, mapper, calibration)
         outcomes = executor.run(steps, on_event) if steps else {}
-        tried = [_outcome(p.submodel, s, outcomes[s.digest], attempt, p.status) for p, s in zip(parts, steps)]
-        result += [m for m in tried if m.step is not None]
-        parts = [p for m, p in zip(tried, parts) if m.step is None]
-        lost = [m for m in tried if m.step is None]
-    groups = [m for m, p in zip(lost, parts) if p.is_group]
-    result += [m for m, p in zip(lost, parts) if not p.is_group]
-    return result + (_in_parts(job, found, groups, attempts + 2, calibration, executor, on_event) if groups else [])
+        tried = [_outcome(s, step, outcomes[step.digest], attempt, _tied(s)) for s, step in zip(left, steps)]
+        good += [m for m in tried if m.step is not None]
+        failed = [m for m in tried if m.step is None]
+        left = [m.submodel for m in failed]
+    return good + failed
 
 
 def _passed(outcome: Outcome) -> bool:
@@ -232,13 +249,8 @@ def _with_groups_apart(
 ) -> list[MappedSubmodel]:
     """The submodels, and those of photos that good ones had left out and that make a good one by themselves."""
     left = [s for m in mapped if m.step is not None for s in _groups(job, m, [f"x{k}" for k in range(MOST_GROUPS)])]
-    added: list[MappedSubmodel] = []
-    for attempt, mapper in enumerate(MAPPERS, 1):
-        steps = plan.submodel_steps(job, found, left, mapper, calibration)
-        outcomes = executor.run(steps, on_event) if steps else {}
-        tried = [_outcome(s, step, outcomes[step.digest], attempt, _tied(s)) for s, step in zip(left, steps)]
-        added += [m for m in tried if m.step is not None]
-        left = [m.submodel for m in tried if m.step is None]
+    tried = _by_either(job, found, left, 0, calibration, executor, on_event)
+    added = [m for m in tried if m.step is not None]
     gone = {n for m in added for n in m.submodel.core}
     kept = [
         replace(m, submodel=replace(m.submodel, core=tuple(n for n in m.submodel.core if n not in gone)))
@@ -252,28 +264,17 @@ def _tied(part: Submodel) -> str:
     return "resplit" if part.halo else "apart"
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A part of a failed submodel. status: what it has if it stands. is_group: all that matches hold together, to be halved if it fails."""
-
-    submodel: Submodel
-    status: str
-    is_group: bool
-
-
-def _parts(job: Job, mapped: MappedSubmodel) -> list[_Part]:
-    """What a failed submodel is cut into: the groups that matches hold together, or halves of what is one."""
+def _parts(job: Job, mapped: MappedSubmodel) -> tuple[list[Submodel], bool]:
+    """What a failed submodel is cut into, and whether these are the groups that matches hold together: else halves of what is one."""
     groups = _groups(job, mapped, LETTERS)
-    if len(groups) > 1:
-        return [_Part(g, _tied(g), True) for g in groups]
-    return [_Part(h, "resplit", False) for h in _halves(job, mapped.submodel)]
+    return (groups, True) if len(groups) > 1 else (_halves(job, mapped.submodel), False)
 
 
-def _in_no_part(mapped: MappedSubmodel, parts: Sequence[_Part]) -> list[MappedSubmodel]:
+def _in_no_part(mapped: MappedSubmodel, parts: Sequence[Submodel]) -> list[MappedSubmodel]:
     """Of photos that no part has for its own, for they match too few others: as left out."""
-    taken = {n for p in parts for n in p.submodel.core}
+    taken = {n for p in parts for n in p.core}
     rest = tuple(n for n in mapped.submodel.core if n not in taken)
-    if not parts or not rest:
+    if not rest:
         return []
     alone = Submodel(f"{mapped.submodel.name}_rest", rest, ())
     return [MappedSubmodel(alone, None, None, mapped.attempts, "quarantined", "they match too few of the other photos")]

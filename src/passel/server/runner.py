@@ -35,8 +35,8 @@ from passel.server.wire import webhook_body
 T = TypeVar("T")
 log = logging.getLogger("passel.server")
 
-MOST_DEATHS = 3  # of a driver without a further step made in between
-"""A driver that dies without a word is started so often before the job fails."""
+MOST_DEATHS = 3
+"""A driver that dies without a word so often, with no further step made in between, fails the job."""
 PREPARED_AT_ONCE = 4
 RETRY_STORE_S = 5.0
 RETRY_ROOM_S = 5.0
