@@ -26,7 +26,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from passel.server.job_store import JobStore, encode_job
+from passel.server.job_notes import Note
+from passel.server.job_store import JobStore
 from passel.server.jobs import GivenOption, Job, Order, State
 from results import Check, SurveyResult
 
@@ -139,7 +140,7 @@ def fill(data: Path) -> str:
     now_ms = time.time_ns() // 1_000_000
     done = [Job(u, "", Order("Task", 5, options), State.COMPLETED, now_ms, 1, 1000, 2, 100.0, "", 1) for u in uuids]
     with closing(sqlite3.connect(data / "jobs.sqlite")) as base:
-        rows = [(j.uuid, j.state.value, encode_job(j)) for j in done]
+        rows = [(j.uuid, j.state.value, Note(j, 0).text()) for j in done]
         base.executemany("INSERT INTO jobs (uuid, state, body) VALUES (?, ?, ?)", rows)
         base.commit()
     return uuids[-1]

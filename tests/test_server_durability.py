@@ -137,23 +137,117 @@ def test_a_removal_is_finished(world):
     assert list((world.data / "trash").iterdir()) == []
 
 
-def test_what_a_list_of_jobs_that_was_moved_away_knew_is_not_removed(world):
-    """As a damaged list's error advises; photos and maps may be wanted yet. Only what a dead `create` left goes."""
-    task = world.submit()
-    world.wait_for(task, 40)
+def list_files(world: World) -> list[Path]:
+    return sorted(world.data.glob("jobs.sqlite*"))
+
+
+def spoil(file: Path) -> None:
+    """As a stray `cp` or `dd` does it: the same file, another content."""
+    with open(file, "r+b") as f:
+        f.write(random.Random(1).randbytes(file.stat().st_size))
+
+
+def three_tasks(world: World) -> tuple[dict[str, int], str]:
+    """States of an ended task, a failed one and a canceled one, in the list's order; an upload that is not finished."""
+    done = world.submit(name="done")
+    world.wait_for(done, 40)
+    world.script.write_text("end 1 broken")
+    failed = world.submit(name="failed")
+    world.wait_for(failed, 30)
+    canceled = world.submit(name="canceled")
+    world.wait_for(canceled, 30)
+    world.act("cancel", canceled)
+    world.script.write_text("")
+    upload = world.init(name="half")
+    world.upload(upload, ("a.jpg", PHOTO))
+    return {done: 40, failed: 30, canceled: 50}, upload
+
+
+def all_there(world: World, tasks: dict[str, int], upload: str) -> None:
+    assert [row["uuid"] for row in world.get("/task/list")] == list(tasks)
+    assert {task: world.status(task) for task in tasks} == tasks
+    world.upload(upload, ("b.jpg", PHOTO + b"b"))
+    assert world.commit(upload) == {"uuid": upload}
+    assert world.wait_for(upload, 40) == 40
+    assert world.info(upload)["imagesCount"] == 2
+    assert world.info(upload)["name"] == "half"
+
+
+@pytest.mark.parametrize("damage", ["spoilt", "gone", "empty", "garbled row"])
+def test_a_list_of_jobs_that_was_damaged_is_made_again_from_their_folders(world, damage):
+    tasks, upload = three_tasks(world)
     world.stop()
-    for file in world.data.glob("jobs.sqlite*"):
-        file.unlink()
-    left = world.job_folder("01234567-89ab-4def-8123-456789abcdef")
-    (left / "photos").mkdir(parents=True)
+    if damage == "garbled row":
+        with closing(sqlite3.connect(world.data / "jobs.sqlite")) as base:
+            base.execute("UPDATE jobs SET body='{' || body")
+            base.commit()
+    for file in list_files(world):
+        if damage == "spoilt":
+            spoil(file)
+        elif damage == "gone":
+            file.unlink()
+        elif damage == "empty":
+            file.write_bytes(b"")
     world.start()
+    all_there(world, tasks, upload)
+    assert "4 jobs were taken from their folders" in world.log.read_text()
+    if damage == "spoilt":
+        (kept,) = world.data.glob("jobs.sqlite.damaged-*")
+        assert f"it is kept as {kept}" in world.log.read_text()
+        kept.unlink()
+
+
+@pytest.mark.parametrize("damage", ["spoilt", "gone", "another"])
+def test_a_list_of_jobs_that_is_damaged_while_the_server_runs_loses_nothing(world, damage):
+    tasks, upload = three_tasks(world)
+    for file in list_files(world):
+        if damage == "spoilt":
+            spoil(file)
+        else:
+            file.unlink()
+    if damage == "another":
+        (world.data / "jobs.sqlite").write_bytes(b"no database " * 999)
+    last = world.submit(name="last")
+    world.wait_for(last, 40)
+    again(world)
+    all_there(world, {**tasks, last: 40}, upload)
+
+
+def test_a_list_of_jobs_from_an_older_backup_takes_what_is_newer_from_the_folders(world, tmp_path):
+    early = world.init(name="early")
+    world.stop()
+    for file in list_files(world):
+        shutil.copy(file, tmp_path / file.name)
+    world.start()
+    world.upload(early, ("a.jpg", PHOTO))
+    world.commit(early)
+    world.wait_for(early, 40)
+    tasks, upload = three_tasks(world)
+    world.kill()
+    for file in list_files(world):
+        file.unlink()
+    for file in tmp_path.iterdir():
+        shutil.copy(file, world.data / file.name)
+    world.start()
+    all_there(world, {early: 40, **tasks}, upload)
+
+
+def test_folders_of_no_job_stay_when_they_hold_something(world):
+    """Photos and maps may be wanted yet. Only what a dead `create` left goes."""
+    mine = world.job_folder("11234567-89ab-4def-8123-456789abcdef")
+    left = world.job_folder("01234567-89ab-4def-8123-456789abcdef")
+    for folder in (mine, left):
+        (folder / "photos").mkdir(parents=True)
+    (mine / "photos" / "a.jpg").write_bytes(PHOTO)
+    (mine / "job.json").write_text("{}")
+    again(world)
     assert world.get("/task/list") == []
-    assert (world.job_folder(task) / "photos" / "a.jpg").read_bytes() == PHOTO
-    assert f"{world.job_folder(task)} is of no task in the list and stays" in world.log.read_text()
+    assert (mine / "photos" / "a.jpg").read_bytes() == PHOTO
+    assert f"{mine} is of no task in the list and stays" in world.log.read_text()
     assert not left.exists()
-    answer = world.post("/task/new/init", {"name": "mine now"}, headers={"set-uuid": task})
+    answer = world.post("/task/new/init", {"name": "mine now"}, headers={"set-uuid": mine.name})
     assert "Invalid set-uuid" in answer["error"], "nobody gets another's photos by its number"
-    shutil.rmtree(world.job_folder(task))
+    shutil.rmtree(mine)
 
 
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(tmp_path):

@@ -2,21 +2,26 @@
 
 The server is the only writer, therefore all jobs are also kept in memory (`JobStore.get` and friends never touch the disk);
 memory changes only after the disk has. One thread owns the connection, so that fsync never holds up the event loop.
+Each job's folder has a copy of it (`job_notes.py`), so a list that is damaged, or older than they are, is no loss.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import sqlite3
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from passel.databases import opened_database
 from passel.errors import StorageError
-from passel.server.jobs import GivenOption, Job, Order, Sent, State
+from passel.server.job_notes import Note, notes_in, write_note
+from passel.server.jobs import Job
 
 T = TypeVar("T")
 
@@ -26,6 +31,11 @@ CREATE TABLE jobs (seq INTEGER PRIMARY KEY AUTOINCREMENT, uuid TEXT NOT NULL UNI
 CREATE TABLE calls (id INTEGER PRIMARY KEY AUTOINCREMENT, uuid TEXT NOT NULL, url TEXT NOT NULL, body TEXT NOT NULL,
                     attempts INTEGER NOT NULL, due_ms INTEGER NOT NULL);
 """
+_PUT = """INSERT INTO jobs (uuid, state, body) VALUES (?, ?, ?)
+          ON CONFLICT (uuid) DO UPDATE SET state=excluded.state, body=excluded.body"""
+_OWE = "INSERT INTO calls (uuid, url, body, attempts, due_ms) VALUES (?, ?, ?, ?, ?)"
+_PATIENCE_S = 5.0
+log = logging.getLogger("passel.server")
 
 
 class JobsUnwritableError(StorageError):
@@ -48,34 +58,89 @@ class JobStore:
     """All jobs and owed webhook calls. Open one per data folder; `close` it."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        """The jobs' folders lie beside the file, in `jobs`."""
+        self._file, self._folders = file, file.with_name("jobs")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="job-store")
         self._jobs: dict[str, Job] = {}
+        self._written: dict[str, Note] = {}  # the thread's own
+        self._revision = self._inode = 0
         try:
-            self._base = self._thread.submit(self._open).result()
-        except sqlite3.Error as e:
+            self._base = self._thread.submit(self._begin).result()
+        except (OSError, sqlite3.Error) as e:
             self._thread.shutdown()
-            raise StorageError(
-                f"The list of jobs cannot be read: {e}", str(file), "restore it from a backup, or move it away"
-            ) from None
+            raise StorageError(f"The list of jobs cannot be read: {e}", str(file), "make it readable") from None
+        except StorageError:
+            self._thread.shutdown()
+            raise
+
+    def _begin(self) -> sqlite3.Connection:
+        try:
+            base = self._open()
+            notes = [Note.of_text(body) for (body,) in base.execute("SELECT body FROM jobs ORDER BY seq")]
+        except (sqlite3.Error, ValueError, KeyError, TypeError) as e:
+            if isinstance(e, sqlite3.Error) and not _is_damage(e):
+                raise
+            log.error("The list of jobs was damaged (%s)%s", e, self._put_aside())
+            base, notes = self._open(), []
+        listed = {n.job.uuid: n for n in notes}
+        noted = {n.job.uuid: n for n in notes_in(self._folders)}
+        later = [n for n in noted.values() if n.job.uuid not in listed or n.revision > listed[n.job.uuid].revision]
+        if later:
+            log.warning("%d jobs were taken from their folders: the list lacked them, or their last changes", len(later))
+            later.sort(key=lambda n: n.job.order.created_ms)
+            base.executemany(_PUT, map(_row, later))
+        self._written = listed | {n.job.uuid: n for n in later}
+        for uuid, note in self._written.items():
+            if noted.get(uuid) != note:  # of an earlier version of Passel, of a moment when the disk was full
+                write_note(self._folders, note)
+        self._jobs = {uuid: note.job for uuid, note in self._written.items()}
+        self._revision = max((n.revision for n in self._written.values()), default=0)
+        self._inode = self._file.stat().st_ino
+        return base
 
     def _open(self) -> sqlite3.Connection:
-        base = sqlite3.connect(self._file, isolation_level=None)
-        base.execute("PRAGMA journal_mode=WAL")
-        base.execute("PRAGMA synchronous=FULL")
+        base = opened_database(self._file, "", _PATIENCE_S)
         (version,) = base.execute("PRAGMA user_version").fetchone()
         if version == 0:
             base.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
+            base.close()
             raise StorageError(
                 f"The list of jobs is of another version of Passel ({version}, not {SCHEMA_VERSION})",
                 str(self._file),
                 "use that version, or another --data folder",
             )
-        for (body,) in base.execute("SELECT body FROM jobs ORDER BY seq"):
-            job = decode_job(body)
-            self._jobs[job.uuid] = job
         return base
+
+    def _put_aside(self) -> str:
+        """What is there now gets another name; returns words about it."""
+        aside = self._file.with_name(f"{self._file.name}.damaged-{time.time_ns() // 1_000_000}")
+        for end in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                Path(f"{self._file}{end}").rename(f"{aside}{end}")
+        return f"; it is kept as {aside}" if aside.exists() else ""
+
+    def _make_again(self, why: object) -> None:
+        """The file was damaged or taken away while it was in use. What was written to it is known."""
+        calls: list[tuple[object, ...]] = []
+        with suppress(sqlite3.Error):
+            calls = self._base.execute("SELECT uuid, url, body, attempts, due_ms FROM calls").fetchall()
+        with suppress(sqlite3.Error):
+            self._base.close()
+        self._inode = 0
+        log.error("The list of jobs was damaged (%s) and is made again%s", why, self._put_aside())
+        base = self._open()
+        base.execute("BEGIN IMMEDIATE")
+        base.executemany(_PUT, map(_row, self._written.values()))
+        base.executemany(_OWE, calls)
+        base.execute("COMMIT")
+        self._base, self._inode = base, self._file.stat().st_ino
+
+    def _is_in_place(self) -> bool:
+        try:
+            return self._file.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Wait for pending writes and close the file."""
@@ -92,25 +157,11 @@ class JobStore:
 
     async def write(self, *jobs: Job) -> None:
         """Add or replace jobs; returns when they are on disk. StorageError when they cannot be (then nothing changed)."""
-        rows = [(j.uuid, j.state.value, encode_job(j)) for j in jobs]
-
-        def write() -> None:
-            self._base.executemany(
-                "INSERT INTO jobs (uuid, state, body) VALUES (?, ?, ?) "
-                "ON CONFLICT (uuid) DO UPDATE SET state=excluded.state, body=excluded.body",
-                rows,
-            )
-
-        await self._transact(write, lambda: self._jobs.update((j.uuid, j) for j in jobs))
+        await self._transact(put=jobs)
 
     async def delete(self, uuid: str) -> None:
         """Forget a job and the calls it owes; no error when there is none."""
-
-        def delete() -> None:
-            self._base.execute("DELETE FROM jobs WHERE uuid=?", (uuid,))
-            self._base.execute("DELETE FROM calls WHERE uuid=?", (uuid,))
-
-        await self._transact(delete, lambda: self._jobs.pop(uuid, None))
+        await self._transact(gone=uuid)
 
     def show(self, job: Job) -> None:
         """Replace a job in memory only: progress, which need not survive a crash."""
@@ -120,14 +171,7 @@ class JobStore:
     async def end(self, job: Job, calls: Iterable[Call]) -> None:
         """Write a job's end and the webhook calls it owes, both or neither."""
         rows = [(c.uuid, c.url, c.body, c.attempts, c.due_ms) for c in calls]
-
-        def write() -> None:
-            self._base.execute(
-                "UPDATE jobs SET state=?, body=? WHERE uuid=?", (job.state.value, encode_job(job), job.uuid)
-            )
-            self._base.executemany("INSERT INTO calls (uuid, url, body, attempts, due_ms) VALUES (?, ?, ?, ?, ?)", rows)
-
-        await self._transact(write, lambda: self._jobs.update({job.uuid: job}))
+        await self._transact(lambda: self._base.executemany(_OWE, rows), put=(job,))
 
     async def calls(self) -> tuple[Call, ...]:
         """Webhook calls that are owed, first due first."""
@@ -150,44 +194,62 @@ class JobStore:
 
         await self._transact(write)
 
-    async def _transact(self, work: Callable[[], None], then: Callable[[], object] = lambda: None) -> None:
-        """Do `work` on disk, then `then` in memory; both or neither, also when the caller is canceled in between."""
+    async def _transact(
+        self, work: Callable[[], object] = lambda: None, put: Sequence[Job] = (), gone: str = ""
+    ) -> None:
+        """On disk first, then in memory; both or neither, also when the caller is canceled in between. work: what else to do on disk."""
 
         def run() -> None:
-            self._base.execute("BEGIN IMMEDIATE")
+            notes = [Note(job, self._revision + number) for number, job in enumerate(put, 1)]
+            if not self._is_in_place():
+                self._make_again("it was taken away")
             try:
-                work()
-                self._base.execute("COMMIT")
-            except sqlite3.Error:
-                if self._base.in_transaction:
-                    self._base.execute("ROLLBACK")
-                raise
+                self._commit(work, notes, gone)
+            except sqlite3.DatabaseError as e:
+                if not _is_damage(e):
+                    raise
+                self._make_again(e)
+                self._commit(work, notes, gone)
+            self._revision += len(notes)
+            for note in notes:
+                self._written[note.job.uuid] = note
+                write_note(self._folders, note)
+            self._written.pop(gone, None)
 
         async def both() -> None:
             await self._in_thread(run)
-            then()
+            self._jobs.update((job.uuid, job) for job in put)
+            self._jobs.pop(gone, None)
 
         await asyncio.shield(asyncio.get_running_loop().create_task(both()))
+
+    def _commit(self, work: Callable[[], object], notes: Iterable[Note], gone: str) -> None:
+        self._base.execute("BEGIN IMMEDIATE")
+        try:
+            self._base.executemany(_PUT, map(_row, notes))
+            if gone:
+                self._base.execute("DELETE FROM jobs WHERE uuid=?", (gone,))
+                self._base.execute("DELETE FROM calls WHERE uuid=?", (gone,))
+            work()
+            self._base.execute("COMMIT")
+        except sqlite3.Error:
+            if self._base.in_transaction:
+                self._base.execute("ROLLBACK")
+            raise
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as e:
+        except (OSError, sqlite3.Error) as e:
             raise JobsUnwritableError(
                 f"The list of jobs cannot be written: {e}", str(self._file), "make room"
             ) from None
 
 
-def encode_job(job: Job) -> str:
-    """A job as JSON text."""
-    return json.dumps(asdict(job), separators=(",", ":"))
+def _row(note: Note) -> tuple[str, str, str]:
+    return note.job.uuid, note.job.state.value, note.text()
 
 
-def decode_job(text: str) -> Job:
-    """The job that `encode_job` wrote."""
-    fields: dict[str, Any] = json.loads(text)
-    order: dict[str, Any] = fields["order"]
-    order |= {name: tuple(order[name]) for name in ("ignored", "outputs", "urls")}
-    order["options"] = tuple(GivenOption(o["name"], o["value"]) for o in order["options"])
-    sent = Sent(fields.get("sent", Sent.NO))  # earlier versions knew no bucket
-    return Job(**{**fields, "order": Order(**order), "state": State(fields["state"]), "sent": sent})
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Of the file; not a full disk, a lock, a right that is missing."""
+    return type(error) is sqlite3.DatabaseError or "no such table" in str(error)
