@@ -104,9 +104,10 @@ class Machines:
         self.coordinator.stdout.close()
 
     def worker(self, name: str, *, namespace: str = "", local: bool = False, **more: object) -> Worker:
-        """Starts a worker with an identity of this coordinator. more: fields of AgentOptions, and `environment`, `cache`."""
+        """Starts a worker with an identity of this coordinator. more: fields of AgentOptions, and `environment`, `prefix`."""
         identity = Authority.open(self.data / "ca").issue(self.root / name / "identity", name)
         environment = more.pop("environment", {})
+        prefix: list[str] = more.pop("prefix", [])  # type: ignore[assignment]
         usual = {"workers": 2, "memory_mb": 4000, "cache": self.root / name / "cache", "stall_s": 2.0, "wait_s": 2.0}
         fields: dict[str, object] = {**usual, **more}
         url = f"https://{self.host}:{self.port}"
@@ -115,7 +116,7 @@ class Machines:
         log = self.root / f"{name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                _inside(namespace) + command,
+                _inside(namespace) + prefix + command,
                 stdout=file,
                 stderr=file,
                 env=_environment(**environment),  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from passel.pipeline.messages import Answer, Failed, Request
+from passel.pipeline.task_limit import too_few_tasks
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -28,6 +29,8 @@ _THREAD_VARIABLES = (
 )
 _MOST_STEPS = 200
 _POLL_S = 0.2
+_TASKS = 8
+"""Processes and threads of a step: fewer may be what it died of."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,8 @@ class StepHost:
                     self._start(request.step.threads)
                 except OSError as error:
                     self._end()
-                    return Failed(
-                        "died", f"a process for the step could not be started: {error}", "", "use fewer workers"
-                    )
+                    todo = too_few_tasks(1) or "use fewer workers"
+                    return Failed("died", f"a process for the step could not be started: {error}", "", todo)
             connection = self._connection
             self._busy = True
         assert connection is not None
@@ -194,6 +196,7 @@ class StepHost:
             code = self._end()
         how = f"with {_signal_name(-code)}" if code < 0 else f"with exit code {code}"
         todo = "probably out of memory: use fewer workers" if code == -signal.SIGKILL else f"see {request.log}"
+        todo = too_few_tasks(_TASKS) or todo
         return Failed("died", f"the step's process died {how}", f"{request.step.stage} {request.step.name}", todo)
 
 

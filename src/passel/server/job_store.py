@@ -86,7 +86,9 @@ class JobStore:
         noted = {n.job.uuid: n for n in notes_in(self._folders)}
         later = [n for n in noted.values() if n.job.uuid not in listed or n.revision > listed[n.job.uuid].revision]
         if later:
-            log.warning("%d jobs were taken from their folders: the list lacked them, or their last changes", len(later))
+            log.warning(
+                "%d jobs were taken from their folders: the list lacked them, or their last changes", len(later)
+            )
             later.sort(key=lambda n: n.job.order.created_ms)
             base.executemany(_PUT, map(_row, later))
         self._written = listed | {n.job.uuid: n for n in later}

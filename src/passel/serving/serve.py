@@ -37,6 +37,7 @@ from passel.gateway.desk import NodeDesk
 from passel.gateway.gateway import Gateway, GatewaySettings
 from passel.gateway.nodes_file import read_nodes_file
 from passel.gateway.policy import Policy, read_policy
+from passel.pipeline.task_limit import too_few_tasks
 from passel.server.app import PasselServer, create_app
 from passel.server.jobs import ENDED, State
 from passel.server.ports import Task
@@ -54,6 +55,8 @@ from passel.web.ports import Services
 PATIENCE_S = 3.0
 """How long the local worker may go on with its steps after Ctrl-C; what it loses is made again."""
 _LOOK_EVERY_S = 5.0
+_TASKS = 32
+"""Processes and threads of the server, a driver and a worker with one step: with fewer, no job ends."""
 _log = logging.getLogger("passel.serve")
 
 
@@ -61,6 +64,8 @@ def serve(options: ServeOptions, on_ready: Callable[[Ready], None]) -> None:
     """Runs until SIGINT, SIGTERM or SIGHUP. Raises PasselError when it cannot begin."""
     folder = DataFolder(options.server.data)
     folder.prepare()
+    if few := too_few_tasks(_TASKS):
+        raise PasselError(f"this computer cannot serve: {few}")
     with folder.locked():
         uvloop.run(_Serving(options, folder).run(on_ready))
 

@@ -29,8 +29,11 @@ from passel.cluster.worker.transfer import Link, LinkSettings
 from passel.cluster.worker.workplace import LocalWorkplace, RemoteWorkplace, Workplace
 from passel.errors import Interrupted, PasselError, StorageError
 from passel.pipeline.store import storage_errors
+from passel.pipeline.task_limit import too_few_tasks
 
 _SHARE_OF_DISK = 0.5
+_TASKS, _TASKS_A_CPU = 12, 8
+"""Processes and threads of an agent, and of the steps that run on one processor."""
 _log = logging.getLogger("passel.worker")
 
 
@@ -67,6 +70,8 @@ async def _work(options: AgentOptions) -> None:
         agent = Agent(link, place, hosts, AgentSettings(slots, options.local, options.wait_s))
         _listen_to_signals(agent)
         _log.warning("%s threads, %s MB for steps of %s", slots.cpus, slots.memory_mb, link.url)
+        if few := too_few_tasks(_TASKS + _TASKS_A_CPU * slots.cpus):
+            _log.warning("steps may fail: %s", few)
         following = asyncio.create_task(follow(link, partial(announced_urls, identity)))
         try:
             await agent.run()

@@ -13,8 +13,8 @@ import psutil
 from passel.cluster.full_disk import free_disk_bytes
 from passel.cluster.wire.workers import MachineInfo
 from passel.option_table import usable_cores
+from passel.pipeline.control_groups import own_files
 
-_CGROUPS = Path("/sys/fs/cgroup")
 _SHARE_FOR_STEPS = 0.9
 
 
@@ -33,12 +33,12 @@ def machine_info(disk: Path) -> MachineInfo:
 def usable_cpus() -> int:
     """Processors that this process may use, a container's quota rounded up."""
     count = usable_cores()
-    for file in _own_files("cpu.max"):
+    for file in own_files("cpu.max"):
         with suppress(OSError, ValueError):
             quota, period = file.read_text().split()
             if quota != "max":
                 count = min(count, max(1, -(-int(quota) // int(period))))
-    for file in _own_files("cpu.cfs_quota_us", "cpu"):
+    for file in own_files("cpu.cfs_quota_us", "cpu"):
         with suppress(OSError, ValueError):
             quota_us = int(file.read_text())  # -1: none
             if quota_us > 0:
@@ -100,34 +100,13 @@ def _memory_bytes() -> int:
 def _memory_limits() -> list[_MemoryLimit]:
     """Of this process's control groups and all above them, of both generations, where they are below the machine's memory."""
     found = []
-    for file in _own_files("memory.max"):
+    for file in own_files("memory.max"):
         with suppress(OSError, ValueError):  # 'max' is no number: no limit
             limit_bytes, usage = int(file.read_text()), file.with_name("memory.current")
             found.append(_MemoryLimit(limit_bytes, usage, file.with_name("memory.stat"), "inactive_file"))
-    for file in _own_files("memory.limit_in_bytes", "memory"):
+    for file in own_files("memory.limit_in_bytes", "memory"):
         with suppress(OSError, ValueError):
             limit_bytes, usage = int(file.read_text()), file.with_name("memory.usage_in_bytes")
             found.append(_MemoryLimit(limit_bytes, usage, file.with_name("memory.stat"), "total_inactive_file"))
     most_bytes = int(psutil.virtual_memory().total)
     return [limit for limit in found if limit.limit_bytes < most_bytes]  # others never bind, and are slow to read
-
-
-@cache  # asked with every poll; what is in the files may change, where they are does not
-def _own_files(name: str, controller: str = "") -> tuple[Path, ...]:
-    """The files of this name in the control groups of this process."""
-    return tuple(file for folder in _own_groups(controller) if (file := folder / name).is_file())
-
-
-def _own_groups(controller: str) -> list[Path]:
-    """The folders of this process's control group and of all above it; in a container that is the root.
-
-    controller: of the first generation; '' for the second.
-    """
-    try:
-        fields = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    except OSError:
-        return []
-    own = next((path for _, name, path in fields if controller in name.split(",")), "/").strip("/")
-    root = _CGROUPS / controller
-    folders = [root / own, *(p for p in (root / own).parents if p.is_relative_to(root))]
-    return list(dict.fromkeys(folders))

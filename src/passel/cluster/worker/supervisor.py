@@ -14,10 +14,13 @@ from types import FrameType
 
 from passel.cluster.worker.agent_options import GIVE_UP, AgentOptions, die_with, tell_on_stderr
 from passel.errors import Interrupted
+from passel.pipeline.task_limit import too_few_tasks
 
 _ENDS = (0, GIVE_UP, Interrupted.exit_code)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _LIVED_WELL_S = 60.0
+_TASKS = 16
+"""Processes and threads of an agent with one small step; below that it cannot even say why it dies."""
 _log = logging.getLogger("passel.worker")
 
 
@@ -36,13 +39,17 @@ class Supervisor:
         try:
             while not self._told_to_stop.is_set():
                 started_s = time.monotonic()
-                code = self._run_once()
-                if code in _ENDS:
-                    return code
+                if few := too_few_tasks(_TASKS):
+                    trouble = f"cannot start ({few})"
+                else:
+                    code = self._run_once()
+                    if code in _ENDS:
+                        return code
+                    trouble = _how_it_ended(code)
                 pause_s = _FIRST_PAUSE_S if time.monotonic() - started_s > _LIVED_WELL_S else pause_s
                 if self._told_to_stop.is_set():
                     break  # it died of our own signal
-                _log.error("the worker's process %s; it starts again in %.1f s", _how_it_ended(code), pause_s)
+                _log.error("the worker's process %s; it starts again in %.1f s", trouble, pause_s)
                 self._told_to_stop.wait(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             return Interrupted.exit_code
