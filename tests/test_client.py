@@ -274,3 +274,9 @@ def test_a_wrong_token_is_said(photos: Path, tmp_path: Path) -> None:
             command(["tasks", "--server", f"127.0.0.1:{port}", "--token", "right"]), capture_output=True, check=True
         )
         assert done.stdout == b"no tasks\n"
+        elsewhere = ["run", str(photos), "--output", str(tmp_path / "map"), "--cluster", f"http://127.0.0.1:{port}"]
+        assert said(*elsewhere, "--token", "wrong").returncode == 1
+        assert said(*elsewhere, "--token", "right").returncode == 0
+        assert (tmp_path / "map" / "odm_orthophoto" / "odm_orthophoto.tif").is_file()
+        alone = said("run", str(photos), "--output", str(tmp_path / "here"), "--token", "right")
+        assert (alone.returncode, "--token is for the server of --cluster" in alone.stderr) == (2, True)

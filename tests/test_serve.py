@@ -251,7 +251,10 @@ def test_the_invitation_says_what_to_type() -> None:
     later = invitation(ready("--listen", "0.0.0.0"), terminal=False)
     assert "█" not in later
     assert "sh -s -- TOKEN\n" in later
-    assert "passel token create --join" in later
+    assert "passel token create --join\n" in later
+    elsewhere = invitation(ready("--listen", "0.0.0.0", "--data", "/srv/my maps"), terminal=False)
+    assert "passel token create --join --data '/srv/my maps'\n" in elsewhere
+    assert "passel token create --api --data '/srv/my maps'\n" in elsewhere
 
 
 def certificate(folder: Path) -> tuple[str, str]:

@@ -43,7 +43,7 @@ class OnePassel:
 
     def view(self) -> PasselView:
         worker = WorkerView("w1", "working", "host7", 4, 8000, 6000, running=("features secret.jpg",))
-        return PasselView("p", "1", 5.0, 0.0, None, (worker,), ("curl http://host7/join",))
+        return PasselView("p", "1", 5.0, 0.0, None, (worker,), ("curl http://host7/join | sh -s -- TOKEN",))
 
     def drain(self, worker: str, drained: bool) -> None:
         self.orders.append(("drain", worker, drained))
@@ -100,7 +100,7 @@ def test_a_named_token_sees_no_photos_of_others_and_changes_nothing(client: Test
         seen = client.get(f"/ui/api/{path}", headers=bearer("anna"))
         assert "does not look after the passel" in seen.json()["error"]
         assert "secret.jpg" not in seen.text
-    for path in ("workers/drain", "workers/revoke", "tokens/create", "tokens/revoke"):
+    for path in ("workers/drain", "workers/revoke", "tokens/create", "tokens/revoke", "invite"):
         answer = client.post(f"/ui/api/{path}", headers=bearer("anna"), data={"kind": "api", "worker": "w1"})
         assert "does not look after the passel" in answer.json()["error"]
     assert passel.orders == []
@@ -109,13 +109,16 @@ def test_a_named_token_sees_no_photos_of_others_and_changes_nothing(client: Test
 def test_the_operator_gives_orders(client: TestClient, passel: OnePassel) -> None:
     seen = client.get("/ui/api/passel", headers=bearer("op")).json()
     assert seen["workers"][0]["running"] == ["features secret.jpg"]
-    assert seen["qr"].startswith("<svg")
-    assert "viewBox" in seen["qr"], "it would be a few pixels large on the page"
     assert client.get("/ui/api/tokens", headers=bearer("op")).json()["tokens"][0]["name"] == "anna"
     made = client.post("/ui/api/tokens/create", headers=bearer("op"), data={"kind": "join", "name": "x", "days": "2"})
     assert made.json() == {"success": True, "token": "new-token"}
     client.post("/ui/api/workers/drain", headers=bearer("op"), data={"worker": "w1", "drained": "true"})
     assert passel.orders == [("create", "join", "x", 172800.0), ("drain", "w1", True)]
+    invited = client.post("/ui/api/invite", headers=bearer("op")).json()
+    assert invited["lines"][0].endswith(" new-token")
+    assert passel.orders.pop() == ("create", "join", "web page", 7 * 86400.0)
+    assert invited["qr"].startswith("<svg")
+    assert "viewBox" in invited["qr"], "it would be a few pixels large on the page"
     for wrong in ({"kind": "root"}, {"kind": "api", "days": "soon"}):
         assert client.post("/ui/api/tokens/create", headers=bearer("op"), data=wrong).json()["success"] is False
 

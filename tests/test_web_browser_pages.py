@@ -25,6 +25,7 @@ from passel.server.job_store import JobStore
 from passel.server.jobs import Job, Order, State
 from passel.web.cloud_nodes import CLOUD
 from product_tiles import Field
+from runs import command
 from serving import running
 
 pytestmark = NEEDS_BROWSER
@@ -177,6 +178,23 @@ def test_a_server_that_goes_and_comes_back(browser: Any, tmp_path: Path) -> None
         server.wait_for("is ready")
         page.get_by_text("The server does not answer").wait_for(state="hidden")
         page.get_by_text("This server runs in test mode").wait_for()
+
+
+def test_the_line_for_another_machine_has_a_token_that_opens(browser: Any, tmp_path: Path) -> None:
+    words, address = start(tmp_path, "--no-worker", "--token", "operator", listen="0.0.0.0")
+    with running(words, tmp_path / "serve.log") as server:
+        server.wait_for("is ready")
+        visit = Visit(browser, f"{address}?token=operator#/machines")
+        visit.page.get_by_role("button", name="Show the line to type").click()
+        typed = visit.page.locator("code", has_text=" join https://").text_content().split()
+        assert visit.page.locator("code", has_text="/join | sh -s --").text_content().endswith(typed[-1])
+        assert visit.page.locator(".qr svg").count() == 1
+        joining = running([*command(typed[1:]), "--home", str(tmp_path / "home")], tmp_path / "join.log")
+        with joining as worker:
+            worker.wait_for("MB for steps of")
+            visit.page.get_by_text("nothing", exact=True).wait_for()  # it is in the list of machines, and runs nothing
+        assert visit.page.locator("code", has_text=" join https://").count() == 1, "the next look took the line away"
+        assert visit.errors == []
 
 
 class _Stranger(http.server.BaseHTTPRequestHandler):

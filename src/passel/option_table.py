@@ -171,6 +171,7 @@ SUPPORTED = (
     Option("geo", "path", None, "geo.txt: positions (and angles) of the photos", field="geo"),
     Option("cluster", "string", "", "URL of a Passel that does the work; the map is brought back"),
     Option("sm-cluster", "string", "", "the same under OpenDroneMap's name; any NodeODM server will do"),
+    Option("token", "string", "", "with --cluster or --sm-cluster: API token (default: $PASSEL_TOKEN)"),
     Option("max-concurrency", "int", usable_cores(), "cores to use", Range(1), "cores", field="max_concurrency"),
     Option("rerun-all", "bool", False, "forget earlier work and make everything again", field="rerun_all"),
     Option("rerun-from", "enum", "", "make everything again from this stage on", _STAGE_CHOICES, field="rerun_from"),

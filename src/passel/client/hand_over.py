@@ -140,7 +140,10 @@ def hand_over(server: Server, order: Order, desk: Desk) -> TaskState:
     if state.code != COMPLETED:
         desk.forget()
         what = "was canceled there" if state.code == CANCELED else f"failed: {state.error or 'its log says why'}"
-        raise RemoteError(f"the task {what}", f"{server.address.url} {state.uuid}", "`passel logs` shows its log")
+        url = server.address.url
+        raise RemoteError(
+            f"the task {what}", f"{url} {state.uuid}", f"`passel logs {state.uuid} --server {url}` tells more"
+        )
     bring_back(server, note.uuid, desk)
     desk.forget()
     return state
@@ -290,7 +293,7 @@ def bring_back(server: Server, uuid: str, desk: Desk) -> None:
             desk.archive.unlink()
             if is_last:
                 raise RemoteError(
-                    "the server's archive is damaged", server.address.url, "`passel restart` makes it again"
+                    "the server's archive is damaged", server.address.url, f"`passel restart {uuid}` makes it again"
                 ) from None
             desk.say("the download was damaged: it is fetched again")
     desk.archive.unlink()

@@ -6,6 +6,9 @@ import argparse
 import math
 import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +29,21 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""
         raise UsageError(f"{self.prog}: {message}", todo=f"`{self.prog} --help` tells more")
+
+
+def own_command() -> str:
+    """`passel` as it was typed, so that what we tell people to type works for them."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m passel"
+    found = shutil.which("passel")
+    is_found = found is not None and program.exists() and program.samefile(found)
+    return shlex.quote(str(program)) if program.name == "passel" and not is_found else "passel"
+
+
+def with_data(data: Path | None) -> str:
+    """What a command needs to find this data folder: '' when it is the usual one."""
+    return "" if data is None or data == default_data() else f" --data {shlex.quote(str(data))}"
 
 
 def token_of_environment(first: str = "PASSEL_TOKEN") -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from passel.client.hand_over import Desk, Order, bring_back, hand_over, order_of, submit, watch
 from passel.client.wire import COMPLETED, STATES, Address, RemoteError, Server, TaskState
-from passel.commands.arguments import CommandParser, folder, own_folder, token_of_environment
+from passel.commands.arguments import CommandParser, folder, own_command, own_folder, token_of_environment
 from passel.commands.table import table, time_text
 from passel.commands.unread import unread_pictures
 from passel.errors import InputError, UsageError
@@ -23,7 +23,9 @@ from passel.option_table import BY_NAME, Value
 from passel.options import Parsed, has_json_text, parse_options
 
 _HERE = "http://127.0.0.1:3000"
-_LOCAL = frozenset({"output", "project-path", "name", "cluster", "sm-cluster", "rerun-all", "rerun", "max-concurrency"})
+_LOCAL = frozenset(
+    {"output", "project-path", "name", "cluster", "sm-cluster", "token", "rerun-all", "rerun", "max-concurrency"}
+)
 """Options that concern this command line or this computer."""
 _SIDE_FILES = ("geo.txt", "image_groups.txt", "gcp_list.txt")
 _LINE_EVERY_S = 5.0
@@ -68,7 +70,7 @@ class Display:
 
 def run_elsewhere(parsed: Parsed, photos: Path, output: Path) -> int:
     """`passel run` on another computer: the map ends up in `output` as if it were made here."""
-    address = Address.parse(parsed.server, token_of_environment())
+    address = Address.parse(parsed.server, str(parsed.values.get("token", "")) or token_of_environment())
     display = Display()
     desk = Desk(output, display.say, display.bar)
     order = _order(parsed, photos, output)
@@ -79,7 +81,7 @@ def run_elsewhere(parsed: Parsed, photos: Path, output: Path) -> int:
     except KeyboardInterrupt:
         display.end()
         print("\npassel: stopped watching. A task that has all its photos goes on there; the same command looks at it again "
-              f"(passel cancel UUID --server {address.url} ends it).", file=sys.stderr)  # fmt: skip
+              f"({own_command()} cancel UUID --server {address.url} ends it).", file=sys.stderr)  # fmt: skip
         return 130
     finally:
         display.end()
@@ -154,7 +156,7 @@ def download(words: tuple[str, ...]) -> int:
         state = server.task(given.uuid)
         if state.code != COMPLETED:
             word = STATES.get(state.code, "?")
-            raise RemoteError(f"the task is {word}", given.uuid, "`passel logs -f UUID` waits for it")
+            raise RemoteError(f"the task is {word}", given.uuid, f"`{_again('logs -f', given)}` waits for it")
         try:
             bring_back(server, given.uuid, Desk(output, display.say, display.bar))
         finally:
@@ -168,7 +170,9 @@ def cancel(words: tuple[str, ...]) -> int:
     given = _parser("cancel", "Stop a task. What is finished is kept.", uuid=True).parse_args(words)
     with _server(given) as server:
         if server.task(given.uuid).code == COMPLETED:
-            raise RemoteError("the task is done: nothing to cancel", given.uuid, "passel remove UUID deletes it")
+            raise RemoteError(
+                "the task is done: nothing to cancel", given.uuid, f"{_again('remove', given)} deletes it"
+            )
         server.act("cancel", given.uuid)
     print(f"{given.uuid} is canceled.")
     return 0
@@ -199,6 +203,12 @@ def _parser(command: str, about: str, uuid: bool = False) -> CommandParser:
     parser.add_argument("--server", default=_HERE, metavar="URL", help=f"a Passel or NodeODM (default {_HERE})")
     parser.add_argument("--token", default="", metavar="T", help="API token (default: $PASSEL_TOKEN)")
     return parser
+
+
+def _again(command: str, given: argparse.Namespace) -> str:
+    """Another command about the same task, as it can be typed here."""
+    elsewhere = f" --server {Address.parse(given.server, '').url}" if given.server != _HERE else ""
+    return f"{own_command()} {command} {given.uuid}{elsewhere}"
 
 
 def _server(given: argparse.Namespace) -> Server:

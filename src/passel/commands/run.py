@@ -28,6 +28,8 @@ def run(words: tuple[str, ...]) -> int:
 
         check_writable(output)
         return run_elsewhere(parsed, photos, output)
+    if "token" in parsed.values:
+        raise UsageError("--token is for the server of --cluster", todo="leave it out, or say --cluster URL")
     options = with_side_files(parsed.options, photos, output)
     for notice in (*parsed.notices, *_control_point_notice(parsed, photos, output)):
         print(f"passel: {notice}", file=sys.stderr)

@@ -14,7 +14,7 @@ import segno
 
 import passel
 from passel.cluster.coordinator.listening import is_loopback
-from passel.commands.arguments import CommandParser, default_data, folder, positive, whole
+from passel.commands.arguments import CommandParser, default_data, folder, own_command, positive, whole, with_data
 from passel.commands.nodeodm_words import in_our_words
 from passel.errors import UsageError
 from passel.gateway.policy import Engine
@@ -68,6 +68,8 @@ def options_of(words: tuple[str, ...]) -> ServeOptions:
         host_name=next(iter(host_names), ""),
         artifact_store=given.artifact_store,
         artifact_endpoint=given.artifact_store_endpoint,
+        command=own_command(),
+        data_words=with_data(given.data),
     )
 
 
@@ -227,7 +229,7 @@ def invitation(ready: Ready, terminal: bool) -> str:
     news = "has another address now." if ready.moved else "is ready."
     lines = [f"passel {passel.__version__}: {options.name!r} {news}", "", f"  open     {page}"]
     if options.is_local:
-        lines += ["           Only this computer can reach it. For others: passel serve --listen 0.0.0.0"]
+        lines += [f"           Only this computer can reach it. For others: {options.typed('serve --listen 0.0.0.0')}"]
     else:
         lines += [f"           or {options.page(ready.port, host)}" for host in ready.hosts[1:3]]
         lines += ["", *_tokens(ready, page)]
@@ -241,17 +243,17 @@ def invitation(ready: Ready, terminal: bool) -> str:
 def _tokens(ready: Ready, page: str) -> list[str]:
     join = f"passel join https://{_in_url(ready.hosts[0])}:{ready.workers_port} --token "
     bare = f"curl -fsS {page}join | sh -s -- "
-    token = ready.join_token or "TOKEN"
+    token, typed = ready.join_token or "TOKEN", ready.options.typed
     lines = [f"  submit   with the API token {ready.api_token}"] if ready.api_token else []
     lines += ["  more computers join with one line:", f"           {bare}{token}", f"           {join}{token}"]
     if not ready.kit:
         lines.append("           the first of them in a minute: the kit that it fetches is being made")
     if ready.join_token:
-        lines.append(f"           within {JOIN_TOKEN_DAYS} days; another token: passel token create --join")
+        lines.append(f"           within {JOIN_TOKEN_DAYS} days; another token: {typed('token create --join')}")
     else:
-        lines.append("           TOKEN: as shown at the first start; another one: passel token create --join")
+        lines.append(f"           TOKEN: as shown at the first start; another one: {typed('token create --join')}")
     if not ready.api_token:
-        lines.append("           Another API token: passel token create --api")
+        lines.append(f"           Another API token: {typed('token create --api')}")
     return lines
 
 

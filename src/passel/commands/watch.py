@@ -16,7 +16,14 @@ from passel.cluster.coordinator.status import JobStatus, WorkerStatus
 from passel.cluster.trust.join import WORKERS_PORT, Unreachable
 from passel.cluster.trust.roster import Member, Roster
 from passel.cluster.trust.tokens import AccessBook, Tokens
-from passel.commands.arguments import CommandParser, default_data, folder, token_of_environment
+from passel.commands.arguments import (
+    CommandParser,
+    default_data,
+    folder,
+    own_command,
+    token_of_environment,
+    with_data,
+)
 from passel.commands.table import memory_text, table, time_text
 from passel.errors import UsageError
 
@@ -29,7 +36,7 @@ def status(words: tuple[str, ...]) -> int:
     parser = _parser("status", "Show what a passel does: workers, steps, jobs, pace, time left.\n" + _WHERE)
     given = parser.parse_args(words)
     seen = _client(given).overview()
-    print(json.dumps(asdict(seen), indent=1) if given.json else overview_text(seen))
+    print(json.dumps(asdict(seen), indent=1) if given.json else overview_text(seen, _where(given)))
     return 0
 
 
@@ -69,15 +76,15 @@ def drain(words: tuple[str, ...]) -> int:
     return 0
 
 
-def overview_text(seen: Overview) -> str:
-    """The passel in a screenful."""
+def overview_text(seen: Overview, where: str = "") -> str:
+    """The passel in a screenful. where: what further commands need to find it."""
     running = sum(len(w.running) for w in seen.passel.workers)
     waiting = sum(j.waiting for j in seen.passel.jobs)
     lines = [
         f"{seen.name}: Passel {seen.version}, up {time_text(seen.uptime_s)}",
         f"{running} running, {waiting} waiting; {seen.steps_a_minute:g} a minute"
         + (f"; all done in about {time_text(seen.rest_s)}" if seen.rest_s is not None else ""),
-        *_nobody_takes_steps(seen),
+        *_nobody_takes_steps(seen, where),
         *(f"! the disk of {w.name} is full: it waits for room" for w in seen.passel.workers if w.state == "full"),
         "",
         workers_text(seen),
@@ -87,7 +94,7 @@ def overview_text(seen: Overview) -> str:
     return "\n".join(lines)
 
 
-def _nobody_takes_steps(seen: Overview) -> list[str]:
+def _nobody_takes_steps(seen: Overview, where: str) -> list[str]:
     """Why the jobs' steps wait, when there is nobody to give them to."""
     states = {w.state for w in seen.passel.workers} - {"lost"}
     if not seen.passel.jobs or states & {"working", "idle"}:
@@ -95,7 +102,8 @@ def _nobody_takes_steps(seen: Overview) -> list[str]:
     if not states:
         return ["! no worker is connected: the steps wait for one (passel join)"]
     if states == {"draining"}:
-        return ["! every worker is draining: no new steps begin (passel drain NAME --undo gives one steps again)"]
+        undo = f"{own_command()} drain NAME --undo{where}"
+        return [f"! every worker is draining: no new steps begin ({undo} gives one steps again)"]
     return ["! no worker takes steps: those that are not draining have no room"]
 
 
@@ -166,6 +174,10 @@ def _revoke(given: argparse.Namespace) -> int:
             book.close()
     print(f"{given.name} is shut out for good.")
     return 0
+
+
+def _where(given: argparse.Namespace) -> str:
+    return f" --url {given.url}" if given.url else with_data(given.data)
 
 
 def _client(given: argparse.Namespace) -> AdminClient:

@@ -16,7 +16,7 @@ from passel.option_table import BY_NAME, TABLE, Option, Range
 from passel.options import has_json_text, parse_value
 from passel.server.jobs import GivenOption, JobError, OptionValue
 
-HIDDEN = frozenset({"output", "name", "project-path", "rerun-all", "rerun", "cluster", "sm-cluster"})
+HIDDEN = frozenset({"output", "name", "project-path", "rerun-all", "rerun", "cluster", "sm-cluster", "token"})
 """Options that concern a command line or the server's own disk; paths are hidden too."""
 POST_PROCESSING = ("pc-ept", "cog", "gltf")
 """What NodeODM turns on unless told to skip it; its clients look for them in a task's options."""

@@ -31,6 +31,7 @@ class ServeOptions:
     nodes.json of ClusterODM. public_url: of the public port as nodes reach it, '' = by its address. tls: None = plain HTTP.
     host_name: the public name of this server for people and other machines, '' = its address. artifact_store: the URL of the
     bucket for artifacts, '' = none. artifact_endpoint: of its service, '' = as the environment says, or Amazon's.
+    command: how `passel` was typed. data_words: what further commands need to find this data folder, '' when it is the usual one.
     """
 
     server: ServerSettings
@@ -50,6 +51,12 @@ class ServeOptions:
     host_name: str = ""
     artifact_store: str = ""
     artifact_endpoint: str = ""
+    command: str = "passel"
+    data_words: str = ""
+
+    def typed(self, words: str) -> str:
+        """A command for this passel as its operator can type it here."""
+        return f"{self.command} {words}{self.data_words}"
 
     @property
     def is_test(self) -> bool:

@@ -213,7 +213,8 @@ class _Serving:
             lambda: [service.folder(j.uuid).output for j in service.all_tasks() if j.state is State.COMPLETED][-20:],
         )
         testing = self._options.is_test
-        passel = None if testing else UiPassel(self, self._tokens, self._join_lines, lambda: self._local_name)
+        others = self._options.typed("serve --listen 0.0.0.0")
+        passel = None if testing else UiPassel(self, self._tokens, self._join_lines, lambda: self._local_name, others)
         nodes = UiNodes(NodeDesk(self._gateway.book)) if self._gateway is not None else None
         add_ui(self._server, Services(passel, None if testing else surveyor, nodes))
         return surveyor

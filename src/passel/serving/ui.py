@@ -39,20 +39,23 @@ def join_lines(page: str, host: str, workers_port: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class UiPassel:
-    """The UI's `Passel`. join_lines, local (name of this machine's worker): asked for at each view, for they change."""
+    """The UI's `Passel`. join_lines, local (name of this machine's worker): asked for at each view, for they change.
+    open_line: starts this passel so that others can join.
+    """
 
     admin: Admin
     book: Tokens
     join_lines: Callable[[], tuple[str, ...]]
     local: Callable[[], str]
+    open_line: str
 
     def view(self) -> PasselView:
         """This moment."""
         now: Overview = self.admin.overview()
         workers = tuple(_worker(w, self.local()) for w in now.passel.workers)
         return PasselView(
-            now.name, now.version, now.uptime_s, now.steps_a_minute, now.rest_s, workers, self.join_lines()
-        )
+            now.name, now.version, now.uptime_s, now.steps_a_minute, now.rest_s, workers, self.join_lines(), self.open_line
+        )  # fmt: skip
 
     def drain(self, worker: str, drained: bool) -> None:
         """No new steps for this worker, or again some. Raises UsageError."""

@@ -16,11 +16,14 @@ from passel.server.requests import Desk, answer
 from passel.web.ports import Passel, Services
 
 LONGEST_NAME = 60
-_YEAR_S = 366 * 86400.0
+INVITED_DAYS = 7
+"""How long the token in the line for another machine is good, as with `passel serve`'s own."""
+_DAY_S = 86400.0
+_YEAR_S = 366 * _DAY_S
 
 
 def passel_routes(desk: Desk, services: Services) -> APIRouter:
-    """/ui/api/passel and /ui/api/tokens. They concern the whole passel, so only the operator's tokens open them, as on the
+    """/ui/api/passel, /ui/api/invite and /ui/api/tokens. They concern the whole passel, so only the operator's tokens open them, as on the
     workers' port: whoever could make tokens could make one of anybody's name and see that one's tasks.
     """
     router = APIRouter(prefix="/ui/api", include_in_schema=False)
@@ -31,9 +34,7 @@ def passel_routes(desk: Desk, services: Services) -> APIRouter:
         check_operator(desk, request)
         if passel is None:
             return answer({"name": "", "workers": [], "join_lines": [], "alone": True})
-        seen = asdict(passel.view())
-        lines = seen["join_lines"]
-        return answer({**seen, "qr": qr_svg(lines[0]) if lines else ""})
+        return answer(asdict(passel.view()))
 
     @router.get("/tokens")
     async def tokens(request: Request) -> Response:
@@ -78,6 +79,20 @@ def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
         passel.revoke_token(fields.get("id", ""))
         return ""
 
+    @router.post("/invite")
+    async def invite(request: Request) -> Response:
+        """The lines for another machine, with a token made for them."""
+        check_operator(desk, request)
+        lines = passel.view().join_lines
+        if not lines:
+            return answer({"success": False, "error": "This server listens on this machine only"})
+        try:
+            token = passel.create_token("join", "web page", INVITED_DAYS * _DAY_S)
+        except PasselError as e:
+            return answer({"success": False, "error": str(e)})
+        lines = tuple(line.replace("TOKEN", token) for line in lines)
+        return answer({"success": True, "lines": lines, "qr": qr_svg(lines[0]), "days": INVITED_DAYS})
+
     order("/workers/drain", drain)
     order("/workers/revoke", shut_out)
     order("/tokens/create", create)
@@ -104,7 +119,7 @@ def _lifetime_s(days: str) -> float | None:
         raise UsageError(
             "the days must be a number above 0", days[:40], "leave them empty for a token that never expires"
         )
-    return min(max(count * 86400, 60.0), 10 * _YEAR_S)
+    return min(max(count * _DAY_S, 60.0), 10 * _YEAR_S)
 
 
 def qr_svg(text: str) -> str:

@@ -28,7 +28,8 @@ class WorkerView:
 class PasselView:
     """The machines at a moment. steps_a_minute: over the last minutes. rest_s: until all jobs are done, None = unknown.
 
-    join_lines: what to type on another machine, the likeliest first; empty when nothing listens beyond this machine.
+    join_lines: what to type on another machine, with TOKEN for a join token; empty when nothing listens beyond this machine.
+    open_line: what to type here instead, so that others can join.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PasselView:
     rest_s: float | None
     workers: tuple[WorkerView, ...] = ()
     join_lines: tuple[str, ...] = ()
+    open_line: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,19 @@ import { duration, el, fill, note, state, table } from "./dom.js";
 export async function machinesPage(main, still) {
   document.title = "Machines · Passel";
   const body = el("div", { class: "stack" });
+  const joining = el("div");
   const trouble = el("div");
-  fill(main, el("div", { class: "head" }, el("h1", {}, "Machines")), trouble, body);
+  fill(main, el("div", { class: "head" }, el("h1", {}, "Machines")), trouble, el("div", { class: "stack" }, body, joining));
   let before = "";
+  let lines = "";
   await poll(async () => {
     const seen = await get("/ui/api/passel", still);
     const key = JSON.stringify({ ...seen, uptime_s: 0 });
-    if (key !== before) fill(body, summary(seen), workers(seen.workers, trouble), join(seen));
+    if (key !== before) fill(body, summary(seen), workers(seen.workers, trouble));
     before = key;
+    const address = JSON.stringify([seen.alone, seen.join_lines]);
+    if (address !== lines) fill(joining, join(seen)); // not at every look: it may show a token
+    lines = address;
     return "";
   }, 2000, still);
 }
@@ -56,13 +61,30 @@ function workers(seen, trouble) {
 
 function join(seen) {
   if (seen.alone) return null;
-  if (!seen.join_lines.length) return el("section", { class: "card" }, el("h2", {}, "Add a machine"), el("p", { class: "soft", style: "margin:0" }, "This server listens on this machine only. Start it with ", el("code", {}, "passel serve --listen 0.0.0.0"), " to let others join."));
+  const head = el("h2", { style: "margin:0" }, "Add a machine");
+  if (!seen.join_lines.length) return el("section", { class: "card stack" }, head, el("p", { class: "soft", style: "margin:0" }, "This server listens on this machine only. Start it so that others can join:"), copyLine(seen.open_line));
+  const shown = el("div", { "aria-live": "polite" });
+  const show = async () => {
+    try {
+      fill(shown, invitation(await post("/ui/api/invite", {})));
+    } catch (error) {
+      fill(shown, note(error.message, true));
+    }
+  };
+  return el("section", { class: "card stack" }, head,
+    el("p", { style: "margin:0" }, "On a machine with Python, in the same network. Nothing is fetched from the internet."),
+    el("div", {}, el("button", { class: "primary", onclick: show }, "Show the line to type")), shown);
+}
+
+// What to type there: without and with Passel installed.
+function invitation(made) {
   const box = el("div", { class: "qr" });
-  const parsed = new DOMParser().parseFromString(seen.qr, "image/svg+xml").documentElement;
+  const parsed = new DOMParser().parseFromString(made.qr, "image/svg+xml").documentElement;
   if (parsed.tagName === "svg") box.append(document.importNode(parsed, true));
-  return el("section", { class: "card stack" }, el("h2", { style: "margin:0" }, "Add a machine"),
-    el("p", { style: "margin:0" }, "On a machine with Python, in the same network. Nothing is fetched from the internet. It asks for a join token: make one under Settings."),
-    el("div", { class: "row", style: "align-items:flex-start" }, el("div", { class: "stack", style: "flex:1;min-width:min(300px,100%)" }, seen.join_lines.map(copyLine)), box));
+  const [bare, installed] = made.lines;
+  return el("div", { class: "row", style: "align-items:flex-start" }, el("div", { class: "stack", style: "flex:1;min-width:min(300px,100%)" },
+    copyLine(bare), el("p", { class: "small soft", style: "margin:0" }, "Where Passel is installed already:"), copyLine(installed),
+    el("p", { class: "small soft", style: "margin:0" }, `Good for ${made.days} days and any number of machines. Settings lists its token and can revoke it.`)), box);
 }
 
 export function copyLine(text) {
