@@ -83,8 +83,8 @@ def facts(name: str, **changes: object) -> PhotoFacts:
     """Facts of a photo without a file."""
     plain: dict[str, object] = {
         "name": name, "sha256": f"sha-{name}", "size_bytes": 1000, "width_px": 4000, "height_px": 3000,
-        "original_width_px": None, "make": "DJI", "model": "FC300S", "lens": "", "orientation": 1, "focal_mm": 3.61,
-        "focal35_mm": 20.0, "digital_zoom": 1.0, "focal_plane_px_per_mm": None, "xmp_focal_px": None, "position": None,
+        "original_width_px": None, "original_height_px": None, "make": "DJI", "model": "FC300S", "lens": "", "orientation": 1,
+        "focal_mm": 3.61, "focal35_mm": 20.0, "digital_zoom": 1.0, "focal_plane_px_per_mm": None, "xmp_focal_px": None, "position": None,
         "gps_note": "", "time": "", "yaw_deg": None, "pitch_deg": None, "roll_deg": None, "relative_altitude_m": None,
         "sharpness": 1000.0,
     }  # fmt: skip

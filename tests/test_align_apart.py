@@ -24,14 +24,16 @@ def chain(*photos: int) -> list[PairMatches]:
 
 def test_groups_are_held_together_by_matches_not_by_a_few_chance_ones() -> None:
     found = [*chain(*range(10)), *chain(*range(10, 22)), *chain(23, 24, 25), pair(3, 15, MIN_MATCHES - 1)]
-    assert groups_by_matches(found, NAMES, ()) == (NAMES[10:22], NAMES[:10])
-    assert groups_by_matches([*found, pair(3, 15, MIN_MATCHES)], NAMES, ()) == (NAMES[:22],)
+    assert groups_by_matches(found, NAMES, ()) == (NAMES[10:22], NAMES[:10], NAMES[23:26])
+    assert groups_by_matches([*found, pair(3, 15, MIN_MATCHES)], NAMES, ()) == (NAMES[:22], NAMES[23:26])
 
 
 def test_photos_that_are_placed_hold_no_group_together() -> None:
     found = [*chain(*range(10)), *chain(9, 10, 11), *chain(*range(11, 20))]
     assert groups_by_matches(found, NAMES, NAMES[:10]) == (NAMES[10:20],)
-    assert groups_by_matches(found, NAMES, NAMES[:13]) == ()
+    assert groups_by_matches([*found, pair(9, 11)], NAMES, NAMES[:10]) == (NAMES[10:20],)
+    assert groups_by_matches(found, NAMES, NAMES[:13]) == ()  # seven that match one of those
+    assert groups_by_matches([pair(1, 2), pair(4, 5)], NAMES, NAMES[4:]) == (NAMES[1:3],)
     assert groups_by_matches([], NAMES, ()) == ()
 
 

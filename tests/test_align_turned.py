@@ -49,6 +49,25 @@ def test_turned_photos_are_found_and_bend_nothing(block, which):
     assert miss_m(taken_as_is, block.scene) > 2 * miss_m(scene, block.scene)
 
 
+@pytest.mark.parametrize("really", [True, False])
+@pytest.mark.parametrize(
+    ("strips", "along", "points", "noise_px"), [(3, 3, 150, 1.5), (2, 4, 150, 2.0), (4, 5, 400, 3.0)]
+)
+def test_a_few_photos_of_poor_quality_are_told_apart_as_well(strips, along, points, noise_px, really):
+    """Turned or not, their errors differ by two to five percent; which of the two is likelier is plain all the same."""
+    w = world(strips=strips, along=along, points=points, noise_px=noise_px)
+    which = np.arange(w.photos) // along == 1
+    start, evidence = shaken(w.scene), replace(w.evidence(0.5), noise_px=np.full(w.photos, 1.5 * noise_px))
+    yaw = yaws_deg(w) if really else yaws_deg(w) + 180.0 * which
+    if really:
+        start, evidence = turned_back(start, evidence, which)
+        start = replace(start, turned=np.zeros(w.photos, bool))
+    as_is, facts = adjust_whole(start, evidence, w.matches())
+    assert np.array_equal(turned_photos(as_is, yaw), which)
+    scene, _ = with_turned_photos(as_is, facts, evidence, w.matches(), yaw)
+    assert np.array_equal(scene.turned, which & really)
+
+
 def test_a_wrong_yaw_turns_no_photo(block):
     """Near the nadir some gimbals tell the opposite yaw with 180° of roll."""
     first, facts = adjust_whole(shaken(block.scene), block.evidence(0.3), block.matches())

@@ -56,6 +56,7 @@ class FakeExecutor:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self.groups: dict[str, list[tuple[str, ...]]] = {}
+        self.stands: dict[str, tuple[str, ...]] = {}
         self.mapped: list[str] = []
         self.steps: dict[str, Step] = {}
 
@@ -80,8 +81,10 @@ class FakeExecutor:
             return StepFailure(step, "it took longer than allowed", "timeout", 3)
         why = "" if word == GOOD else "GPS residual 60 m"
         groups = json.dumps(self.groups.get(step.name, []))
+        stands = json.dumps(self.stands.get(step.name, []))
         facts = (
-            ("passed", word == GOOD), ("why", why), ("groups", groups), ("tilt_by_altitudes_deg", 0.0), ("turned", 0),
+            ("passed", word == GOOD), ("why", why), ("groups", groups), ("stands", stands),
+            ("tilt_by_altitudes_deg", 0.0), ("turned", 0),
         )  # fmt: skip
         cost = Cost("m", "2026-01-01T00:00:00+00:00", 1.0, 1.0, 1.0, 1)
         return Artifact(
@@ -126,7 +129,7 @@ def run_with_groups(job: Job, judge: Judge, **groups: list[tuple[str, ...]]) -> 
 def test_photos_that_a_good_model_left_out_are_mapped_by_themselves(job):
     """Beyond a lake: they match one another and nobody else, and only GPS tells where they belong."""
     core, halo = split().submodels[0].core, split().submodels[0].halo
-    found, executor = run_with_groups(job, all_good, s0_global=[core[:9], (*core[9:17], *halo), core[20:27]])
+    found, executor = run_with_groups(job, all_good, s0_global=[core[:9], (*core[9:17], *halo), core[20:23]])
     assert statuses(found) == {"s0": ("good", 1), "s0x0": ("apart", 1), "s0x1": ("resplit", 1), "s1": ("good", 1)}
     assert scenes_aligned(found, executor) == {"s0_global", "s0x0_global", "s0x1_global", "s1_global"}
     cores = {m.submodel.name: m.submodel.core for m in found.submodels}
@@ -163,6 +166,51 @@ def test_a_failed_submodel_is_cut_where_nothing_matches(job):
     assert scenes_aligned(found, executor) == {"s0a_global", "s0b_incremental", "s1_global"}
     assert [m.submodel.core for m in found.submodels[:2]] == [core[::2], core[1::2]]
     assert [m.submodel.halo for m in found.submodels[:2]] == [halo, ()]
+
+
+def few(job: Job, number: int, gps: bool = True) -> tuple[Job, SplitPlan]:
+    photos = job.survey.photos[:number]
+    survey = replace(job.survey, photos=photos if gps else tuple(replace(p, position=None) for p in photos))
+    if not gps:
+        survey = replace(survey, frame=Frame.local())
+    return replace(job, survey=survey), SplitPlan((Submodel("s0", tuple(p.name for p in photos), ()),))
+
+
+def test_two_small_fields_that_share_nothing_are_both_mapped(job):
+    """Six photos of each: too few for a submodel of their own, but enough for a map, and GPS says where it belongs."""
+    job, split = few(job, 12)
+    names = split.submodels[0].core
+    executor = FakeExecutor(fails("s0_global", "s0_incremental"))
+    executor.groups = {"s0_incremental": [names[:6], names[6:]]}
+    found = find_cameras(job, split, executor, ignore_events)
+    assert statuses(found) == {"s0a": ("apart", 3), "s0b": ("apart", 3)}
+    assert found.holes == ()
+
+
+@pytest.mark.parametrize("gps", [True, False])
+def test_where_only_a_part_can_be_mapped_it_is_and_the_rest_is_named(job, gps):
+    """Four of seven photos make a model; the other three match none of them and are too few for GPS to place."""
+    job, split = few(job, 7, gps)
+    names = split.submodels[0].core
+    executor = FakeExecutor(fails("s0_global", "s0_incremental", "s0a_global"))
+    executor.groups = {"s0_incremental": [names[:4], names[4:]]}
+    executor.stands = {"s0_incremental": names[:4]}
+    found = find_cameras(job, split, executor, ignore_events)
+    assert statuses(found) == {"s0_rest": ("quarantined", 2), "s0a": ("apart", 4)}
+    assert scenes_aligned(found, executor) == {"s0a_incremental"}
+    [hole] = found.holes
+    assert "3 photos" in hole
+    assert found.notes == ()  # no word of being tied to a rest that is not there
+
+
+def test_where_no_group_can_be_mapped_the_run_says_that_they_share_nothing(job):
+    job, split = few(job, 7)
+    names = split.submodels[0].core
+    executor = FakeExecutor(lambda step: BAD)
+    executor.groups = {"s0_incremental": [names[:4], names[4:]]}
+    executor.stands = {"s0_incremental": names[:4]}
+    with pytest.raises(ReconstructionError, match=r"of 4 photos: GPS residual 60 m; of 3 photos: they show nothing"):
+        find_cameras(job, split, executor, ignore_events)
 
 
 def test_a_group_that_fails_is_halved_and_who_is_in_none_is_named(job):

@@ -62,6 +62,47 @@ def test_focal_prior_sources_in_order(changes: dict[str, object], focal_px: floa
     assert prior.focal_px == pytest.approx(focal_px, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "told", [{}, {"focal35_mm": None}, {"xmp_focal_px": 2340.0}, {"focal35_mm": None, "focal_plane_px_per_mm": 648.3}]
+)
+def test_a_cut_leaves_the_focal_length_in_pixels_and_making_smaller_scales_it(told: dict[str, object]) -> None:
+    size = {"original_width_px": 4000, "original_height_px": 3000}
+    whole = focal_prior(facts("a.jpg", **size, **told))
+    smaller = focal_prior(facts("a.jpg", width_px=1000, height_px=750, **size, **told))
+    upright = focal_prior(facts("a.jpg", width_px=750, height_px=1000, **size, **told))
+    assert smaller.focal_px == pytest.approx(whole.focal_px / 4, rel=1e-3)
+    assert upright.focal_px == pytest.approx(whole.focal_px / 4, rel=1e-3)
+    assert smaller.sigma == whole.sigma
+    cut = focal_prior(facts("a.jpg", width_px=2700, height_px=2300, **size, **told))
+    assert cut.focal_px == pytest.approx(whole.focal_px, rel=1e-3)
+    assert cut.sigma > whole.sigma  # it may have been made smaller, too
+    trimmed = focal_prior(facts("a.jpg", width_px=4000, height_px=2992, **size, **told))  # a lossless turn does that
+    assert (trimmed.focal_px, trimmed.sigma) == (pytest.approx(whole.focal_px, rel=1e-3), pytest.approx(whole.sigma))
+
+
+def test_photos_that_were_cut_are_told_and_their_middle_is_uncertain() -> None:
+    size = {"original_width_px": 4000, "original_height_px": 3000}
+    cut = [replace(f, width_px=3000, height_px=2600, **size) for f in plain_flight()]  # type: ignore[arg-type]
+    survey = survey_of(cut)
+    [camera] = survey.cameras
+    assert camera.is_cut
+    assert camera.centre_sigma == pytest.approx(500 / 2 / 3000)
+    assert finding(survey, "cut").severity == "warning"
+    for untouched in (plain_flight(), [replace(f, width_px=1000, height_px=750, **size) for f in plain_flight()]):  # type: ignore[arg-type]
+        [camera] = survey_of(untouched).cameras
+        assert (camera.is_cut, camera.centre_sigma) == (False, 0.01)
+
+
+@pytest.mark.parametrize(("width", "height", "is_cut"), [(4000, 2250, False), (3000, 4000, False), (3400, 3000, True)])
+def test_an_aspect_that_no_camera_has_was_cut_even_if_an_editor_wrote_its_own_size(
+    width: int, height: int, is_cut: bool
+) -> None:
+    size = {"width_px": width, "height_px": height, "original_width_px": width, "original_height_px": height}
+    survey = survey_of([replace(f, **size) for f in plain_flight()])  # type: ignore[arg-type]
+    assert survey.cameras[0].is_cut == is_cut
+    assert (survey.cameras[0].focal_prior_sigma > 0.1) == is_cut
+
+
 def test_three_by_two_sensor_cut_to_four_by_three() -> None:
     common = {"make": "DJI", "model": "FC6310", "focal_mm": 8.8, "focal35_mm": 24.0}
     full = focal_prior(facts("a.jpg", width_px=5472, height_px=3648, **common))

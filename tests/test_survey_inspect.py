@@ -17,6 +17,7 @@ from passel.pipeline.steps.survey import InspectParams, inspect_batch, load_batc
 from passel.survey.exif import read_tags
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.inspect import inspect_photo, list_photos, photo_sha256, photos_in_folders
+from passel.survey.sensors import focal_prior
 from passel.survey.xmp import Xmp
 from survey_photos import Shot, attribute_xmp, element_xmp
 
@@ -81,10 +82,11 @@ def test_element_form_with_accuracies_and_nadir_counted_from_down(tmp_path: Path
     assert (f.position.horizontal_sigma_m, f.position.vertical_sigma_m) == (0.8, 1.6)
 
 
-def test_dewarp_data_and_resized_photos_scale_the_calibrated_focal(tmp_path: Path) -> None:
+def test_dewarp_data_tell_the_focal_length_in_the_cameras_own_pixels(tmp_path: Path) -> None:
     xmp = attribute_xmp(DewarpData="2020-01-01;640.5,641.0,1,2,0,0,0,0,0", CalibratedFocalLength="0.0")
     f = good(Shot(xmp=xmp, exif={0xA002: 640, 0xA003: 480}).write(tmp_path / "a.jpg"))
-    assert f.xmp_focal_px == pytest.approx(320.25)
+    assert (f.xmp_focal_px, f.original_width_px, f.original_height_px) == (640.5, 640, 480)
+    assert focal_prior(f).focal_px == pytest.approx(320.25)
 
 
 def test_a_photo_whose_pixels_somebody_turned_upright_was_not_made_smaller(tmp_path: Path) -> None:
@@ -92,6 +94,7 @@ def test_a_photo_whose_pixels_somebody_turned_upright_was_not_made_smaller(tmp_p
     f = good(Shot(size=(240, 320), xmp=xmp, exif=tags).write(tmp_path / "a.jpg"))
     assert f.xmp_focal_px == pytest.approx(290.5)
     assert f.focal_plane_px_per_mm == pytest.approx(100.0)
+    assert focal_prior(f).focal_px == pytest.approx(290.5)
 
 
 def test_xmp_reader_is_tolerant() -> None:

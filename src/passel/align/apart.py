@@ -36,18 +36,20 @@ def held_together(scene: Scene) -> NDArray[np.bool_]:
 def groups_by_matches(
     matches: Sequence[PairMatches], photos: Sequence[str], without: Collection[str]
 ) -> tuple[tuple[str, ...], ...]:
-    """Groups of photos that matches hold together, the largest first; none of fewer photos than can be mapped alone.
+    """Groups of two photos or more that matches hold together, the largest first.
 
-    photos: names that the matches index. without: photos that belong to no group and hold none together.
+    photos: names that the matches index. without: photos that belong to no group and hold none together. A group too small to be a
+    submodel of its own that matches any of them is none: it is looked for with what they see.
     """
     left = [name not in without for name in photos]
-    pairs = [
-        (m.first, m.second) for m in matches if left[m.first] and left[m.second] and len(m.features) >= MIN_MATCHES
-    ]
+    held = [(m.first, m.second) for m in matches if len(m.features) >= MIN_MATCHES]
+    pairs = [(i, j) for i, j in held if left[i] and left[j]]
     if not pairs:
         return ()
+    beside = {photos[i] for pair in held for i in pair if not (left[pair[0]] and left[pair[1]])}
     a, b = np.array(pairs, np.int64).T
     graph = coo_matrix((np.ones(len(a), np.int8), (a, b)), shape=(len(photos),) * 2)
     label = connected_components(graph, directed=False)[1]
     groups = [tuple(sorted(photos[int(i)] for i in np.flatnonzero(label == k))) for k in np.unique(label)]
-    return tuple(sorted((g for g in groups if len(g) >= MIN_PHOTOS), key=lambda g: (-len(g), g)))
+    apart = [g for g in groups if len(g) >= MIN_PHOTOS or (len(g) > 1 and beside.isdisjoint(g))]
+    return tuple(sorted(apart, key=lambda g: (-len(g), g)))

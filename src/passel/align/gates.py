@@ -14,6 +14,7 @@ from passel.reconstruct.scene import Scene
 
 F64 = NDArray[np.float64]
 
+SHARE = "share of photos placed"
 MIN_PHOTO_SHARE = 0.7
 MIN_MATCH_SHARE = 0.75  # a right model explains ≥ 90 % of the verified matches, the wrong one measured 57 %
 SAME_PICTURE_SHARE = 0.05  # of a photo's longer side: less apart, two photos are of one place and one direction
@@ -50,6 +51,11 @@ class Verdict:
         return all(g.passed for g in self.gates)
 
     @property
+    def is_part(self) -> bool:
+        """Whether the model is right as far as it goes, and only too many photos are not in it."""
+        return not self.passed and all(g.passed or g.name == SHARE for g in self.gates)
+
+    @property
     def failures(self) -> str:
         """The failed gates in words, '' when none."""
         return "; ".join(g.failure for g in self.gates if not g.passed)
@@ -66,7 +72,7 @@ def judge(scene: Scene, evidence: Evidence, matches: Sequence[PairMatches], phot
     noise = float(np.median(evidence.noise_px))
     share = len(scene.photos) / max(photos_wanted, 1)
     gates = [
-        Gate("share of photos placed", share, MIN_PHOTO_SHARE, share >= MIN_PHOTO_SHARE),
+        Gate(SHARE, share, MIN_PHOTO_SHARE, share >= MIN_PHOTO_SHARE),
     ]
     error = float(reprojection_errors(scene).mean()) / noise if len(scene.obs_xy) else float("inf")
     gates.append(Gate("reprojection error (feature pixels)", error, MAX_REPROJECTION, error <= MAX_REPROJECTION))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passel.align.block import Keypoints, Pixels
-from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole, reprojection_errors
+from passel.align.whole import ROUNDS_PX, AdjustmentFacts, Evidence, adjust_whole, reprojection_errors
 from passel.errors import ReconstructionError
 from passel.reconstruct.matches import PairMatches
 from passel.reconstruct.scene import TURN, Scene
@@ -22,13 +22,12 @@ F64 = NDArray[np.float64]
 
 NEAR_DEG = 30.0  # a body's yaw in a cross wind is so far from the photo's
 MOST_STRAY = 0.2  # share of photos whose noted yaw is neither right nor opposite: more, and yaws mean nothing
-BETTER = 0.98  # of the turned photos' reprojection error: less is chance
 
 
 def with_turned_photos(
     scene: Scene, facts: AdjustmentFacts, evidence: Evidence, matches: Iterable[PairMatches], yaw_deg: F64
 ) -> tuple[Scene, AdjustmentFacts]:
-    """The adjusted scene, adjusted again with the photos turned back that seem to be turned, if that fits the photos better.
+    """The adjusted scene, adjusted again with the photos turned back that seem to be turned, if that explains the matches better.
 
     Yaw alone is no proof: near the nadir some gimbals tell the opposite yaw with 180° of roll. yaw_deg: (n,), NaN unknown.
     """
@@ -39,8 +38,10 @@ def with_turned_photos(
         again, more = adjust_whole(*turned_back(scene, evidence, suspects), matches)
     except ReconstructionError:  # nothing fits at all when they are turned
         return scene, facts
-    fits_better = _error_of(again, scene, suspects) < BETTER * _error_of(scene, scene, suspects)
-    return (again, more) if fits_better and len(again.photos) == len(scene.photos) else (scene, facts)
+    if again.photos != scene.photos:
+        return scene, facts
+    as_is, as_taken = _misfits(scene, again, ROUNDS_PX[-1] * float(np.median(evidence.noise_px)))
+    return (again, more) if as_taken < as_is else (scene, facts)
 
 
 def turned_photos(scene: Scene, yaw_deg: F64) -> NDArray[np.bool_]:
@@ -96,8 +97,12 @@ class _TurnedBack:
         return np.asarray(self.size[photo] - xy) if self.which[photo] else xy
 
 
-def _error_of(scene: Scene, order: Scene, which: NDArray[np.bool_]) -> float:
-    """Mean reprojection error (px) of some photos, marked in the order of another scene."""
-    names = {n for n, w in zip(order.photos, which) if w}
-    mine = np.array([n in names for n in scene.photos])[scene.obs_photo]
-    return float(reprojection_errors(scene)[mine].mean()) if mine.any() else float("inf")
+def _misfits(one: Scene, other: Scene, limit_px: float) -> tuple[float, float]:
+    """Sums of squared reprojection errors of two scenes of the same photos, over the features that either has a point for; one without
+    a point in a scene counts there as the limit (px) from which observations are left out. Both scenes have the same unknowns, so the
+    smaller sum is the likelier scene."""
+    keys = [s.obs_photo.astype(np.int64) << 32 | s.obs_feature for s in (one, other)]
+    either = len(np.union1d(*keys))
+    sums = [float((np.minimum(reprojection_errors(s), limit_px) ** 2).sum()) for s in (one, other)]
+    first, second = (total + limit_px**2 * (either - len(k)) for total, k in zip(sums, keys, strict=True))
+    return first, second

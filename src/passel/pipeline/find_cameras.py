@@ -15,7 +15,7 @@ from passel.pipeline.executor import Executor
 from passel.pipeline.job import Job, first_failure, run_all
 from passel.pipeline.match_all import Matched, match_all
 from passel.pipeline.step import Step
-from passel.survey.split import MIN_PHOTOS
+from passel.survey.check import counted, some
 from passel.survey.submodel import SplitPlan, Submodel
 
 MAPPERS = ("global", "incremental")
@@ -23,6 +23,7 @@ TOLD_TILT_DEG = 3.0  # more than a gimbal may be off
 SMALLEST_HALF = 6  # a submodel of fewer core photos is not split again
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MOST_GROUPS = 26
+SHOWN = 3
 FEWEST_WITH_GPS = 4  # of a group that only GPS ties to the others: as many as the gates ask for
 
 
@@ -54,7 +55,7 @@ class CamerasFound:
     def holes(self) -> tuple[str, ...]:
         """What the map will lack, in words."""
         return tuple(
-            f"submodel {m.submodel.name} ({len(m.submodel.core)} photos) could not be mapped: {m.why}"
+            f"submodel {m.submodel.name} ({counted(len(m.submodel.core))}: {some(m.submodel.core)}) could not be mapped: {m.why}"
             for m in self.submodels
             if m.status == "quarantined"
         )
@@ -72,7 +73,8 @@ class CamerasFound:
                 f"The photos' GPS altitudes would tilt the map by {tilt_deg:.0f}° against the cameras' own angles: "
                 "they set only its mean height"
             )
-        for m in self.submodels:
+        mapped = [m for m in self.submodels if m.step is not None]
+        for m in mapped if len(mapped) > 1 else []:
             if m.status == "apart":
                 told.append(
                     f"{len(m.submodel.core)} photos ({m.submodel.core[0]} to {m.submodel.core[-1]}) show nothing that the others "
@@ -136,8 +138,11 @@ def _nothing_mapped(job: Job, mapped: Sequence[MappedSubmodel], broken: PasselEr
     """The error when no submodel stands. broken: the first mapping that ended without any result, which is no fault of the photos."""
     if broken is not None:
         return broken
+    largest = sorted(mapped, key=lambda m: (-len(m.submodel.core), m.submodel.name))[:SHOWN]
+    whys = [(counted(len(m.submodel.core)), m.why or "no mapper placed them") for m in largest]
+    why = whys[0][1] if len(mapped) == 1 else "; ".join(f"of {photos}: {w}" for photos, w in whys)
     return ReconstructionError(
-        f"The cameras could not be found: {mapped[0].why or 'no mapper placed the photos'}",
+        f"The cameras could not be found: {why}",
         f"{len(job.survey.photos)} photos",
         "photos must overlap by 60 % or more; check that they are sharp and of one place",
     )
@@ -234,7 +239,7 @@ def _groups(job: Job, mapped: MappedSubmodel, suffixes: Sequence[str]) -> list[S
     made = []
     for suffix, group in zip(suffixes, json.loads(str(mapped.artifact.manifest.fact("groups")))):
         own = tuple(n for n in group if n in core)
-        if len(own) >= MIN_PHOTOS and sum(n in located for n in own) >= FEWEST_WITH_GPS:
+        if sum(n in located for n in own) >= FEWEST_WITH_GPS:
             made.append(Submodel(mapped.submodel.name + suffix, own, tuple(n for n in group if n in halo)))
     return made
 
@@ -265,9 +270,19 @@ def _tied(part: Submodel) -> str:
 
 
 def _parts(job: Job, mapped: MappedSubmodel) -> tuple[list[Submodel], bool]:
-    """What a failed submodel is cut into, and whether these are the groups that matches hold together: else halves of what is one."""
+    """What a failed submodel is cut into, and whether these are the groups that matches hold together: else halves of what is one, or,
+    of one too small for that, the photos that can be mapped without the rest."""
     groups = _groups(job, mapped, LETTERS)
-    return (groups, True) if len(groups) > 1 else (_halves(job, mapped.submodel), False)
+    return (groups, True) if len(groups) > 1 else (_halves(job, mapped.submodel) or _standing(mapped), False)
+
+
+def _standing(mapped: MappedSubmodel) -> list[Submodel]:
+    """The part of a failed submodel that its mapping said may be mapped alone; none if there is no such part."""
+    if mapped.artifact is None:
+        return []
+    stands = set(json.loads(str(mapped.artifact.manifest.fact("stands"))))
+    own, near = (tuple(n for n in names if n in stands) for names in (mapped.submodel.core, mapped.submodel.halo))
+    return [Submodel(f"{mapped.submodel.name}a", own, near)] if own else []
 
 
 def _in_no_part(mapped: MappedSubmodel, parts: Sequence[Submodel]) -> list[MappedSubmodel]:
@@ -277,7 +292,9 @@ def _in_no_part(mapped: MappedSubmodel, parts: Sequence[Submodel]) -> list[Mappe
     if not rest:
         return []
     alone = Submodel(f"{mapped.submodel.name}_rest", rest, ())
-    return [MappedSubmodel(alone, None, None, mapped.attempts, "quarantined", "they match too few of the other photos")]
+    return [
+        MappedSubmodel(alone, None, None, mapped.attempts, "quarantined", "they show nothing that enough others show")
+    ]
 
 
 def _halves(job: Job, submodel: Submodel) -> list[Submodel]:

@@ -56,7 +56,7 @@ def feature_steps(job: Job) -> list[Step]:
         megapixels = c.width_px * c.height_px / 1e6
         steps.append(
             Step(
-                "features", photo.name, f"{CAMERAS}:features", 1, params, (("photo", photo_input(photo)),),
+                "features", photo.name, f"{CAMERAS}:features", 2, params, (("photo", photo_input(photo)),),
                 memory_mb=int(450 + 5 * megapixels), limit_s=600,
             )
         )  # fmt: skip
@@ -212,7 +212,7 @@ def _mapping(stage: str, job: Job, found: Found, submodel: Submodel, mapper: str
     )
     n = len(submodel.photos)
     return Step(
-        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 13, params, inputs,
+        stage, f"{submodel.name}_{mapper}", f"{CAMERAS}:submodel", 14, params, inputs,
         memory_mb=500 + 2 * n, limit_s=1800 + 30.0 * n,
     )  # fmt: skip
 
@@ -240,4 +240,4 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("matches", found.matches),
     )
     memory = 500 + len(job.survey.photos) // 6
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 16, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 17, params, inputs, memory_mb=memory, limit_s=24 * 3600)

@@ -17,6 +17,9 @@ from passel.errors import InputError
 # 1600 px cost 0.5-0.7 CPU s a photo and reproject at 0.6 px of the full-size photo.
 SIZE_PX = {"ultra": 2400, "high": 1600, "medium": 1200, "low": 900, "lowest": 640}
 RECENT = 400  # photos whose features' pixels stay in memory: those of a chunk of matches and its neighbours
+CONTRAST = 0.0133  # of a feature, the least
+FAINT = 0.1 * CONTRAST  # … in photos that show next to nothing stronger: snow, sand, haze
+FEW = 0.25  # of the features wanted: next to nothing
 COUNT = {"ultra": 10000, "high": 6000, "medium": 4500, "low": 3500, "lowest": 2500}
 
 
@@ -87,8 +90,9 @@ def find_features(path: Path, width_px: int, height_px: int, quality: str) -> Fe
             raise InputError("the photo's size changed since it was inspected", path.name, "run again with --rerun-all")
         image = np.asarray(cv2.resize(image, wanted, interpolation=cv2.INTER_AREA), np.uint8)
     count = COUNT[quality]
-    sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.0133)
-    keypoints, raw = sift.detectAndCompute(image, None)
+    keypoints, raw = cv2.SIFT.create(nfeatures=count, contrastThreshold=CONTRAST).detectAndCompute(image, None)
+    if len(keypoints) < FEW * count:
+        keypoints, raw = cv2.SIFT.create(nfeatures=count, contrastThreshold=FAINT).detectAndCompute(image, None)
     if raw is None or not len(keypoints):
         empty = np.zeros(0, np.float32)
         return Features(width_px, height_px, np.zeros((0, 2), np.float32), empty, empty, np.zeros((0, 128), np.uint8))

@@ -18,11 +18,12 @@ from passel.geo.nearest import kd_tree
 from passel.survey import check
 from passel.survey.altitudes import judge_altitudes
 from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_calibrations
+from passel.survey.cut import centre_sigma_if_cut
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.geo_file import GeoEntry
 from passel.survey.model import SHAPELESS_M, Camera, Finding, Photo, Position, Survey
 from passel.survey.pieces import largest_first, pieces_of
-from passel.survey.sensors import focal_prior
+from passel.survey.sensors import focal_prior, stored_as
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -120,8 +121,12 @@ def _cameras(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[str,
         priors = [focal_prior(f) for f in groups[key]]
         first = min(priors, key=lambda p: (p.sigma, p.source))
         focal_px = median(p.focal_px for p in priors if p.source == first.source)
-        sigma = max(first.sigma, _SIGMA_SIZE_UNCLEAR) if _size_unclear(key, groups) else first.sigma
-        cameras.append(Camera(camera_id, make, model, lens, width, height, focal_px, first.source, sigma))
+        stored, sigma = stored_as(groups[key][0]), first.sigma
+        if _size_unclear(key, groups):
+            stored = replace(stored, centre_sigma=centre_sigma_if_cut(groups[key][0]), is_cut=True)
+            sigma = max(sigma, _SIGMA_SIZE_UNCLEAR)
+        camera = Camera(camera_id, make, model, lens, width, height, focal_px, first.source, sigma)
+        cameras.append(replace(camera, centre_sigma=stored.centre_sigma, is_cut=stored.is_cut))
         camera_of.update({f.name: camera_id for f in groups[key]})
         bodies[camera_id] = body
     return tuple(sorted(cameras, key=lambda c: c.id)), camera_of, bodies

@@ -117,6 +117,13 @@ def camera_findings(cameras: Sequence[Camera], camera_of: dict[str, str], bodies
     if len(cameras) > 1:
         listed = "; ".join(f"{c.id} ({counted(len(photos[c.id]))})" for c in cameras)
         found.append(Finding("note", "several-cameras", f"{len(cameras)} cameras, each calibrated by itself: {listed}"))
+    for c in cameras:
+        if c.is_cut and c.calibration is None:
+            message = (
+                f"{counted(len(photos[c.id]))} of {c.id} seem to have been cut after the flight: their size is not the camera's. Focal "
+                "length and middle of the picture are uncertain, and with them the map's heights: give the photos as they were taken"
+            )
+            found.append(Finding("warning", "cut", message, tuple(photos[c.id])))
     zoomed = defaultdict(list)
     for c in cameras:
         if c.focal_prior_source != "guess":  # those whose photos tell none: told below

@@ -15,10 +15,10 @@ class PhotoFacts:
     """One readable photo.
 
     name: file name. sha256, size_bytes: of its content. width_px, height_px: as stored (the orientation tag turns nothing).
-    original_width_px: the width the camera wrote down, None if not told; another than width_px means made smaller or cropped.
+    original_width_px, original_height_px: the size the camera wrote down, None if not told; another means made smaller or cut.
     make, model, lens: '' if not told. orientation: EXIF's 1 to 8, 1 if not told, for information only.
-    focal_mm: the lens; focal35_mm: its 35 mm equivalent; digital_zoom: ≥ 1. focal_plane_px_per_mm: pixels of the stored file
-    per mm of the sensor. xmp_focal_px: the maker's calibrated focal length, pixels of the stored file.
+    focal_mm: the lens; focal35_mm: its 35 mm equivalent; digital_zoom: ≥ 1. focal_plane_px_per_mm: pixels of the camera's own
+    picture per mm of the sensor. xmp_focal_px: the maker's calibrated focal length, in the same pixels.
     position, time, yaw_deg, pitch_deg, roll_deg, relative_altitude_m, sharpness: as in Photo.
     gps_note: why the GPS tags there are not used, '' if they are or there are none.
     """
@@ -29,6 +29,7 @@ class PhotoFacts:
     width_px: int
     height_px: int
     original_width_px: int | None
+    original_height_px: int | None
     make: str
     model: str
     lens: str

@@ -110,7 +110,8 @@ def inspect_photo(path: Path, name: str = "") -> PhotoFacts | Refusal:
     xmp = Xmp(tags.xmp)
     position, gps_note = position_of(tags, xmp)
     yaw, pitch, roll = angles_of(xmp)
-    original = _positive(number(tags.exif, 0xA002))
+    original = _positive(number(tags.exif, 0xA002)), _positive(number(tags.exif, 0xA003))
+    longest = max(width, height, *(side or 0.0 for side in original))
     make, model = text(tags.image, 0x10F), text(tags.image, 0x110)
     return PhotoFacts(
         name=name,
@@ -118,7 +119,8 @@ def inspect_photo(path: Path, name: str = "") -> PhotoFacts | Refusal:
         size_bytes=len(data),
         width_px=width,
         height_px=height,
-        original_width_px=int(original) if original else None,
+        original_width_px=int(original[0]) if original[0] else None,
+        original_height_px=int(original[1]) if original[1] else None,
         make=make or xmp.text("tiff:Make"),
         model=model or xmp.text("tiff:Model"),
         lens=text(tags.exif, 0xA434),
@@ -126,8 +128,8 @@ def inspect_photo(path: Path, name: str = "") -> PhotoFacts | Refusal:
         focal_mm=_positive(number(tags.exif, 0x920A) or number(tags.image, 0x920A)),
         focal35_mm=_positive(number(tags.exif, 0xA405)),
         digital_zoom=max(number(tags.exif, 0xA404) or 1.0, 1.0),
-        focal_plane_px_per_mm=_focal_plane(tags, max(width, height)),
-        xmp_focal_px=_xmp_focal(tags, xmp, max(width, height)),
+        focal_plane_px_per_mm=_focal_plane(tags, longest),
+        xmp_focal_px=_xmp_focal(tags, xmp, longest),
         position=position,
         gps_note=gps_note,
         time=time_of(tags),
@@ -157,35 +159,29 @@ def _positive(value: float | None) -> float | None:
     return value if value is not None and value > 0 else None
 
 
-def _stored_per_original(tags: Tags, longest: int) -> float:
-    """Stored longest side over that which the camera wrote: below 1 when the photo was made smaller later, not when it was turned."""
-    original = max(number(tags.exif, 0xA002) or 0.0, number(tags.exif, 0xA003) or 0.0)
-    return longest / original if original >= longest else 1.0
-
-
-def _focal_plane(tags: Tags, longest: int) -> float | None:
-    """Stored pixels per mm of sensor, from FocalPlaneXResolution; None if absent or if the sensor would be absurd."""
+def _focal_plane(tags: Tags, longest: float) -> float | None:
+    """Pixels of the camera's picture (`longest`: its longer side) per mm of sensor, from FocalPlaneXResolution; None if absent or if
+    the sensor would be absurd."""
     density = _positive(number(tags.exif, 0xA20E))
     mm = {2.0: 25.4, 3.0: 10.0, 4.0: 1.0, 5.0: 0.001}.get(number(tags.exif, 0xA210) or 2.0)
     if density is None or mm is None:
         return None
-    stored = density / mm * _stored_per_original(tags, longest)
-    return stored if 2.0 < longest / stored < 70.0 else None
+    density /= mm
+    return density if 2.0 < longest / density < 70.0 else None
 
 
-def _xmp_focal(tags: Tags, xmp: Xmp, longest: int) -> float | None:
-    """The maker's calibrated focal length in stored pixels: DJI's dewarp data or calibrated focal, or Pix4D's tag."""
-    scale = _stored_per_original(tags, longest)
+def _xmp_focal(tags: Tags, xmp: Xmp, longest: float) -> float | None:
+    """The maker's calibrated focal length in pixels of the camera's picture: DJI's dewarp data or calibrated focal, or Pix4D's tag."""
     candidates: list[float | None] = []
     _, _, dewarp = xmp.text("DewarpData").partition(";")
     candidates.append(as_number(dewarp.split(",")[0]))
     candidates.append(xmp.number("CalibratedFocalLength"))
-    pixels = [c * scale for c in candidates if c is not None]
+    pixels = [c for c in candidates if c is not None]
     focal = xmp.number("PerspectiveFocalLength")
     if focal is not None:
         density = _focal_plane(tags, longest)
         if "pix" in xmp.text("PerspectiveFocalLengthUnits").lower():
-            pixels.append(focal * scale)
+            pixels.append(focal)
         elif density is not None:
             pixels.append(focal * density)
     # some firmware writes millimetres here, some zeros: only what a lens can be is believed

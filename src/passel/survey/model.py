@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from passel.geo.frames import Frame
 
+CENTRE_SIGMA = 0.01
+"""How far (of the longer side) a camera's principal point may be from the middle of its picture."""
 SHAPELESS_M = 1000.0
 """Vertical sigma of altitudes that are wrong or drift: from here on they say nothing about the map's shape, only its mean height."""
 _STEEP_DEG = -45.0  # cameras that look flatter, or whose angles are the drone's body's, tell no up
@@ -39,7 +41,8 @@ class Camera:
     id: stable name made of those. width_px, height_px: size as stored in the file (orientation tag ignored).
     focal_prior_px: focal length guess at full size; focal_prior_source says where it is from: 'xmp', 'exif35', 'exif+sensor',
     'sensor table', 'cameras.json' or 'guess'; focal_prior_sigma: its relative standard deviation.
-    calibration: of `--cameras`, if it has one for this camera.
+    calibration: of `--cameras`, if it has one for this camera. centre_sigma: one-sigma of the principal point about the middle, of the
+    longer side. is_cut: whether its photos were cut after the flight, by all that they tell.
     """
 
     id: str
@@ -52,6 +55,8 @@ class Camera:
     focal_prior_source: str
     focal_prior_sigma: float
     calibration: Calibration | None = None
+    centre_sigma: float = CENTRE_SIGMA
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)

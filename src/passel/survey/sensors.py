@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
+from passel.survey.cut import Stored, stored_of
 from passel.survey.facts import PhotoFacts
 
 _FULL_FRAME_DIAGONAL_MM = math.hypot(36.0, 24.0)
@@ -58,32 +59,39 @@ def focal_prior(facts: PhotoFacts) -> FocalPrior:
 
     Order: the maker's calibration in XMP, EXIF's 35 mm equivalent, focal length with focal-plane resolution, focal length with
     the sensor table, 0.85 of the longest side. Where the second and the later sources contradict each other by more than their
-    sigmas, the first keeps its place with a sigma that covers the difference.
+    sigmas, the first keeps its place with a sigma that covers the difference. So it does where the photo was cut after the flight.
     """
-    if facts.xmp_focal_px is not None:
-        return FocalPrior(facts.xmp_focal_px, "xmp", _SIGMA_XMP)
     sensor = sensor_of(facts.make, facts.model)
+    stored = stored_as(facts)
+    if facts.xmp_focal_px is not None:
+        return FocalPrior(facts.xmp_focal_px * stored.scale, "xmp", max(_SIGMA_XMP, stored.sigma))
     found: list[FocalPrior] = []
     if facts.focal_mm is not None and facts.focal_plane_px_per_mm is not None:
-        px = facts.focal_mm * facts.focal_plane_px_per_mm * facts.digital_zoom
+        px = facts.focal_mm * facts.focal_plane_px_per_mm * facts.digital_zoom * stored.scale
         found.append(FocalPrior(px, "exif+sensor", _SIGMA_FOCAL_PLANE))
     if facts.focal_mm is not None and sensor is not None:
-        px = facts.focal_mm * _px_per_mm(facts, sensor) * facts.digital_zoom
+        px = facts.focal_mm * _px_per_mm(stored, sensor) * facts.digital_zoom
         found.append(FocalPrior(px, "sensor table", _SIGMA_SENSOR))
     if facts.focal35_mm is not None:
-        found.insert(0, _from_35mm(facts, sensor, found))
+        found.insert(0, _from_35mm(facts, stored, sensor, found))
     found = [p for p in found if 0.2 < p.focal_px / max(facts.width_px, facts.height_px) < 20.0]
     if not found:
         guess = _GUESS_PER_LONGEST_SIDE * max(facts.width_px, facts.height_px)
         return FocalPrior(guess, "guess", _SIGMA_GUESS)
     first = found[0]
     apart = max((abs(math.log(p.focal_px / first.focal_px)) for p in found[1:]), default=0.0)
-    return FocalPrior(first.focal_px, first.source, min(_SIGMA_GUESS, max(first.sigma, apart / 1.5)))
+    return FocalPrior(first.focal_px, first.source, min(_SIGMA_GUESS, max(first.sigma, apart / 1.5, stored.sigma)))
 
 
-def _from_35mm(facts: PhotoFacts, sensor: Sensor | None, others: list[FocalPrior]) -> FocalPrior:
+def stored_as(facts: PhotoFacts) -> Stored:
+    """What of the camera's picture the file holds."""
+    sensor = sensor_of(facts.make, facts.model)
+    return stored_of(facts, sensor.width_mm / sensor.height_mm if sensor else None)
+
+
+def _from_35mm(facts: PhotoFacts, stored: Stored, sensor: Sensor | None, others: list[FocalPrior]) -> FocalPrior:
     assert facts.focal35_mm is not None
-    px = facts.focal35_mm / _FULL_FRAME_DIAGONAL_MM * _native_diagonal_px(facts, sensor)
+    px = facts.focal35_mm / _FULL_FRAME_DIAGONAL_MM * _native_diagonal_px(stored, sensor)
     if facts.digital_zoom > 1.0 and others:
         # makers disagree on whether the equivalent counts the digital zoom: the millimetres decide
         px = min(px, px * facts.digital_zoom, key=lambda p: abs(math.log(p / others[0].focal_px)))
@@ -91,22 +99,17 @@ def _from_35mm(facts: PhotoFacts, sensor: Sensor | None, others: list[FocalPrior
     return FocalPrior(px, "exif35", max(_SIGMA_35MM, rounding))
 
 
-def _sides(facts: PhotoFacts) -> tuple[int, int]:
-    """(long, short) side in pixels: a photo stored upright comes from the same sensor."""
-    return max(facts.width_px, facts.height_px), min(facts.width_px, facts.height_px)
-
-
-def _px_per_mm(facts: PhotoFacts, sensor: Sensor) -> float:
+def _px_per_mm(stored: Stored, sensor: Sensor) -> float:
     """Pixels per millimetre when the photo uses the sensor's whole width, or its whole height if the photo is narrower."""
-    long, short = _sides(facts)
+    long, short = stored.long_px, stored.short_px
     if long / short < sensor.width_mm / sensor.height_mm * (1.0 - _SAME_ASPECT):
         return short / sensor.height_mm
     return long / sensor.width_mm
 
 
-def _native_diagonal_px(facts: PhotoFacts, sensor: Sensor | None) -> float:
+def _native_diagonal_px(stored: Stored, sensor: Sensor | None) -> float:
     """Diagonal in pixels of the whole sensor, to which the 35 mm equivalent refers even when the photo is a 16:9 cut of it."""
-    long, short = _sides(facts)
+    long, short = stored.long_px, stored.short_px
     aspect = 4.0 / 3.0 if long / short > _VIDEO_ASPECT else long / short
     if sensor is not None:
         aspect = sensor.width_mm / sensor.height_mm

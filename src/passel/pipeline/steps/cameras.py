@@ -102,7 +102,9 @@ def submodel(inputs: StepInputs, params: SubmodelParams, out: Path) -> dict[str,
     Roles: 'survey' file; 'features', one a photo; 'matches', many; 'calibration', at most one. Leaves the scene in the world frame
     (if it has GPS) and verdict.json. A model that fails a gate is an artifact too, with the fact passed = False: making it again with
     the same settings would fail in the same way. The fact groups (JSON) names the photos, by group, that a good model left out although
-    they match each other, and the parts of one that failed if matches hold it together in several.
+    they match each other, and the parts of one that failed if matches hold it together in several. The fact stands (JSON) names those
+    photos of a failed one that may be mapped without the rest: all in a model that is right as far as it goes; where no model was
+    found, the largest of several groups.
     """
     survey = Survey.load(inputs.one("survey"))
     known = [load_cameras(p) for p in inputs.many("calibration")]
@@ -120,9 +122,13 @@ def submodel(inputs: StepInputs, params: SubmodelParams, out: Path) -> dict[str,
     placed = len(scene.photos) if scene else 0
     names = [p.name for p in survey.photos]
     groups = groups_by_matches(found, names, scene.photos if scene and verdict.passed else ())
-    told = json.dumps(groups if verdict.passed or len(groups) > 1 else [])
+    groups = groups if verdict.passed or len(groups) > 1 else ()
+    stands: tuple[str, ...] = groups[0] if groups and scene is None else ()
+    if scene is not None and verdict.is_part:
+        stands = scene.photos
     return {
-        "passed": verdict.passed, "why": verdict.failures, "photos": placed, "mapper": params.mapper, "groups": told,
+        "passed": verdict.passed, "why": verdict.failures, "photos": placed, "mapper": params.mapper,
+        "groups": json.dumps(groups), "stands": json.dumps(stands),
     }  # fmt: skip
 
 
@@ -231,7 +237,8 @@ def survey_priors(survey: Survey, lens: str, readout_s: float | None = None) -> 
     """What the survey knows of its cameras, for the adjustment. lens, readout_s: see `camera_priors`."""
     sigma = np.array([c.focal_prior_sigma for c in survey.cameras])
     known = [c.calibration is not None for c in survey.cameras]
-    return camera_priors(prior_cameras(survey), sigma, known, lens, readout_s)
+    centre = [c.centre_sigma for c in survey.cameras]
+    return camera_priors(prior_cameras(survey), sigma, known, lens, readout_s, centre)
 
 
 def save_cameras(path: Path, cameras: Sequence[Intrinsics]) -> None:

@@ -1,0 +1,61 @@
+"""Photos made smaller or cut after the flight: what of the camera's own picture is stored, and how large."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from passel.survey.facts import PhotoFacts
+from passel.survey.model import CENTRE_SIGMA
+
+_USUAL_ASPECTS = (1.0, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 17 / 9, 2.0)  # of what cameras take
+_SAME_ASPECT = 0.015
+_ROUNDED_PX = 1.5  # by which a side may be off when a picture was made smaller
+_ANY_CUT = 0.15  # relative sigma of the focal length where nobody knows what was cut off
+_ANY_CENTRE = 0.05
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What of the camera's picture a file holds.
+
+    long_px, short_px: sides of the whole picture, in stored pixels. scale: stored pixels a pixel of the camera's; sigma: its relative
+    one-sigma. centre_sigma: how far the principal point may be from the middle of the file, of its longer side. is_cut: whether
+    something was cut off, or seems to have been.
+    """
+
+    long_px: float
+    short_px: float
+    scale: float
+    sigma: float
+    centre_sigma: float
+    is_cut: bool
+
+
+def stored_of(facts: PhotoFacts, sensor_aspect: float | None = None) -> Stored:
+    """By the size that the camera wrote down beside the picture; without one, or where an editor wrote its own, by the aspect: what
+    neither the sensor (`sensor_aspect`) nor any camera has was cut.
+
+    A cut picture is taken to have the camera's own pixels, as most have; if it was made smaller, too, that is within the sigma.
+    """
+    long, short = max(facts.width_px, facts.height_px), min(facts.width_px, facts.height_px)
+    wide, high = facts.original_width_px or 0, facts.original_height_px or 0
+    full_long, full_short = max(wide, high), min(wide, high)
+    if full_long < long or full_short < short or (full_long, full_short) == (long, short):
+        aspects = (*_USUAL_ASPECTS, *((sensor_aspect,) if sensor_aspect else ()))
+        if any(abs(long / short / a - 1.0) < _SAME_ASPECT for a in aspects):
+            return Stored(long, short, 1.0, 0.0, CENTRE_SIGMA, False)
+        return Stored(long, short, 1.0, _ANY_CUT, _ANY_CENTRE, True)
+    if abs(short - long * full_short / full_long) <= _ROUNDED_PX:
+        return Stored(long, short, long / full_long, 0.0, CENTRE_SIGMA, False)
+    smallest = max(long / full_long, short / full_short)
+    return Stored(full_long, full_short, 1.0, -math.log(smallest) / 1.5, centre_sigma_if_cut(facts), True)
+
+
+def centre_sigma_if_cut(facts: PhotoFacts) -> float:
+    """How far (one sigma, of the longer side) the principal point may be from the middle of a file that was cut from anywhere in the
+    camera's picture."""
+    long, short = max(facts.width_px, facts.height_px), min(facts.width_px, facts.height_px)
+    sides = facts.original_width_px or 0, facts.original_height_px or 0
+    farthest = max(max(sides) - long, min(sides) - short) / 2 / long
+    return max(CENTRE_SIGMA, farthest / 2)
