@@ -104,7 +104,14 @@ def up_in_cameras(angles_deg: Sequence[tuple[float, float, float]]) -> np.ndarra
 
 def test_ups_are_those_of_the_drone_convention():
     """Also beyond the nadir, where some gimbals tell the opposite yaw and 180° of roll."""
-    angles = [(20.0, -90.0, 0.0), (0.0, -88.0, 3.0), (200.0, -89.0, 180.0), (20.0, -91.0, 0.0), (75.0, -60.0, -4.0)]
+    angles = [
+        (20.0, -90.0, 0.0),
+        (0.0, -88.0, 3.0),
+        (200.0, -89.0, 180.0),
+        (20.0, -91.0, 0.0),
+        (75.0, -60.0, -4.0),
+        (40.0, -25.0, 1.0),
+    ]
     up = up_in_cameras(angles)
     np.testing.assert_allclose(up, [rotation_from_angles(*a)[:, 2] for a in angles], atol=1e-12)
     np.testing.assert_allclose(up[2], up[3], atol=1e-12)  # one pose in both words

@@ -92,6 +92,32 @@ def test_a_photo_without_detail_has_no_features(tmp_path):
     assert Features.load(tmp_path / "f.npz").descriptors.shape == (0, 128)
 
 
+def test_photos_of_snow_match_by_what_little_they_show(tiny, tmp_path):
+    """A tenth of the usual contrast about a bright grey, as JPEG keeps it."""
+    for name in tiny.names[:2]:
+        grey = cv2.imread(str(tiny.images / name), cv2.IMREAD_GRAYSCALE).astype(float)
+        faint = np.round(225.0 + 0.09 * (grey - grey.mean())).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / name), faint, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    found = {i: find_features(tmp_path / n, 800, 600, "medium") for i, n in enumerate(tiny.names[:2])}
+    [pair] = match_pairs(all_pairs(2), found, tiny.cameras, {0: 0, 1: 0}, tmp_path)
+    assert len(pair.features) >= 30
+
+
+@pytest.mark.parametrize("quality", [40, 75])
+@pytest.mark.parametrize("swell_px", [6.0, 40.0])
+def test_the_blocks_of_jpeg_match_nothing(tmp_path, quality, swell_px):
+    """Photos of water, different everywhere: what is left at the faintest level are the blocks, alike in every photo."""
+    across, down = np.meshgrid(np.linspace(-1, 1, 1200), np.linspace(-0.75, 0.75, 900))
+    for k in range(3):
+        waves = cv2.GaussianBlur(np.random.default_rng(k).normal(0, 1, (900, 1200)), (0, 0), swell_px)
+        water = (115.0 + 5.0 * waves / waves.std()) * (1.0 - 0.3 * (across**2 + down**2))
+        cv2.imwrite(str(tmp_path / f"{k}.jpg"), np.round(water).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    found = {k: find_features(tmp_path / f"{k}.jpg", 1200, 900, "high") for k in range(3)}
+    cameras = (Intrinsics("c", 1200, 900, 800.0, 800.0, 600.0, 450.0),)
+    pairs = match_pairs(all_pairs(3), found, cameras, dict.fromkeys(found, 0), tmp_path)
+    assert max((len(m.features) for m in pairs), default=0) < 20
+
+
 def test_unreadable_photos_say_so(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a photo")
     (tmp_path / "empty.jpg").write_bytes(b"")

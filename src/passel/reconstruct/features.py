@@ -18,7 +18,9 @@ from passel.errors import InputError
 SIZE_PX = {"ultra": 2400, "high": 1600, "medium": 1200, "low": 900, "lowest": 640}
 RECENT = 400  # photos whose features' pixels stay in memory: those of a chunk of matches and its neighbours
 CONTRAST = 0.0133  # of a feature, the least
-FAINT = 0.1 * CONTRAST  # … in photos that show next to nothing stronger: snow, sand, haze
+FAINT = (
+    0.35 * CONTRAST
+)  # … in photos that show next to nothing stronger: snow, sand, haze; below lie the blocks of JPEG, which match
 FEW = 0.25  # of the features wanted: next to nothing
 COUNT = {"ultra": 10000, "high": 6000, "medium": 4500, "low": 3500, "lowest": 2500}
 

@@ -120,7 +120,7 @@ def camera_findings(cameras: Sequence[Camera], camera_of: dict[str, str], bodies
     for c in cameras:
         if c.is_cut and c.calibration is None:
             message = (
-                f"{counted(len(photos[c.id]))} of {c.id} seem to have been cut after the flight: their size is not the camera's. Focal "
+                f"Cut after the flight, it seems (not the size that the camera takes): {counted(len(photos[c.id]))} of {c.id}. Focal "
                 "length and middle of the picture are uncertain, and with them the map's heights: give the photos as they were taken"
             )
             found.append(Finding("warning", "cut", message, tuple(photos[c.id])))

@@ -16,7 +16,7 @@ CENTRE_SIGMA = 0.01
 """How far (of the longer side) a camera's principal point may be from the middle of its picture."""
 SHAPELESS_M = 1000.0
 """Vertical sigma of altitudes that are wrong or drift: from here on they say nothing about the map's shape, only its mean height."""
-_STEEP_DEG = -45.0  # cameras that look flatter, or whose angles are the drone's body's, tell no up
+_STEEP_DEG = -20.0  # angles flatter than this are as often the body's of a drone that flies nose down, and tell no up
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Survey:
 
     def up_in_camera(self) -> NDArray[np.float64]:
         """(n, 3) unit vectors up in each camera's frame (x right, y down, z forward) by its pitch and roll; NaN rows where it does not
-        tell them or does not look down."""
+        tell them or they are not a camera's that looks down."""
         out = np.full((len(self.photos), 3), np.nan)
         for i, p in enumerate(self.photos):
             if p.pitch_deg is not None and p.roll_deg is not None and p.pitch_deg <= _STEEP_DEG:
