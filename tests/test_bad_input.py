@@ -302,6 +302,6 @@ def test_a_submodel_that_cannot_be_mapped_is_a_hole_that_is_told(shots: list[Pat
     done = passel(*words)
     mapped(done, output)
     assert "hole in the map: submodel submodel_000" in done.stderr
-    assert "(3 photos) could not be mapped" in done.stderr
+    assert "(3 photos: other.jpg, otherx.jpg, otherxx.jpg) could not be mapped" in done.stderr
     assert "4 photos could not be placed and are not in the map: lone.jpg, other.jpg" in done.stderr
     assert "could not be mapped" in (output / "odm_report" / "report.html").read_text("utf-8")
