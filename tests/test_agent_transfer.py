@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 
 from passel.cluster.coordinator.data_plane import WORKER, DataPlane
-from passel.cluster.coordinator.incoming import Part
+from passel.cluster.coordinator.incoming import Package
 from passel.cluster.trust.authority import Authority
+from passel.cluster.wire.workers import START_HEADER
 from passel.cluster.worker.answers import DamagedError, NotThereError, RefusedError
 from passel.cluster.worker.follow import follow
 from passel.cluster.worker.transfer import Link, LinkSettings
@@ -264,26 +265,67 @@ def test_an_artifact_is_sent_once(tmp_path):
 
 def test_an_upload_that_breaks_goes_on_where_it_was(tmp_path, monkeypatch):
     puts, written = [], []
-    write = Part.write
+    write = Package.write
 
-    def break_off(part: Part, owner: object, block: bytes) -> None:
-        write(part, owner, block)
-        written.append(len(block))
+    def break_off(package: Package, owner: object, blocks: list[bytes]) -> None:
+        write(package, owner, blocks)
+        written.append(sum(map(len, blocks)))
         if len(written) in (3, 6):
             raise ConnectionResetError
 
     async def note(request: web.Request) -> None:
-        if request.method == "PUT" and request.path.endswith("large.bin"):
-            puts.append(request.headers.get("Content-Range", "whole"))
+        if request.method == "PUT":
+            puts.append(int(request.headers[START_HEADER]))
 
-    monkeypatch.setattr(Part, "write", break_off)
+    monkeypatch.setattr(Package, "write", break_off)
     moved, whole = delivered(tmp_path, note)
     assert whole
     assert len(puts) == 3
-    assert puts[0] == "whole"
-    assert all(not p.startswith("bytes 0-") for p in puts[1:])
-    assert sum(written) <= 12_000_002
+    assert puts == [0, sum(written[:3]), sum(written[:6])]
+    assert sum(written) == 12_000_002
     assert moved < 24_000_000
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: os.truncate(path, 11_000_000)], ids=["gone", "short"])
+def test_an_artifact_that_is_damaged_here_is_not_sent_for_ever(tmp_path, harm):
+    made = run_step(Request(step("large_file", value=12), (), tmp_path / "here", tmp_path / "log")).manifest
+    folder = Store(tmp_path / "here").path(made.digest)
+    harm(folder / "large.bin")
+
+    async def go() -> None:
+        async with data_plane(tmp_path / "there", no_fault) as (link, _):
+            with pytest.raises(DamagedError, match="file of the artifact is"):
+                await asyncio.wait_for(link.send_artifact("j", made, folder), 20)
+
+    asyncio.run(go())
+    assert not Store(tmp_path / "there").has(made.digest)
+
+
+def test_the_answer_to_an_upload_may_be_lost(tmp_path):
+    puts = []
+
+    async def go() -> list[str]:
+        made = run_step(Request(step("large_file", value=2), (), tmp_path / "here", tmp_path / "log")).manifest
+
+        @web.middleware
+        async def lose(request: web.Request, handler: Handler) -> web.StreamResponse:
+            request[WORKER] = "w"
+            response = await handler(request)
+            if request.method == "PUT":
+                puts.append(response.status)
+                request.transport.close()
+            return response
+
+        Store(tmp_path / "there").create()
+        plane = DataPlane()
+        plane.attach("j", tmp_path / "there")
+        async with serving(*plane.routes(), middlewares=(lose,)) as url, linked(url) as link:
+            await link.send_artifact("j", made, Store(tmp_path / "here").path(made.digest))
+        plane.close()
+        return Store(tmp_path / "there").verify(made.digest)
+
+    assert asyncio.run(go()) == []
+    assert puts == [204]
 
 
 def test_a_full_disk_over_there_is_waited_for(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,9 @@ import pytest
 from coordinator_world import JOB, Served, made, photo_step, poll, request, served
 from passel.cluster.coordinator.coordinator import Coordinator, Listen
 from passel.cluster.wire.workers import (
+    MANIFEST_BYTES_HEADER,
     POLL_PATH,
+    START_HEADER,
     CacheNews,
     Running,
     WireProblem,
@@ -155,92 +157,124 @@ def test_a_photo_comes_whole_in_part_and_by_digest(tmp_path: Path) -> None:
     with_coordinator(tmp_path, test)
 
 
-def test_an_artifact_comes_in_pieces_is_checked_and_goes_out_again(tmp_path: Path) -> None:
-    big = os.urandom(2_500_000)
-    files = {"sub/big.bin": big, "empty": b""}
-    manifest = made(STEP, files)
-    home = artifact_path(JOB, STEP.digest)
+BIG = os.urandom(2_500_000)
+FILES = {"a/empty": b"", "big.bin": BIG, "sub/last": b"last", "tiny": b"t"}
+HOME = artifact_path(JOB, STEP.digest)
 
+
+async def sent(
+    worker: aiohttp.ClientSession, files: dict[str, bytes], start: int = 0, says: dict[str, bytes] = FILES
+) -> int:
+    """Sends these files as the artifact whose manifest `says` what is in it; returns the status."""
+    text = manifest_to_json(made(STEP, says)).encode()
+    content = b"".join(files[name] for name in sorted(files))
+    headers = {MANIFEST_BYTES_HEADER: str(len(text)), START_HEADER: str(start)}
+    async with worker.put(HOME, data=BytesIO(text + content[start:]), headers=headers) as response:
+        return response.status
+
+
+async def here(worker: aiohttp.ClientSession) -> int:
+    """How much of its content has come; -1 for nothing, -2 when it is complete."""
+    async with worker.head(HOME) as response:
+        return {404: -1, 409: -2}.get(response.status) or int(response.headers["Content-Length"])
+
+
+def test_an_artifact_comes_in_pieces_is_checked_and_goes_out_again(tmp_path: Path) -> None:
     async def test(place: Served) -> None:
         async with place.client() as worker:
-            await interrupted_upload(place, worker, big)
-            async with worker.post(home, data=manifest_to_json(manifest)) as response:
-                assert response.status == 422  # 'empty' is missing
-            async with worker.put(f"{home}/empty", data=b"") as response:
-                assert response.status == 204
-            async with worker.put(f"{home}/sub/big.bin", data=BytesIO(big[:-1] + b"x")) as response:
-                assert response.status == 204
-            async with worker.post(home, data=manifest_to_json(manifest)) as response:
-                assert response.status == 422  # content
+            assert await here(worker) == -1
+            await broken_off(place)
+            there = await here(worker)
+            assert 1_000_000 <= there <= 1_500_000
+            assert await sent(worker, FILES, start=there + 1) == 416
+            damaged = {**FILES, "sub/last": b"lost"}
+            assert await sent(worker, damaged, start=there) == 422
+            assert await here(worker) == len(BIG)  # from the wrong file on it must come again
             assert not place.store.has(STEP.digest)
-            async with worker.put(f"{home}/sub/big.bin", data=BytesIO(big)) as response:
-                assert response.status == 204
-            async with worker.post(home, data=manifest_to_json(manifest)) as response:
-                assert response.status == 204
+            assert await sent(worker, FILES, start=len(BIG)) == 204
             assert place.store.verify(STEP.digest) == []
             assert list((place.store.root / "tmp").iterdir()) == []
-            async with worker.get(home) as response:
+            async with worker.get(HOME) as response:
                 assert STEP.digest in await response.text()
-            async with worker.get(f"{home}/sub/big.bin", headers={"Range": "bytes=2400000-"}) as response:
-                assert await response.read() == big[2_400_000:]
+            async with worker.get(f"{HOME}/big.bin", headers={"Range": "bytes=2400000-"}) as response:
+                assert await response.read() == BIG[2_400_000:]
         async with place.client("w2") as second:  # a copy that ran elsewhere
-            async with second.put(f"{home}/empty", data=b"") as response:
-                assert response.status == 409
-            async with second.post(home, data=manifest_to_json(manifest)) as response:
-                assert response.status == 409
-            async with second.head(f"{home}/sub/big.bin") as response:
-                assert response.content_length == len(big)
+            assert await sent(second, FILES) == 409
+            assert await here(second) == -2
 
     with_coordinator(tmp_path, test)
 
 
-async def interrupted_upload(place: Served, worker: aiohttp.ClientSession, content: bytes) -> None:
-    """Half of a file on a connection that breaks; the rest on another one."""
-    path = artifact_path(JOB, STEP.digest, "sub/big.bin")
-    async with worker.head(path) as response:
-        assert response.status == 404
+async def broken_off(place: Served) -> None:
+    """Half of the artifact on a connection that breaks."""
+    text = manifest_to_json(made(STEP, FILES)).encode()
 
-    async def breaking_off() -> object:
-        yield content[:1_500_000]
+    async def breaking_off() -> AsyncIterator[bytes]:
+        yield text + BIG[:1_500_000]
         await asyncio.sleep(0.5)
         raise OSError("cut")
 
+    size = str(len(text) + sum(map(len, FILES.values())))
+    headers = {MANIFEST_BYTES_HEADER: str(len(text)), START_HEADER: "0", "Content-Length": size}
     async with place.client() as cut:
         with pytest.raises((OSError, aiohttp.ClientError)):
-            await cut.put(path, data=breaking_off(), headers={"Content-Length": str(len(content))})
-    async with worker.head(path) as response:
-        there = int(response.headers["Content-Length"])
-    assert 1_000_000 <= there <= 1_500_000
-    headers = {"Content-Range": f"bytes {there + 1}-{len(content) - 1}/{len(content)}"}
-    async with worker.put(path, data=BytesIO(content[there + 1 :]), headers=headers) as response:
-        assert response.status == 416
-    headers = {"Content-Range": f"bytes {there}-{len(content) - 1}/{len(content)}"}
-    async with worker.put(path, data=BytesIO(content[there:]), headers=headers) as response:
-        assert response.status == 204
-    async with worker.head(path) as response:
-        assert int(response.headers["Content-Length"]) == len(content)
+            await cut.put(HOME, data=breaking_off(), headers=headers)
 
 
-def test_garbage_uploads_are_refused_and_leave_nothing(tmp_path: Path) -> None:
-    home = artifact_path(JOB, STEP.digest)
-    good = manifest_to_json(made(STEP, {}))
+def test_an_artifact_that_was_made_again_comes_anew(tmp_path: Path) -> None:
+    again = {"big.bin": BIG[::-1], "other": b"o"}
 
     async def test(place: Served) -> None:
         async with place.client() as worker:
-            for body in (b"", b"[]", b"null", b"{}", b"\xff", good.replace('"version": 1', '"version": 2').encode()):
-                async with worker.post(home, data=body) as response:
-                    assert response.status == 400, body
-            other = artifact_path(JOB, "e" * 64)
-            async with worker.post(other, data=good) as response:
+            await broken_off(place)
+            there = await here(worker)
+            assert await sent(worker, again, start=there, says=again) == 416
+            assert await here(worker) == 0
+            assert await sent(worker, again, says=again) == 204
+        assert place.store.verify(STEP.digest) == []
+        assert sorted(p.name for p in place.store.path(STEP.digest).rglob("*")) == ["big.bin", "other"]
+
+    with_coordinator(tmp_path, test)
+
+
+def test_garbage_uploads_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    good = manifest_to_json(made(STEP, {"f": b"x"})).encode()
+
+    async def put(
+        worker: aiohttp.ClientSession, body: bytes, manifest_bytes: object = None, start: object = 0, home: str = HOME
+    ) -> int:
+        length = len(body) if manifest_bytes is None else manifest_bytes
+        headers = {MANIFEST_BYTES_HEADER: str(length), START_HEADER: str(start)}
+        async with worker.put(home, data=body, headers=headers) as response:
+            return response.status
+
+    def named(*names: str) -> bytes:
+        manifest = made(STEP, {"f": b"x"})
+        return manifest_to_json(
+            replace(manifest, files=tuple(replace(manifest.files[0], name=n) for n in names))
+        ).encode()
+
+    async def test(place: Served) -> None:
+        async with place.client() as worker:
+            for body in (b"", b"[]", b"null", b"{}", b"\xff", good.replace(b'"version": 1', b'"version": 2')):
+                assert await put(worker, body) == 400, body
+            for digest in ("e" * 64, "E" * 64):
+                assert await put(worker, good + b"x", len(good), home=artifact_path(JOB, digest)) == 400
+            for name in ("../../evil", "/etc/evil", "a\0b", "a\\b", "x" * 300, "a//b", "./x", ""):
+                text = named(name)
+                assert await put(worker, text + b"x", len(text)) == 422, name
+            twice = named("f", "f")
+            assert await put(worker, twice + b"xx", len(twice)) == 400
+            for manifest_bytes in ("", "x", -1, len(good) + 1, len(good) + 2, 10**30):
+                assert await put(worker, good + b"x", manifest_bytes) == 400, manifest_bytes
+            assert await put(worker, good + b"x", 10**10) == 413
+            for start in ("", "-1", 2, 10**17):
+                assert await put(worker, good + b"x", len(good), start) == 400, start
+            assert await put(worker, good, start=1) == 416
+            async with worker.put(HOME, data=good + b"x") as response:
                 assert response.status == 400
-            async with worker.post(artifact_path(JOB, "E" * 64), data=good) as response:
-                assert response.status == 400
-            for name in ("..%2F..%2Fevil", "%2Fetc%2Fevil", "a%00b", "a%5Cb", "x" * 300, "a//b", "%2e%2e/x"):
-                async with worker.put(f"{home}/{name}", data=b"x") as response:
-                    assert response.status in (400, 404, 405, 422), name
-            for bounds in ("bytes 0-5/6", "bytes 9-3/20", "bytes x", "bytes 0-0/0"):
-                async with worker.put(f"{home}/f", data=b"x", headers={"Content-Range": bounds}) as response:
-                    assert response.status == 400, bounds
+            for length in (b"", b"xx"):
+                assert await put(worker, good + length, len(good)) == 400
         place.coordinator.end_job(JOB)
         assert list((place.store.root / "tmp").iterdir()) == []
         assert [p for p in tmp_path.rglob("*evil*")] == []

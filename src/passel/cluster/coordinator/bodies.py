@@ -1,4 +1,4 @@
-"""Bodies of requests and answers of the data plane: files with ranges out, parts of files in.
+"""Bodies of requests and answers of the data plane: files with ranges out, artifacts in.
 
 Nothing here blocks the event loop: disks are read and written in threads, a block at a time.
 """
@@ -13,12 +13,12 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from passel.cluster.coordinator.incoming import Part
+from passel.cluster.coordinator.incoming import Package
 from passel.errors import PasselError
 
 BLOCK_BYTES = 2**20
 WRITTEN_AT_ONCE_BYTES = 2**20
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class RefusalError(PasselError):
@@ -68,49 +68,44 @@ def _asked_range(request: web.Request, size: int) -> tuple[int, int, int]:
     return (start, stop, 206) if start < stop else (0, 0, 416)
 
 
-async def receive_file(request: web.Request, part: Part, start: int, total: int) -> None:
-    """Writes the body after byte `start`. A request that is overtaken by another one for the same file writes no more.
+async def receive(request: web.Request, package: Package, owner: object) -> None:
+    """Writes the rest of the body. A request that is overtaken by another one of the same sender writes no more.
 
-    Raises RefusalError, StorageError, OvertakenError.
+    Raises StorageError, OvertakenError.
     """
-    mine = object()
-    if not await asyncio.to_thread(part.begin, mine, start):
-        raise RefusalError(416, f"{part.received_bytes} bytes of this file are here", part.path.name, "go on there")
     blocks: list[bytes] = []
     pending_bytes = 0
     while block := await request.content.readany():
         blocks.append(block)
         pending_bytes += len(block)
-        if part.received_bytes + pending_bytes > total:
-            raise RefusalError(400, "More bytes came than were announced")
         if pending_bytes >= WRITTEN_AT_ONCE_BYTES:
-            await asyncio.to_thread(part.write, mine, blocks)
+            await asyncio.to_thread(package.write, owner, blocks)
             blocks, pending_bytes = [], 0
-    await asyncio.to_thread(part.write, mine, blocks)
-    if part.received_bytes != total:
-        raise RefusalError(400, f"Only {part.received_bytes} of {total} bytes came")
+    if blocks:
+        await asyncio.to_thread(package.write, owner, blocks)
 
 
-def range_of_body(request: web.Request) -> tuple[int, int]:
-    """(first byte, size of the whole file) of a PUT. Raises RefusalError."""
-    length = request.content_length
-    if length is None:
-        refuse("A file must come with its Content-Length")
-    text = request.headers.get("Content-Range")
-    if text is None:
-        return 0, length
-    found = _CONTENT_RANGE.fullmatch(text)
-    if found is None:
-        refuse(f"This Content-Range cannot be understood: {text[:80]}")
-    start, last, total = (int(g) for g in found.groups())
-    if last + 1 - start != length or last >= total:
-        refuse(f"This Content-Range does not match the body: {text[:80]}")
-    return start, total
+def number_in(request: web.Request, header: str) -> int:
+    """A whole number of bytes that a header tells. Raises RefusalError."""
+    text = request.headers.get(header, "")
+    if not _NUMBER.fullmatch(text):
+        refuse(f"{header} must be a number: {text[:80]!r}")
+    return int(text)
 
 
 def refuse(what: str) -> NoReturn:
     """Raises RefusalError: the request makes no sense."""
     raise RefusalError(400, what)
+
+
+async def read_first(request: web.Request, size_bytes: int, most_bytes: int) -> bytes:
+    """The body's first bytes. Raises RefusalError (413) beyond `most_bytes`."""
+    if size_bytes > most_bytes:
+        raise RefusalError(413, f"More than {most_bytes} bytes")
+    try:
+        return await request.content.readexactly(size_bytes)
+    except asyncio.IncompleteReadError:
+        refuse(f"The body has less than {size_bytes} bytes")
 
 
 async def read_body(request: web.Request, most_bytes: int) -> bytes:

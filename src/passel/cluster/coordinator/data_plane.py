@@ -1,4 +1,4 @@
-"""Photos and artifacts over the workers' HTTPS: files with Range and digests out, artifacts file by file in.
+"""Photos and artifacts over the workers' HTTPS: files with Range and digests out, artifacts in.
 
 Nothing here blocks the event loop: disks are read, written and hashed in threads, a block at a time.
 """
@@ -16,7 +16,15 @@ from pathlib import Path
 from aiohttp import web
 
 from passel.cluster.coordinator.away import Away, NoBucketError
-from passel.cluster.coordinator.bodies import RefusalError, range_of_body, read_body, receive_file, refuse, send_file
+from passel.cluster.coordinator.bodies import (
+    RefusalError,
+    number_in,
+    read_body,
+    read_first,
+    receive,
+    refuse,
+    send_file,
+)
 from passel.cluster.coordinator.bucket import ArtifactBucket, BucketError, LostError
 from passel.cluster.coordinator.incoming import (
     DIGEST,
@@ -29,7 +37,15 @@ from passel.cluster.coordinator.incoming import (
 from passel.cluster.full_disk import FullDisk
 from passel.cluster.wire.bucket import BucketCommit
 from passel.cluster.wire.drivers import ReadyStep
-from passel.cluster.wire.workers import RETRY_AFTER_S, WireError, WireProblem, decode, encode
+from passel.cluster.wire.workers import (
+    MANIFEST_BYTES_HEADER,
+    RETRY_AFTER_S,
+    START_HEADER,
+    WireError,
+    WireProblem,
+    decode,
+    encode,
+)
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.store import Store, file_sha256, is_full_disk
@@ -117,14 +133,13 @@ class DataPlane:
         return [
             web.get("/v1/jobs/{job}/files/{key}", _answered(self._get_file)),
             web.get(artifact, _answered(self._get_manifest), allow_head=False),
-            web.post(artifact, _answered(self._commit)),
+            web.head(artifact, _answered(self._head)),
+            web.put(artifact, _answered(self._put)),
             web.post(artifact + "/bucket", _answered(self._plan)),
             web.post(artifact + "/kept", _answered(self._take)),
             web.post(artifact + "/here", _answered(self._bring)),
             web.post(artifact + "/doubt", _answered(self._doubt)),
-            web.head(artifact + "/{name:.+}", _answered(self._head)),
             web.get(artifact + "/{name:.+}", _answered(self._get_artifact_file), allow_head=False),
-            web.put(artifact + "/{name:.+}", _answered(self._put)),
         ]
 
     def attach(self, job: str, store_root: Path) -> None:
@@ -238,49 +253,44 @@ class DataPlane:
     # ---- in ---------------------------------------------------------------------------------------------------------
 
     async def _head(self, request: web.Request) -> web.StreamResponse:
-        job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
-        here = await asyncio.to_thread(job.is_here, sender.digest)
-        manifest = await asyncio.to_thread(job.manifest, sender.digest) if here else None
-        size = next((f.size_bytes for f in manifest.files if f.name == name), None) if manifest else None
-        if size is None:
-            job.disk.refuse()
-            size = self._incoming.received_bytes(sender, name)
-        if size is None:
-            raise RefusalError(404, "Nothing of this file is here", name[:200])
-        return web.Response(headers={"Content-Length": str(size)})
+        """How much of an artifact's content this sender has sent already."""
+        job, sender = self._job(request), self._sender(request)
+        await self._refuse_known(job, sender)
+        job.disk.refuse()
+        received_bytes = self._incoming.received_bytes(sender)
+        if received_bytes is None:
+            raise RefusalError(404, "Nothing of this artifact is here", sender.digest[:12])
+        return web.Response(headers={"Content-Length": str(received_bytes)})
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
-        job, sender, name = self._job(request), self._sender(request), request.match_info["name"]
-        start, total = range_of_body(request)
-        await self._refuse_known(job, sender.digest)
-        with job.disk.watched(total):
+        """An artifact: its manifest, then the content of its files, from where an earlier request ended."""
+        job, sender, mine = self._job(request), self._sender(request), object()
+        await self._refuse_known(job, sender)
+        start, manifest_bytes = number_in(request, START_HEADER), number_in(request, MANIFEST_BYTES_HEADER)
+        manifest = manifest_of(await read_first(request, manifest_bytes, MOST_MANIFEST_BYTES), sender.digest)
+        if request.content_length != manifest_bytes + manifest.size_bytes - start:
+            refuse("The Content-Length is not that of the manifest and what is left of the files")
+        with job.disk.watched(manifest.size_bytes):
             try:
-                part = await asyncio.to_thread(self._incoming.part, sender, job.store, name)
-                await receive_file(request, part, start, total)
+                package = await asyncio.to_thread(self._incoming.package, sender, job.store)
+                if not await asyncio.to_thread(package.begin, mine, manifest, start):
+                    raise RefusalError(416, f"{package.received_bytes} bytes of this artifact are here", sender.digest)
+                await receive(request, package, mine)
+                await asyncio.to_thread(self._incoming.commit, sender, package, mine)
             except StorageError:
                 await asyncio.to_thread(self._incoming.discard, sender)  # or it would fill the disk until the job's end
                 raise
         return web.Response(status=204)
 
-    async def _commit(self, request: web.Request) -> web.StreamResponse:
-        job, sender = self._job(request), self._sender(request)
-        manifest = manifest_of(await read_body(request, MOST_MANIFEST_BYTES), sender.digest)
-        if await asyncio.to_thread(job.is_here, sender.digest):
-            await asyncio.to_thread(self._incoming.discard, sender)
-            raise RefusalError(409, "The artifact is here already", sender.digest[:12])
-        with job.disk.watched(manifest.size_bytes):
-            await asyncio.to_thread(self._incoming.commit, sender, job.store, manifest)
-        return web.Response(status=204)
-
     async def _plan(self, request: web.Request) -> web.StreamResponse:
         job, manifest = self._job(request), manifest_of(await read_body(request, MOST_MANIFEST_BYTES), _digest(request))
-        await self._refuse_known(job, manifest.digest)
+        await self._refuse_known(job, self._sender(request))
         return web.Response(body=encode(await self.away.plan(job.name, manifest)), content_type="application/json")
 
     async def _take(self, request: web.Request) -> web.StreamResponse:
         job, commit = self._job(request), decode(BucketCommit, await read_body(request, MOST_MANIFEST_BYTES))
         manifest = manifest_of(commit.manifest.encode("utf-8", "surrogatepass"), _digest(request))
-        await self._refuse_known(job, manifest.digest)
+        await self._refuse_known(job, self._sender(request))
         try:
             await self.away.take(job.name, job.store, manifest, commit)
         except LostError as error:
@@ -297,9 +307,10 @@ class DataPlane:
         await self._look_closely(self._job(request), _digest(request))
         return web.Response(status=204)
 
-    async def _refuse_known(self, job: _JobFiles, digest: str) -> None:
-        if await asyncio.to_thread(job.is_here, digest):
-            raise RefusalError(409, "The artifact is here already", digest[:12])
+    async def _refuse_known(self, job: _JobFiles, sender: Sender) -> None:
+        if await asyncio.to_thread(job.is_here, sender.digest):
+            await asyncio.to_thread(self._incoming.discard, sender)  # another was quicker
+            raise RefusalError(409, "The artifact is here already", sender.digest[:12])
 
     def _job(self, request: web.Request) -> _JobFiles:
         job = self._jobs.get(request.match_info["job"])

@@ -1,23 +1,27 @@
-"""Artifacts on their way in: what workers have sent so far, file by file, until the manifest makes an artifact of it.
+"""Artifacts on their way in: what workers have sent so far, until all of it makes an artifact.
 
-Each sender of an artifact has a folder of its own in the job's store, so two that send the same one do not meet before the
-commit. Blocks are hashed as they come. A restart of the coordinator forgets what was half there; it is sent again.
+An artifact comes as its manifest and then the content of its files, one after the other, so one number says how much of it is here.
+Each sender has a folder of its own in the job's store, so two that send the same one do not meet before the commit. Blocks are
+hashed as they come. A restart of the coordinator forgets what was half there; it is sent again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from itertools import zip_longest
+from pathlib import PurePosixPath
 
 from passel.cluster.wire.workers import WireError
 from passel.errors import PasselError
-from passel.pipeline.manifest import Manifest, manifest_from_json
+from passel.pipeline.manifest import ArtifactFile, Manifest, manifest_from_json
 from passel.pipeline.store import Store, storage_errors
 
 IDLE_S = 1800.0
@@ -29,7 +33,7 @@ class MismatchError(PasselError):
 
 
 class OvertakenError(PasselError):
-    """A later request of the same sender has taken over."""
+    """Another request of the same sender does the work."""
 
 
 @dataclass(frozen=True)
@@ -41,103 +45,141 @@ class Sender:
     worker: str
 
 
-class Part:
-    """One file of an artifact. Only the request that began last may write: an older one may still hang on a dead link."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.received_bytes = 0
-        self._owner: object = None
-        self._hash = hashlib.sha256()
-        self._guard = threading.Lock()
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def begin(self, owner: object, start: int) -> bool:
-        """From now on `owner` writes, after byte `start`. False when that is neither 0 nor what was received so far."""
-        with self._guard, storage_errors(self.path.parent):
-            if start not in (0, self.received_bytes):
-                return False
-            self._owner = owner
-            if start == 0:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.path.write_bytes(b"")
-                self.received_bytes, self._hash = 0, hashlib.sha256()
-            return True
-
-    def write(self, owner: object, blocks: Sequence[bytes]) -> None:
-        """The next bytes. Raises StorageError, OvertakenError."""
-        with self._guard, storage_errors(self.path.parent):
-            if self._owner is not owner:
-                raise OvertakenError("Another request writes this file", self.path.name)
-            with self.path.open("r+b") as file:
-                file.seek(self.received_bytes)
-                file.writelines(blocks)
-            for block in blocks:
-                self._hash.update(block)
-                self.received_bytes += len(block)
-
-
-class _Package:
-    """The folder of one sender."""
+class Package:
+    """What one sender has sent. Only the request that began last may write: an older one may still hang on a dead link."""
 
     def __init__(self, store: Store, digest: str) -> None:
         self._stack = ExitStack()
-        self.store = store
-        self.aside = self._stack.enter_context(store.aside(digest))
-        self.parts: dict[str, Part] = {}
+        self._store = store
+        self._aside = self._stack.enter_context(store.aside(digest))
+        self._guard = threading.Lock()
+        self._owner: object = None
+        self._manifest: Manifest | None = None
+        self._closed = False
         self.used_s = time.monotonic()
+        self._go_back_to(())
 
-    def part(self, name: str) -> Part:
-        return self.parts.setdefault(name, Part(self.aside.files / name))
+    @property
+    def received_bytes(self) -> int:
+        """Of the content."""
+        return sum(f.size_bytes for f in self._files[: len(self._sha256s)]) + self._in_file_bytes
+
+    def begin(self, owner: object, manifest: Manifest, start: int) -> bool:
+        """From now on `owner` writes, after byte `start` of the content. False when that is neither 0 nor what was received so far.
+
+        Raises OvertakenError when the artifact is being put in place, StorageError.
+        """
+        with self._guard, storage_errors(self._aside.files):
+            if self._closed:
+                raise OvertakenError(
+                    "The artifact has come and is being put in place", manifest.digest[:12], "ask again"
+                )
+            if start and self._files != manifest.files:
+                self._go_back_to(())  # it was made again
+            if start not in (0, self.received_bytes):
+                return False
+            if start == 0:
+                shutil.rmtree(self._aside.files)  # perhaps with other files
+                self._aside.files.mkdir()
+                self._go_back_to(())
+            self._owner, self._manifest, self.used_s = owner, manifest, time.monotonic()
+            self._end_full_files()
+            return True
+
+    def write(self, owner: object, blocks: Sequence[bytes]) -> None:
+        """The next bytes, no more than the manifest says. Raises StorageError, OvertakenError."""
+        with self._guard, storage_errors(self._aside.files):
+            self._refuse_others(owner)
+            rest = deque(memoryview(b) for b in blocks)
+            while rest:
+                self._append(_first_bytes(rest, self._files[len(self._sha256s)].size_bytes - self._in_file_bytes))
+                self._end_full_files()
+            self.used_s = time.monotonic()
+
+    def check(self, owner: object) -> None:
+        """All has come: from now on nobody may write. Raises MismatchError (from the first wrong file on it must be sent again),
+        OvertakenError."""
+        with self._guard:
+            self._refuse_others(owner)
+            sent = zip_longest(self._files, self._sha256s)  # should something lack, that is wrong, too
+            wrong = [number for number, (file, sha256) in enumerate(sent) if file.sha256 != sha256]
+            if wrong:
+                self._go_back_to(self._sha256s[: wrong[0]])
+                what = f"{len(wrong)} files did not arrive as the manifest says"
+                raise MismatchError(what, self._files[wrong[0]].name, "send them again")
+            self._closed = True
+
+    def commit(self) -> None:
+        """Makes what was checked the artifact. Not under the guard, for the disk may take its time. Raises StorageError."""
+        assert self._manifest is not None
+        self._store.commit_received(self._aside, self._manifest)
 
     def close(self) -> None:
+        """Removes what is not committed. Who still sends it begins anew."""
+        with self._guard:
+            self._closed = True
         self._stack.close()
+
+    @property
+    def _files(self) -> tuple[ArtifactFile, ...]:
+        return self._manifest.files if self._manifest else ()
+
+    def _refuse_others(self, owner: object) -> None:
+        if self._owner is not owner or self._closed:
+            raise OvertakenError("Another request sends this artifact")
+
+    def _go_back_to(self, sha256s: Sequence[str]) -> None:
+        """As if only these first files had come; the next write begins the one after them anew."""
+        self._sha256s = list(sha256s)
+        self._hash, self._in_file_bytes = hashlib.sha256(), 0
+
+    def _append(self, pieces: Sequence[memoryview]) -> None:
+        path = self._aside.files / self._files[len(self._sha256s)].name
+        if not self._in_file_bytes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if self._in_file_bytes else "wb") as file:
+            file.seek(self._in_file_bytes)
+            file.writelines(pieces)
+        for piece in pieces:
+            self._hash.update(piece)
+            self._in_file_bytes += len(piece)
+
+    def _end_full_files(self) -> None:
+        """Goes on to the next file that lacks something; those without content are made in passing."""
+        for file in self._files[len(self._sha256s) :]:
+            if self._in_file_bytes < file.size_bytes:
+                break
+            if not file.size_bytes:
+                self._append(())
+            self._sha256s.append(self._hash.hexdigest())
+            self._hash, self._in_file_bytes = hashlib.sha256(), 0
 
 
 class Incoming:
-    """All that is on its way in. Not for several threads at once, but for `part` and `commit` of different senders."""
+    """All that is on its way in. Not for several threads at once, but for `package` of different senders."""
 
     def __init__(self) -> None:
-        self._packages: dict[Sender, _Package] = {}
+        self._packages: dict[Sender, Package] = {}
 
-    def received_bytes(self, sender: Sender, name: str) -> int | None:
-        """How much of a file is here, None when nothing was ever sent."""
+    def received_bytes(self, sender: Sender) -> int | None:
+        """How much of an artifact's content is here, None when nothing was ever sent."""
         package = self._packages.get(sender)
-        part = package.parts.get(name) if package else None
-        return part.received_bytes if part else None
+        return package.received_bytes if package else None
 
-    def part(self, sender: Sender, store: Store, name: str) -> Part:
-        """Where a file of the sender's artifact goes. Raises StorageError, MismatchError for a bad name."""
-        check_name(name)
+    def package(self, sender: Sender, store: Store) -> Package:
+        """Where the sender's artifact goes. Raises StorageError."""
         package = self._packages.get(sender)
         if package is None:
-            package = _Package(store, sender.digest)
-            self._packages.setdefault(sender, package)
-            if self._packages[sender] is not package:  # another file of it was quicker
+            package = Package(store, sender.digest)
+            if self._packages.setdefault(sender, package) is not package:  # another request of it was quicker
                 package.close()
-                package = self._packages[sender]
-        package.used_s = time.monotonic()
-        return package.part(name)
+        return self._packages[sender]
 
-    def commit(self, sender: Sender, store: Store, manifest: Manifest) -> None:
-        """Checks what was sent and makes it the artifact. Raises MismatchError (what is wrong must be sent again), StorageError."""
-        package = self._packages.get(sender) or _Package(store, sender.digest)
-        self._packages[sender] = package
-        wrong = [name for name in package.parts.keys() - {f.name for f in manifest.files}]
-        for file in manifest.files:
-            part = package.parts.get(file.name)
-            if part is None or (part.received_bytes, part.sha256) != (file.size_bytes, file.sha256):
-                wrong.append(file.name)
-        if wrong:
-            for name in wrong:
-                if (gone := package.parts.pop(name, None)) is not None:
-                    gone.path.unlink(missing_ok=True)
-            raise MismatchError(f"{len(wrong)} files did not arrive as the manifest says", wrong[0], "send them again")
+    def commit(self, sender: Sender, package: Package, owner: object) -> None:
+        """Makes what `owner` has sent the artifact. Raises what `Package.check` does, and then keeps it; StorageError."""
+        package.check(owner)
         try:
-            package.store.commit_received(package.aside, manifest)
+            package.commit()
         finally:
             self.discard(sender)
 
@@ -163,6 +205,18 @@ class Incoming:
             self.discard(sender)
 
 
+def _first_bytes(blocks: deque[memoryview], most_bytes: int) -> list[memoryview]:
+    """Takes at most so many bytes from the front of the blocks."""
+    taken: list[memoryview] = []
+    while blocks and most_bytes:
+        block = blocks.popleft()
+        taken.append(block[:most_bytes])
+        if len(block) > most_bytes:
+            blocks.appendleft(block[most_bytes:])
+        most_bytes -= len(taken[-1])
+    return taken
+
+
 def check_name(name: str) -> None:
     """Raises MismatchError unless this is a plain relative path with / that stays inside its folder."""
     parts = PurePosixPath(name).parts
@@ -186,7 +240,9 @@ def manifest_of(body: bytes, digest: str) -> Manifest:
         plain = all(isinstance(t, str) for t in texts) and all(isinstance(n, int | float) for n in numbers)
         plain &= isinstance(manifest.cost.attempt, int) and isinstance(manifest.version, int)
         plain &= all(isinstance(value, int | float | str | bool) for _, value in manifest.facts)
-        plain &= all(isinstance(f.size_bytes, int) and bool(DIGEST.fullmatch(f.sha256)) for f in manifest.files)
+        plain &= all(type(f.size_bytes) is int and f.size_bytes >= 0 for f in manifest.files)
+        plain &= all(bool(DIGEST.fullmatch(f.sha256)) for f in manifest.files)
+        plain &= len({f.name for f in manifest.files}) == len(manifest.files)
         for file in manifest.files:
             check_name(file.name)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -28,6 +28,9 @@ from passel.pipeline.manifest import ArtifactFile
 
 VERSION_HEADER = "X-Passel-Version"
 """Header of every request; the answer to another version is 426 with a WireProblem that names both."""
+MANIFEST_BYTES_HEADER = "X-Passel-Manifest-Bytes"
+START_HEADER = "X-Passel-Start"
+"""Of an artifact's PUT: how long the manifest is with which the body begins, and after how many bytes of content it goes on."""
 POLL_PATH = "/v1/poll"
 MOST_POLL_BYTES = 64 * 2**20
 LEASE_S = 15.0
@@ -44,7 +47,7 @@ def file_path(job: str, key: str) -> str:
 
 
 def artifact_path(job: str, digest: str, name: str = "") -> str:
-    """Without name: GET the manifest, POST it to commit. With name: GET, PUT (Content-Range), HEAD of one file."""
+    """Without name: GET the manifest; PUT the whole artifact, manifest first; HEAD how much of it has come. With name: GET a file."""
     return f"/v1/jobs/{job}/artifacts/{digest}" + (f"/{name}" if name else "")
 
 

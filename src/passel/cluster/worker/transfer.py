@@ -12,18 +12,18 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 import aiohttp
 
 import passel
 from passel.cluster.wire.bucket import WORTH_BYTES, BucketCommit, BucketPlan, here_path, kept_path, plan_path
 from passel.cluster.wire.workers import (
+    MANIFEST_BYTES_HEADER,
     POLL_PATH,
+    START_HEADER,
     VERSION_HEADER,
     PollReply,
     PollRequest,
@@ -46,14 +46,14 @@ from passel.cluster.worker.answers import (
 )
 from passel.cluster.worker.bucket_line import BucketLine, BucketTrouble
 from passel.cluster.worker.sink import Meter, complete, receive
-from passel.cluster.worker.together import together
-from passel.errors import network_reason
-from passel.pipeline.manifest import ArtifactFile, Manifest, manifest_to_json
-from passel.pipeline.store import storage_errors
+from passel.cluster.worker.source import content
+from passel.errors import PasselError, network_reason
+from passel.pipeline.manifest import Manifest, manifest_to_json
 
-_BLOCK_BYTES = 2**19
 _WORTH_ASKING_BYTES = 8 * 2**20
 """From this size on an upload asks first how much an earlier one has left."""
+_SYNCING_S = 60.0
+"""When all of an artifact has come, the coordinator writes it through to its disk before it answers."""
 _MANY = 100
 _MOST_TROUBLES = 6
 _MOST_ASTRAY = 3
@@ -73,7 +73,7 @@ _TRANSIENT = (aiohttp.ClientError, TimeoutError, ConnectionError, Unready, WireE
 class LinkSettings:
     """stall_s: a connection without a byte for so long is given up. connect_s: the same for making one, which takes two rounds.
 
-    longest_pause_s: between two tries. downloads, uploads: files at a time.
+    longest_pause_s: between two tries. downloads: files at a time. uploads: artifacts at a time, files of those into a bucket.
     """
 
     stall_s: float = STALL_S
@@ -197,18 +197,15 @@ class Link:
         try:
             if self._bucket_offered and self._bucket.is_well and manifest.size_bytes >= WORTH_BYTES:
                 try:
-                    await self._send_by_bucket(job, manifest, folder, moved)
-                    return moved.moved_bytes
+                    return await self._send_by_bucket(job, manifest, folder, moved)
                 except BucketTrouble as trouble:
                     self._bucket.note(trouble)
-            await together(self._send_file(job, manifest.digest, f, folder, moved) for f in manifest.files)
+            await self._send_here(job, manifest, folder, moved)
         except AlreadyThere:
-            return moved.moved_bytes
-        with suppress(AlreadyThere):
-            await self._post(artifact_path(job, manifest.digest), manifest_to_json(manifest).encode())
+            pass
         return moved.moved_bytes
 
-    async def _send_by_bucket(self, job: str, manifest: Manifest, folder: Path, moved: Meter) -> None:
+    async def _send_by_bucket(self, job: str, manifest: Manifest, folder: Path, moved: Meter) -> int:
         """Raises BucketTrouble, AlreadyThere, and what `send_artifact` raises."""
         text = manifest_to_json(manifest)
         try:
@@ -218,6 +215,7 @@ class Link:
             uploads = list(zip(plan.uploads, manifest.files, strict=True))
             uploaded = await self._bucket.put_all(uploads, folder, moved)
             await self._post(kept_path(job, manifest.digest), encode(BucketCommit(text, tuple(uploaded))))
+            return moved.moved_bytes
         except NotThereError as error:  # the coordinator has trouble with the bucket
             raise BucketTrouble(error.what, error.where) from error
         except DamagedError as error:
@@ -294,48 +292,60 @@ class Link:
             raise Astray(f"{path} came damaged")
         return found
 
-    async def _send_file(self, job: str, digest: str, file: ArtifactFile, folder: Path, moved: Meter) -> None:
-        path = artifact_path(job, digest, quote(file.name))
-        tries = 0
+    async def _send_here(self, job: str, manifest: Manifest, folder: Path, moved: Meter) -> None:
+        """To the coordinator itself, in one request if all goes well. Raises AlreadyThere, and what `send_artifact` raises."""
+        path, tries = artifact_path(job, manifest.digest), 0
 
         async def attempt() -> None:
             nonlocal tries
             tries += 1
             async with self._uploads:
-                start = await self._received(path) if tries > 1 or file.size_bytes >= _WORTH_ASKING_BYTES else 0
-                if start < file.size_bytes or file.size_bytes == 0:
-                    await self._put(path, folder / file.name, file.size_bytes, start % (file.size_bytes or 1), moved)
+                start = await self._received(path) if tries > 1 or manifest.size_bytes >= _WORTH_ASKING_BYTES else 0
+                await self._put(path, manifest, folder, start if start <= manifest.size_bytes else 0, moved)
 
         await self._until_done(attempt)
 
     async def _received(self, path: str) -> int:
-        """How much of a file an earlier upload has left."""
+        """How much of an artifact's content earlier requests have left."""
         async with self._http.head(path) as response:
             if response.status == 404:
                 return 0
             await raise_for(response)
             return int(response.headers.get("Content-Length", 0))
 
-    async def _put(self, path: str, file: Path, size_bytes: int, start: int, moved: Meter) -> None:
-        headers = {"Content-Length": str(size_bytes - start)}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"
-        stall_s = self._settings.stall_s
+    async def _put(self, path: str, manifest: Manifest, folder: Path, start: int, moved: Meter) -> None:
+        text, rest = manifest_to_json(manifest).encode(), content(folder, manifest.files, start)
+        headers = {
+            MANIFEST_BYTES_HEADER: str(len(text)),
+            START_HEADER: str(start),
+            "Content-Length": str(len(text) + manifest.size_bytes - start),
+        }
+        stall_s, trouble = self._settings.stall_s, list[PasselError]()
         async with asyncio.timeout(stall_s) as deadline:
 
+            def go_on(within_s: float) -> None:
+                deadline.reschedule(asyncio.get_running_loop().time() + within_s)
+
             async def body() -> AsyncIterator[bytes]:
-                with storage_errors(file.parent):
-                    source = file.open("rb")
-                with source:
-                    source.seek(start)
-                    while block := await asyncio.to_thread(source.read, _BLOCK_BYTES):
+                yield text
+                try:
+                    while block := await asyncio.to_thread(next, rest, b""):
                         yield block
                         moved.moved_bytes += len(block)
-                        deadline.reschedule(asyncio.get_running_loop().time() + stall_s)
-                deadline.reschedule(asyncio.get_running_loop().time() + max(60.0, stall_s))  # it may sync its disk
+                        go_on(stall_s)
+                except PasselError as error:
+                    trouble.append(error)
+                    raise
+                go_on(max(_SYNCING_S, stall_s))
 
-            async with self._http.put(path, data=body(), headers=headers) as response:
-                await raise_for(response)
+            try:
+                timeout = self._timeout(_SYNCING_S)
+                async with self._http.put(path, data=body(), headers=headers, timeout=timeout) as response:
+                    await raise_for(response)
+            except aiohttp.ClientError as error:
+                if trouble:  # it has ended the request as if the link were broken
+                    raise trouble[0] from error
+                raise
 
     def _wait_for(self, reason: str) -> None:
         """Says once what is waited for, not at every try."""
