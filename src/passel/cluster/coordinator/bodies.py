@@ -75,7 +75,7 @@ async def receive(request: web.Request, package: Package, owner: object) -> None
     """
     blocks: list[bytes] = []
     pending_bytes = 0
-    while block := await request.content.readany():
+    async for block, _ in request.content.iter_chunks():  # as they came: to join them would touch every byte again
         blocks.append(block)
         pending_bytes += len(block)
         if pending_bytes >= WRITTEN_AT_ONCE_BYTES:

@@ -88,7 +88,7 @@ async def blocks(stream: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
     size_bytes = 0
     broken: Exception | None = None
     try:
-        async for piece in stream.iter_any():
+        async for piece, _ in stream.iter_chunks():
             pieces.append(piece)
             size_bytes += len(piece)
             if size_bytes >= _BLOCK_BYTES:
