@@ -13,10 +13,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Lower rooms never import higher ones.
 ROOMS = (
-    *("kernel_cache", "databases", "errors", "option_table", "options", "geo", "survey", "reconstruct"),
+    *("collector", "kernel_cache", "databases", "errors", "option_table", "options", "geo", "survey", "reconstruct"),
     *("align", "surface", "products", "pipeline", "cluster"),
 )
-_NO_ENGINE = {"databases", "errors", "option_table", "options", "server"}
+_NO_ENGINE = {"collector", "databases", "errors", "option_table", "options", "server"}
 # Rooms beside the column, with the rooms that they may see.
 BESIDE = {
     "demo": {"errors", "geo", "survey", "reconstruct", "products"},

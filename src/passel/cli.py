@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import passel
+from passel.collector import look_seldom
 from passel.errors import Interrupted, PasselError, StorageError, UsageError
 from passel.option_table import SUPPORTED
 from passel.options import usage_line
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # File names may hold bytes that the terminal's encoding does not know: show them escaped rather than fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if arguments is None:
+        look_seldom()
         _stop_like_ctrl_c()
     words = tuple(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import faulthandler
-import gc
 import os
 import pickle
 import resource
@@ -26,6 +25,7 @@ from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from passel.collector import look_seldom
 from passel.errors import PasselError, StepError
 from passel.pipeline.manifest import Cost
 from passel.pipeline.messages import Answer, Done, Failed, Request
@@ -116,16 +116,6 @@ def _plain_facts(facts: dict[str, Fact]) -> dict[str, Fact]:
             )
         plain[str(name)] = item
     return plain
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """For what makes many objects that stay, as imports do: looking for garbage among them takes a fifth of their time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _limit_loaded_libraries(threads: int) -> None:
@@ -220,6 +210,7 @@ def _start_watcher(requests: int, lifeline: int) -> None:
 
 
 def _prepare_process() -> None:
+    look_seldom()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):  # if memory runs out, a step goes, not the run
         Path("/proc/self/oom_score_adj").write_text("500")
@@ -250,8 +241,7 @@ def _answer(message: bytes) -> Answer:
     try:
         with _printing_to(log):
             try:
-                with _without_collector():
-                    request: Request = pickle.loads(payload)  # imports the module of its params: may print, may fail
+                request: Request = pickle.loads(payload)  # imports the module of its params: may print, may fail
             except Exception as error:
                 traceback.print_exc()
                 return Failed("crash", f"The step cannot be loaded: {error}", str(log), "", traceback.format_exc())

@@ -25,6 +25,7 @@ from types import FrameType
 from passel.cluster.driver.driver_events import EventLines
 from passel.cluster.driver.passel_executor import CoordinatorLostError, JobLink, PasselExecutor
 from passel.cluster.full_disk import FullDisk
+from passel.collector import look_seldom
 from passel.errors import Interrupted, PasselError, StorageError, UsageError
 from passel.options import Options, parse_options
 from passel.pipeline.job import Project
@@ -188,6 +189,7 @@ def _task_of(words: Sequence[str]) -> DriverTask:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The process."""
+    look_seldom()
     signal.signal(signal.SIGTERM, _stop_like_ctrl_c)
     try:
         task = _task_of(sys.argv[1:] if words is None else words)

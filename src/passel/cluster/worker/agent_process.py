@@ -27,6 +27,7 @@ from passel.cluster.worker.hosts import Hosts
 from passel.cluster.worker.machine import memory_for_steps_mb, usable_cpus
 from passel.cluster.worker.transfer import Link, LinkSettings
 from passel.cluster.worker.workplace import LocalWorkplace, RemoteWorkplace, Workplace
+from passel.collector import look_seldom
 from passel.errors import Interrupted, PasselError, StorageError
 from passel.pipeline.store import storage_errors
 from passel.pipeline.task_limit import too_few_tasks
@@ -128,6 +129,7 @@ def _listen_to_signals(agent: Agent) -> None:
 
 def main() -> None:
     """Runs one agent."""
+    look_seldom()
     options = AgentOptions.parse(sys.argv[1:])
     tell_on_stderr()
     die_with(options.lifeline)
