@@ -48,6 +48,13 @@ def turn_bits(file: Path) -> None:
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def change_digits(file: Path) -> None:
+    """What is in it is still what a step can read; size and times stay."""
+    times = file.stat()
+    file.write_text("7654321")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 def remove_all(file: Path) -> None:
     """As somebody does who makes room."""
     shutil.rmtree(file.parent.parent)
@@ -55,7 +62,10 @@ def remove_all(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "local"),
-    [(remove, False), (cut_short, False), (turn_bits, False), (cut_short, True), (turn_bits, True), (remove_all, True)],
+    [
+        *((remove, False), (cut_short, False), (turn_bits, False), (change_digits, False)),
+        *((remove_all, True), (cut_short, True), (turn_bits, True), (change_digits, True)),
+    ],
 )
 def test_what_rots_on_the_coordinators_disk_is_made_again(
     machines: Machines, tmp_path: Path, damage: Callable[[Path], None], local: bool

@@ -23,13 +23,14 @@ from passel.cluster.worker.transfer import Link
 from passel.errors import PasselError, StorageError
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.messages import RETRIED_KINDS, Answer, Failed, Request
-from passel.pipeline.store import Store, is_full_disk
+from passel.pipeline.store import Store, file_sha256, is_full_disk
 
 OnPhase = Callable[[Phase], None]
 _TAIL_BYTES = 4000
 _MOST_SENDS = 10
 _MOST_MENDS = 5
 _MOST_HINTS = 256
+_MOST_CHECKED = 200_000
 _log = logging.getLogger("passel.worker")
 
 
@@ -68,6 +69,7 @@ class LocalWorkplace:
         self._disk = disk
         self._link = link
         self._full: dict[Path, FullDisk] = {}
+        self._checked: dict[Path, int] = {}
 
     async def work(self, assignment: Assignment, on_phase: OnPhase) -> Finished:
         log = Path(assignment.log)
@@ -75,9 +77,8 @@ class LocalWorkplace:
             await together(self._link.bring(assignment.job, i.key) for i in assignment.inputs if i.away)
             store = Store(Path(assignment.store))
             paths = tuple((i.role, Path(i.path) if i.path else store.path(i.key)) for i in assignment.inputs)
-            if not await asyncio.to_thread(_are_whole, assignment.inputs, paths) and (
-                lost := await self._lost(assignment)
-            ):
+            well = await asyncio.to_thread(_are_well, assignment.inputs, paths, self._checked)
+            if not well and (lost := await self._lost(assignment)):
                 raise lost
             request = Request(packed_step(assignment), paths, store.root, log, assignment.attempt)
         except RefusedError:
@@ -302,12 +303,23 @@ def _wrong_artifact(assignment: Assignment, manifest: Manifest) -> Failure | Non
     return Failure("crash", "The step came out under another digest", place, "install the same Passel everywhere")
 
 
-def _are_whole(refs: Sequence[InputRef], paths: Sequence[tuple[str, Path]]) -> bool:
-    """Whether the files of these artifacts have their sizes; their content is too much to read each time."""
+def _are_well(refs: Sequence[InputRef], paths: Sequence[tuple[str, Path]], checked: dict[Path, int]) -> bool:
+    """Whether the files of these artifacts are what they should be. checked: when each was changed last as it was read here, for
+    their content is too much to read each time."""
+    if len(checked) > _MOST_CHECKED:
+        checked.clear()
     try:
-        return all((path / f.name).stat().st_size == f.size_bytes for r, (_, path) in zip(refs, paths) for f in r.files)
+        for path, file in [(path / f.name, f) for ref, (_, path) in zip(refs, paths) for f in ref.files]:
+            found = path.stat()
+            if found.st_size != file.size_bytes:
+                return False
+            if checked.get(path) != found.st_mtime_ns:
+                if file_sha256(path) != file.sha256:
+                    return False
+                checked[path] = found.st_mtime_ns
     except OSError:
         return False
+    return True
 
 
 def _with_disk_seen(failed: Failed, store: Store) -> Failed:
