@@ -474,3 +474,40 @@ def test_a_worker_that_is_cut_off_is_forgotten(world: World) -> None:
     world.dispatcher.cut("a", world.now_s)
     world.poll(b)
     assert digests(b) == ["x"]
+
+
+@pytest.mark.parametrize("deaths", [1, MOST_STRIKES])
+def test_what_a_worker_has_delivered_is_not_made_again_when_it_dies(world: World, deaths: int) -> None:
+    world.submit(ready("x"))
+    for n in range(deaths):
+        worker = small(f"w{n}")
+        world.poll(worker)
+        (ticket,) = worker.held
+        worker.run(ticket)
+        world.poll(worker)
+        if n == deaths - 1:
+            world.dispatcher.delivered("job", "x", worker.name)
+            world.listen()
+            assert not world.ended  # it will say so itself, with what it took
+        world.later(LEASE_S + 1)
+    assert world.ended["x"] == Ended("x", deaths, f"w{deaths - 1}", None, 0, 0)
+    other = small("other")
+    world.poll(other)
+    assert not other.held
+
+
+def test_what_a_worker_that_was_thought_lost_delivers_ends_the_step(world: World) -> None:
+    a, b = small("a"), small("b")
+    world.submit(ready("x"))
+    world.poll(a)
+    a.run(next(iter(a.held)))
+    world.poll(a)
+    world.later(LEASE_S + 1, b)
+    world.poll(b)
+    (ticket,) = b.held
+    world.dispatcher.delivered("job", "x", "a")
+    world.listen()
+    assert world.ended["x"].failure is None
+    assert world.poll(b).cancel == (ticket,)
+    world.dispatcher.delivered("job", "x", "b")  # too late, and again
+    world.dispatcher.delivered("gone", "x", "b")

@@ -159,6 +159,13 @@ class Histories(RuleBasedStateMachine):
                 held.phase = "sending"
 
     @rule(name=NAMES)
+    def artifact_arrives(self, name: str) -> None:
+        for assignment in [h.assignment for h in self.workers[name].held.values() if h.phase == "sending"][:1]:
+            self.store.add((assignment.job, assignment.digest))
+            self.dispatcher.delivered(assignment.job, assignment.digest, name)
+            self.settle()
+
+    @rule(name=NAMES)
     def worker_dies(self, name: str) -> None:
         self.workers[name].restart()
 

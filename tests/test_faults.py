@@ -86,7 +86,7 @@ def test_a_worker_that_loses_its_power(machines, tmp_path):
     steps = marked(tmp_path, 8, 0.4)
     workers = [machines.worker(n) for n in ("one", "two")]
     drive = Drive(machines, steps)
-    # what its worker has delivered but not yet told, when it dies, may be made again
+    # those that the driver has heard of: what is just being put in place, when its worker dies, may be made again
     until(lambda: sum(isinstance(e, StepDone) for e in drive.events) >= 2 and workers[0].hosts)
     before = {e.step.name: runs(tmp_path, e.step.name) for e in list(drive.events) if isinstance(e, StepDone)}
     workers[0].kill()

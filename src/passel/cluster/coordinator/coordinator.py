@@ -77,7 +77,7 @@ class Coordinator:
         self._is_member = is_member
         self._open_paths = {route.path for route in open_routes}
         self._dispatcher = Dispatcher(secrets.token_hex(4))
-        self._data = DataPlane(bucket, self._lost)
+        self._data = DataPlane(bucket, self._lost, self._delivered)
         self._bringing: set[asyncio.Task[None]] = set()
         self._held: dict[str, asyncio.Future[None]] = {}
         self._capacity = Capacity(0, 0, 0)
@@ -211,6 +211,10 @@ class Coordinator:
     def _withdraw(self, job: str) -> None:
         self._dispatcher.withdraw(job, time.monotonic())
         self._data.forget(job)
+        self._pump()
+
+    def _delivered(self, job: str, digest: str, worker: str) -> None:
+        self._dispatcher.delivered(job, digest, worker)
         self._pump()
 
     # ---- workers

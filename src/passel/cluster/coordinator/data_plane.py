@@ -118,12 +118,18 @@ class DataPlane:
     """Serves the files of the jobs that were attached.
 
     bucket: where artifacts may be kept instead of here. on_lost(job): one of the job's artifacts has to be made again.
+    on_delivered(job, digest, worker): one has come.
     """
 
-    def __init__(self, bucket: ArtifactBucket | None = None, on_lost: Callable[[str], None] = lambda job: None) -> None:
+    def __init__(
+        self,
+        bucket: ArtifactBucket | None = None,
+        on_lost: Callable[[str], None] = lambda job: None,
+        on_delivered: Callable[[str, str, str], None] = lambda job, digest, worker: None,
+    ) -> None:
         self._jobs: dict[str, _JobFiles] = {}
         self.away = Away(bucket, self._lost)
-        self._on_lost = on_lost
+        self._on_lost, self._on_delivered = on_lost, on_delivered
         self._incoming = Incoming()
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
@@ -280,6 +286,7 @@ class DataPlane:
             except StorageError:
                 await asyncio.to_thread(self._incoming.discard, sender)  # or it would fill the disk until the job's end
                 raise
+        self._on_delivered(sender.job, sender.digest, sender.worker)
         return web.Response(status=204)
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
@@ -295,6 +302,7 @@ class DataPlane:
             await self.away.take(job.name, job.store, manifest, commit)
         except LostError as error:
             raise MismatchError(error.what, error.where, error.todo) from error
+        self._on_delivered(job.name, manifest.digest, request[WORKER])
         return web.Response(status=204)
 
     async def _bring(self, request: web.Request) -> web.StreamResponse:

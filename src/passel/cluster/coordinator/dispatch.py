@@ -17,7 +17,7 @@ from passel.cluster.coordinator.dispatch_state import (
     assignment,
     hidden_paths,
 )
-from passel.cluster.coordinator.placement import Fit, Room, Roster
+from passel.cluster.coordinator.placement import Fit, Roster
 from passel.cluster.coordinator.setbacks import DIED_KINDS, FULL_S, MOST_STRIKES, held_too_long, may_have_begun, poison
 from passel.cluster.wire.drivers import Ended, Hello, ReadyStep, Started
 from passel.cluster.wire.workers import LEASE_S, Failure, Finished, PollReply, PollRequest, Prefetch, Running
@@ -92,6 +92,14 @@ class Dispatcher:
         for run in [r for r in self._orphans.values() if r.key[0] == job]:
             self._cancel(run)
 
+    def delivered(self, job: str, digest: str, worker: str) -> None:
+        """A worker's artifact has come. Should it never say that the step has ended, it has all the same."""
+        task = self.jobs[job].tasks.get(digest) if job in self.jobs else None
+        if task is not None:
+            task.delivered_by = worker
+            if all(r.worker != worker for r in task.runs.values()):  # it was thought lost
+                self._end(task, worker, None)
+
     def give_up(self, job: str, failure: Failure) -> None:
         """The job's steps end here, all for one reason."""
         for task in list(self.jobs[job].tasks.values()) if job in self.jobs else ():
@@ -117,14 +125,12 @@ class Dispatcher:
 
     def connection_broke(self, name: str, poll: PollRequest, now_s: float) -> None:
         """A held poll broke off: the worker may have died. It has a moment to return, if it has not done so already."""
-        worker = self.workers.get(name)
-        if worker and worker.request is poll and not worker.lost:
+        if (worker := self.workers.get(name)) and worker.request is poll and not worker.lost:
             worker.gone_s = min(worker.gone_s, now_s + BROKEN_LEASE_S)
 
     def cut(self, name: str, now_s: float) -> None:
         """The worker's identity was revoked: it is gone for good."""
-        worker = self.workers.pop(name, None)
-        if worker:
+        if worker := self.workers.pop(name, None):
             self._lose(worker, now_s)
 
     def drain(self, name: str, drained: bool = True) -> bool:
@@ -155,7 +161,9 @@ class Dispatcher:
                 self._hold(task, now_s)
         placement.keep_free(self.jobs.values(), self._current_roster(now_s), now_s)
         self.match(now_s)
-        self._copy_slow_steps(now_s)
+        for task in placement.slow_steps(self.jobs.values(), now_s):  # tried elsewhere, too; the first result counts
+            if (found := placement.idle_for(task, self._current_roster(now_s))) is not None:
+                self._give(found[0], task, found[1], now_s)
 
     def match(self, now_s: float) -> None:
         """Gives waiting steps to workers with room, one each in turn, so that all get some."""
@@ -170,16 +178,6 @@ class Dispatcher:
                     self._give(worker, *chosen, now_s)
                     given.append(worker)
             free = [w for w in given if w.free_threads() > 0]
-
-    def _copy_slow_steps(self, now_s: float) -> None:
-        """The last steps of a stage that take long are tried on idle machines, too; the first result counts."""
-        roster = self._current_roster(now_s)
-        for task in placement.slow_steps(self.jobs.values(), now_s):
-            for worker in sorted(roster.workers, key=lambda w: (-w.free_threads(), w.name)):
-                fit = roster.fit(worker, task, Room.of(worker))
-                if fit and fit.now and all(r.worker != worker.name for r in task.runs.values()):
-                    self._give(worker, task, fit, now_s)
-                    break
 
     def _current_roster(self, now_s: float) -> Roster:
         if self._roster is None:
@@ -327,7 +325,7 @@ class Dispatcher:
             if may_have_begun(run, task, worker) and not worker.drains:
                 task.deaths[worker.session] = worker.name
                 task.avoid.add(worker.name)
-                if task.strikes >= MOST_STRIKES and not task.runs:
+                if task.strikes >= MOST_STRIKES and not task.runs and not task.delivered_by:
                     self._end(task, worker.name, poison(task))
             self._requeue_if_idle(task, now_s)
 
@@ -360,8 +358,7 @@ class Dispatcher:
 
     def _drop(self, run: Run) -> None:
         """The worker does not hold it any more."""
-        worker = self.workers.get(run.worker)
-        if worker:
+        if worker := self.workers.get(run.worker):
             worker.runs.pop(run.ticket, None)
         self._orphans.pop(run.ticket, None)
         self._untie(run)
@@ -377,7 +374,10 @@ class Dispatcher:
     def _requeue_if_idle(self, task: Task | None, now_s: float) -> None:
         job = self.jobs.get(task.job) if task else None
         if task and job and job.tasks.get(task.ready.digest) is task and not task.runs and not task.waiting:
-            job.queue(task, now_s)
+            if task.delivered_by:
+                self._end(task, task.delivered_by, None)
+            else:
+                job.queue(task, now_s)
 
     def _end(self, task: Task, worker: str, failure: Failure | None) -> None:
         """The one place where a step ends."""

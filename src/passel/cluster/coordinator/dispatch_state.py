@@ -58,6 +58,7 @@ class Task:
 
     deaths: workers lost while they ran it, by session. failures: times it died or hung on a worker that lived.
     avoid: workers to go round. full_on: workers whose disk refused it. held_since_s: when no other was left.
+    delivered_by: whose artifact is here already, '' as long as there is none.
     """
 
     job: str
@@ -75,6 +76,7 @@ class Task:
     runs: dict[str, Run] = field(default_factory=dict)
     waiting: bool = False
     hinted_to: str = ""
+    delivered_by: str = ""
     last_failure: Failure | None = None
 
     @property

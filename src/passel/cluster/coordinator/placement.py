@@ -230,3 +230,12 @@ def slow_steps(jobs: Iterable[JobState], now_s: float) -> list[Task]:
                 if ran_s > slow_s:
                     found.append((ran_s / slow_s, task))
     return [task for _, task in sorted(found, key=lambda entry: -entry[0])]
+
+
+def idle_for(task: Task, roster: Roster) -> tuple[Worker, Fit] | None:
+    """A worker that has room for one more try of a step, and is not at it already."""
+    for worker in sorted(roster.workers, key=lambda w: (-w.free_threads(), w.name)):
+        fit = roster.fit(worker, task, Room.of(worker))
+        if fit and fit.now and all(r.worker != worker.name for r in task.runs.values()):
+            return worker, fit
+    return None
