@@ -88,6 +88,8 @@ def test_photos_that_were_cut_are_told_and_their_middle_is_uncertain() -> None:
     assert camera.is_cut
     assert camera.centre_sigma == pytest.approx(500 / 2 / 3000)
     assert finding(survey, "cut").severity == "warning"
+    [part, _] = survey_of([*cut[:20], *plain_flight()[20:]]).cameras  # beside whole ones its pixels are still known
+    assert part.focal_prior_sigma == camera.focal_prior_sigma
     for untouched in (plain_flight(), [replace(f, width_px=1000, height_px=750, **size) for f in plain_flight()]):  # type: ignore[arg-type]
         [camera] = survey_of(untouched).cameras
         assert (camera.is_cut, camera.centre_sigma) == (False, 0.01)

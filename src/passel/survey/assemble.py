@@ -122,7 +122,7 @@ def _cameras(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[str,
         first = min(priors, key=lambda p: (p.sigma, p.source))
         focal_px = median(p.focal_px for p in priors if p.source == first.source)
         stored, sigma = stored_as(groups[key][0]), first.sigma
-        if _size_unclear(key, groups):
+        if not stored.is_cut and _size_unclear(key, groups):
             stored = replace(stored, centre_sigma=centre_sigma_if_cut(groups[key][0]), is_cut=True)
             sigma = max(sigma, _SIGMA_SIZE_UNCLEAR)
         camera = Camera(camera_id, make, model, lens, width, height, focal_px, first.source, sigma)
