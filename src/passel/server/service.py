@@ -19,7 +19,7 @@ from pathlib import Path
 from passel.errors import StorageError
 from passel.server import jobs
 from passel.server.canned import CONSOLE
-from passel.server.clock import now_ms
+from passel.server.clock import ClockWatch, now_ms
 from passel.server.console import Console
 from passel.server.folders import UUID_FORM, JobFolder
 from passel.server.job_store import JobStore
@@ -298,14 +298,25 @@ class JobService:
 
     async def _clean_up(self) -> None:
         """Remove what is older than the operator wants to keep."""
-        settings = self.settings
+        settings, watch = self.settings, ClockWatch()
         while True:
+            if jump_ms := watch.forward_ms():
+                await self._tried(self._age_no_faster(jump_ms), "the clock was set")
             due = expired(self._store.all(), now_ms(), settings.cleanup_tasks_after_s, settings.cleanup_uploads_after_s)
             for job in due:
                 kept = self._keeper is not None and job.state is State.COMPLETED
                 work = self._drop_files(job.uuid) if kept else self.remove(job.uuid, job.owner)
                 await self._tried(work, f"removing {job.uuid}")
             await asyncio.sleep(CLEANUP_EVERY_S)
+
+    async def _age_no_faster(self, jump_ms: int) -> None:
+        """The clock was set forward: what waits for its removal is not older for that."""
+        log.warning("the clock was set forward by %.1f hours; nothing is removed earlier for that", jump_ms / 3_600_000)
+        for uuid in [j.uuid for j in self._store.all() if j.state in jobs.ENDED or j.state is State.UPLOADING]:
+            async with self._runtimes.of(uuid).lock:
+                job = self._store.get(uuid)
+                if job is not None:
+                    await self._store.write(replace(job, touched_ms=min(now_ms(), job.touched_ms + jump_ms)))
 
     async def _drop_files(self, uuid: str) -> None:
         """What is large goes, once the bucket has the results; the task stays, with its output, until it is removed."""
