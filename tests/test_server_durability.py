@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import threading
 import zipfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -300,6 +300,13 @@ def test_a_polite_stop_ends_drivers_and_the_job_goes_on(world, tmp_path):
     assert world.wait_for(task, 40) == 40
 
 
+def fill(file: Path) -> None:
+    """To the last byte."""
+    with suppress(OSError), open(file, "wb", buffering=0) as f:
+        while True:
+            f.write(b"\0" * 4096)
+
+
 def test_a_full_disk_is_told_and_nothing_is_acknowledged(tmp_path):
     tmp_path = tmp_path / "w"
     small = tmp_path / "data"
@@ -321,6 +328,10 @@ def test_a_full_disk_is_told_and_nothing_is_acknowledged(tmp_path):
             assert world.commit(task) == {"uuid": task}
             assert world.wait_for(task, 40, 30) == 40
             assert world.info(task)["imagesCount"] == 1
+            fill(small / "filler")
+            assert world.act("remove", task) == {"success": True}, "one must be able to make room"
+            assert not world.job_folder(task).exists()
+            assert world.get("/task/list") == []
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
 

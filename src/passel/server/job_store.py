@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,7 @@ _PUT = """INSERT INTO jobs (uuid, state, body) VALUES (?, ?, ?)
           ON CONFLICT (uuid) DO UPDATE SET state=excluded.state, body=excluded.body"""
 _OWE = "INSERT INTO calls (uuid, url, body, attempts, due_ms) VALUES (?, ?, ?, ?, ?)"
 _PATIENCE_S = 5.0
+_RESERVED_BYTES = 1 << 18
 log = logging.getLogger("passel.server")
 
 
@@ -54,6 +56,33 @@ class Call:
     id: int = 0
 
 
+class _Reserve:
+    """Room on the disk for the few bytes of a job's cancel or removal when all other room is taken: they may be what makes room."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._is_kept = file, False
+
+    def keep(self) -> None:
+        """Take the room, if it is not taken and there is any."""
+        if self._is_kept:
+            return
+        with suppress(OSError), self._file.open("wb") as f:
+            try:
+                os.posix_fallocate(f.fileno(), 0, _RESERVED_BYTES)
+                self._is_kept = True
+            except OSError:
+                self._file.unlink()
+
+    def give_up(self) -> bool:
+        """Leave it to others; whether there was any."""
+        self._is_kept = False
+        try:
+            self._file.unlink()
+        except OSError:
+            return False
+        return True
+
+
 class JobStore:
     """All jobs and owed webhook calls. Open one per data folder; `close` it."""
 
@@ -64,6 +93,7 @@ class JobStore:
         self._jobs: dict[str, Job] = {}
         self._written: dict[str, Note] = {}  # the thread's own
         self._revision = self._inode = 0
+        self._reserve = _Reserve(file.with_name("jobs.reserve"))
         try:
             self._base = self._thread.submit(self._begin).result()
         except (OSError, sqlite3.Error) as e:
@@ -98,6 +128,7 @@ class JobStore:
         self._jobs = {uuid: note.job for uuid, note in self._written.items()}
         self._revision = max((n.revision for n in self._written.values()), default=0)
         self._inode = self._file.stat().st_ino
+        self._reserve.keep()
         return base
 
     def _open(self) -> sqlite3.Connection:
@@ -208,10 +239,13 @@ class JobStore:
             try:
                 self._commit(work, notes, gone)
             except sqlite3.DatabaseError as e:
-                if not _is_damage(e):
+                if _is_damage(e):
+                    self._make_again(e)
+                elif not (_is_full(e) and self._reserve.give_up()):
                     raise
-                self._make_again(e)
                 self._commit(work, notes, gone)
+            else:
+                self._reserve.keep()
             self._revision += len(notes)
             for note in notes:
                 self._written[note.job.uuid] = note
@@ -250,6 +284,10 @@ class JobStore:
 
 def _row(note: Note) -> tuple[str, str, str]:
     return note.job.uuid, note.job.state.value, note.text()
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

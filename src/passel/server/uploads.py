@@ -22,7 +22,6 @@ from passel.server.jobs import JobError
 from passel.server.multipart import Piece
 from passel.server.settings import Limits
 
-FULL_DISK = "The server's disk is full; nothing more is accepted until there is room"
 _CHECK_DISK_EVERY_BYTES = 64 << 20
 _WRITE_BACK_BYTES = 4 << 20
 _COMPARED_BYTES = 1 << 20
@@ -43,8 +42,10 @@ class Received:
 
 def check_room(folder: Path, limits: Limits, size: int = 0) -> None:
     """JobError when `size` more bytes would leave too little free space."""
-    if shutil.disk_usage(folder).free < limits.disk_floor_bytes + size:
-        raise JobError(FULL_DISK)
+    free = shutil.disk_usage(folder).free
+    if free < limits.disk_floor_bytes + size:
+        words = f"{free / 1e6:.0f} MB are free, {limits.disk_floor_bytes / 1e6:.0f} MB are kept free"
+        raise JobError(f"The server's disk is full ({words}); nothing more is accepted until there is room")
 
 
 class Tally:
