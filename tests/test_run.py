@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -111,3 +112,23 @@ def test_a_second_run_makes_nothing(tiny_survey: tuple[Path, DemoTruth], tiny_ma
     assert all(s["made"] == 0 for s in stages), stages
     assert digests(output) == before
     assert (output / "odm_report/report.html").stat().st_size > 100
+
+
+def test_artifacts_that_rotted_on_the_disk_are_made_again(
+    tiny_survey: tuple[Path, DemoTruth], tiny_map: Path, tmp_path: Path
+) -> None:
+    """As a disk does it: sizes and times stay. The run itself reads these, when it plans."""
+    output = tmp_path / "map"
+    shutil.copytree(tiny_map, output, symlinks=True)
+    before, rotted = digests(output), 0
+    for manifest in (output / ".passel" / "store").glob("??/*/manifest.json"):
+        if json.loads(manifest.read_text("utf-8"))["stage"] in ("survey", "align"):
+            rotted += 1
+            for file in (manifest.parent / "files").iterdir():
+                times = file.stat()
+                file.write_bytes(bytes(b ^ 0x80 for b in file.read_bytes()))
+                os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done = passel(["run", str(tiny_survey[0]), "--output", str(output), *TINY_OPTIONS], serial=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{rotted} artifacts were damaged on the disk" in done.stdout + done.stderr
+    assert digests(output) == before

@@ -16,7 +16,7 @@ from pathlib import Path
 from passel.client.hand_over import Desk, Order, bring_back, hand_over, order_of, submit, watch
 from passel.client.wire import COMPLETED, STATES, Address, RemoteError, Server, TaskState
 from passel.commands.arguments import CommandParser, folder, own_command, own_folder, token_of_environment
-from passel.commands.table import table, time_text
+from passel.commands.table import short, table, time_text
 from passel.commands.unread import unread_pictures
 from passel.errors import InputError, UsageError
 from passel.option_table import BY_NAME, Value
@@ -126,7 +126,7 @@ def tasks(words: tuple[str, ...]) -> int:
     if given.json:
         print(json.dumps([{k: v for k, v in asdict(t).items() if k != "lines"} for t in found], indent=1))
         return 0
-    rows = [[t.uuid, t.name, _state(t), str(t.images), _day(t.created_ms)] for t in found]
+    rows = [[t.uuid, short(t.name), _state(t), str(t.images), _day(t.created_ms)] for t in found]
     print(table(["task", "name", "state", "photos", "made"], rows) if rows else "no tasks")
     return 0
 

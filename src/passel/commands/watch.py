@@ -24,7 +24,7 @@ from passel.commands.arguments import (
     token_of_environment,
     with_data,
 )
-from passel.commands.table import memory_text, table, time_text
+from passel.commands.table import memory_text, short, table, time_text
 from passel.errors import UsageError
 
 _WHERE = """Without options: the passel of this user on this computer. On another computer: --url and an API token.
@@ -144,7 +144,7 @@ def _jobs_text(seen: Overview) -> str:
     live = {j.job: j for j in seen.passel.jobs}
     rows = [
         (
-            j.name or j.uuid, j.state, str(j.photos), f"{j.progress:g} %", time_text(j.rest_s) if j.rest_s is not None else "",
+            short(j.name) or j.uuid, j.state, str(j.photos), f"{j.progress:g} %", time_text(j.rest_s) if j.rest_s is not None else "",
             _queue_text(live.get(j.uuid)),
         )
         for j in seen.jobs

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
+from zipfile import BadZipFile
 
 import passel
-from passel.errors import Interrupted, PasselError
+from passel.errors import Interrupted, PasselError, StorageError
 from passel.option_table import STAGES
 from passel.options import Options
 from passel.pipeline.events import Event, OnEvent
@@ -20,11 +21,12 @@ from passel.pipeline.executor import Executor, Workplace
 from passel.pipeline.find_cameras import CamerasFound, find_cameras
 from passel.pipeline.job import Job, Project, run_all
 from passel.pipeline.make_products import make_products, report
+from passel.pipeline.manifest import Manifest
 from passel.pipeline.progress import Progress
 from passel.pipeline.run_log import RunLog
 from passel.pipeline.step import FileInput, Step
 from passel.pipeline.steps.survey import InspectParams, load_batch
-from passel.pipeline.store import Store, storage_error
+from passel.pipeline.store import Store, is_full_disk, storage_error
 from passel.products.layout import Layout, write_text
 from passel.products.plan_picture import plan_picture
 from passel.survey.assemble import DEFAULT_GPS_SIGMA_M, assemble_survey, overlap_reach_m
@@ -39,6 +41,8 @@ from passel.survey.split import split_survey
 from passel.survey.submodel import SplitPlan
 
 PHOTOS_A_BATCH = 40
+_UNREADABLE = (ValueError, LookupError, TypeError, EOFError, OSError, BadZipFile)
+"""What reading a damaged file may raise."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def run_job(request: RunRequest, make_executor: MakeExecutor, watcher: Watcher |
                     log(event)
 
                 run = _Run(request, project, Layout(request.output), executor, progress, log, on_event)
-                result = _run(run)
+                result = _run_on_sound_artifacts(run, store)
         except Interrupted:
             log.close("interrupted")
             raise
@@ -135,6 +139,29 @@ def _forget(project: Project, store: Store, options: Options) -> None:
     elif options.rerun_from:
         gone = set(STAGES[STAGES.index(options.rerun_from) :])
         store.forget(lambda manifest: manifest.stage in gone)
+
+
+def _run_on_sound_artifacts(run: _Run, store: Store) -> RunResult:
+    """The run; again when what it reads itself was damaged on the disk since it was made. (What steps read is the executors' matter.)"""
+    while True:
+        try:
+            return _run(run)
+        except _UNREADABLE as error:
+            if is_full_disk(error) or not (damaged := _forget_damaged(store)):
+                raise
+            run.progress.say(f"! {damaged} artifacts were damaged on the disk [{store.root}]: they are made again")
+
+
+def _forget_damaged(store: Store) -> int:
+    """Reads all artifacts again; those whose content is not what their manifest says go. Returns how many."""
+
+    def is_damaged(manifest: Manifest) -> bool:
+        try:
+            return not store.is_away(manifest.digest) and bool(store.verify(manifest.digest))
+        except StorageError:  # a file is gone, or the disk cannot read it
+            return True
+
+    return store.forget(is_damaged)
 
 
 def _run(run: _Run) -> RunResult:

@@ -55,6 +55,7 @@ class JobService:
         self._store, self._runner, self._webhooks = store, runner, webhooks
         self._runtimes: Runtimes = runner.runtimes
         self._tasks: list[asyncio.Task[None]] = []
+        self._clock = ClockWatch()
 
     async def start(self) -> None:
         """Go on where the server ended, however it ended."""
@@ -298,9 +299,9 @@ class JobService:
 
     async def _clean_up(self) -> None:
         """Remove what is older than the operator wants to keep."""
-        settings, watch = self.settings, ClockWatch()
+        settings = self.settings
         while True:
-            if jump_ms := watch.forward_ms():
+            if jump_ms := self._clock.forward_ms():
                 await self._tried(self._age_no_faster(jump_ms), "the clock was set")
             due = expired(self._store.all(), now_ms(), settings.cleanup_tasks_after_s, settings.cleanup_uploads_after_s)
             for job in due:
