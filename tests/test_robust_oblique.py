@@ -10,7 +10,7 @@ import pytest
 from passel.demo.flight import rotation_from_angles
 from passel.geo.grid import Bounds, Grid, Window
 from passel.reconstruct.scene import Intrinsics, View
-from passel.surface.blocks import choose_photos, coverage
+from passel.surface.blocks import SAMPLES, choose_photos, coverage
 from passel.surface.camera import ViewFinder, packed, reach_m, sees
 
 HEIGHT_M = 60.0
@@ -68,7 +68,7 @@ def test_a_block_at_the_end_of_a_nadir_flight_is_matched_to_its_end() -> None:
     views = [*nadir, *oblique]
     params = [packed(v) for v in views]
     grid, window = Grid(0.3, (0.0, 0.0)), Window(0, -64, 128, 128)
-    chosen = choose_photos(views, params, grid, window, 0.0)
+    chosen = choose_photos(views, params, grid, window, np.zeros((SAMPLES, SAMPLES)))
     x, y = np.meshgrid(np.arange(1.0, 38.0, 2.0), np.arange(-18.0, 18.0, 2.0))
     ground = np.column_stack([x.ravel(), y.ravel(), np.zeros(x.size)])
     assert coverage(views, params, ground)[list(chosen)].sum(axis=0).min() >= 2

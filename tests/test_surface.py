@@ -11,7 +11,7 @@ import pytest
 import surface_world as world
 from passel.geo.grid import Bounds, Grid, Tile, Window, tiles_over
 from passel.surface import coarse as coarse_of
-from passel.surface.blocks import MATCHING, REFINING, blocks_of, choose_photos, coverage
+from passel.surface.blocks import MATCHING, REFINING, SAMPLES, blocks_of, choose_photos, coverage
 from passel.surface.camera import ViewFinder, ground_sampling_m, heights_above_ground_m, packed
 from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
@@ -28,6 +28,7 @@ CELL_M = 0.1  # 3 GSD
 GRID = Grid(CELL_M, (0.0, 0.0))
 DEM = Grid(0.15, (0.0, 0.0))
 ORTHO = Grid(0.04, (0.0, 0.0))
+LEVEL = np.zeros((SAMPLES, SAMPLES))
 GAINS = {"p11.png": 1.2, "p22.png": 0.85}
 
 
@@ -115,7 +116,7 @@ def test_refinement_averages_over_more_photos_than_matching() -> None:
     views = world.views()
     params = [packed(v) for v in views]
     window, ground = Window(-64, -64, 128, 128), np.zeros((1, 3))
-    matched, refined = (choose_photos(views, params, GRID, window, 0.0, limits) for limits in (MATCHING, REFINING))
+    matched, refined = (choose_photos(views, params, GRID, window, LEVEL, limits) for limits in (MATCHING, REFINING))
     assert set(matched) < set(refined)
     seen = coverage(views, params, ground)[:, 0]
     assert seen[list(refined)].sum() >= min(REFINING.per_point, seen.sum()) > seen[list(matched)].sum()

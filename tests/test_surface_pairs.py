@@ -4,7 +4,7 @@ import numpy as np
 
 from passel.surface.blocks import pairs_apart
 from passel.surface.camera import LEAST_BASE
-from passel.surface.kernels import CENSUS_BITS, NO_COST, matching_cost
+from passel.surface.kernels import CENSUS_BITS, NO_COST, PLANE_STEPS, matching_cost
 from passel.surface.refine import any_apart
 
 ROWS, COLS, HEIGHTS, TRUE_HEIGHT = 6, 8, 7, 4
@@ -27,16 +27,17 @@ def costs(photos: int) -> tuple[np.ndarray, np.ndarray]:
     ground = RNG.integers(0, 2**CENSUS_BITS, (ROWS, COLS + 2 * HEIGHTS), np.uint64) | VALID
     codes, layout = np.concatenate([ground.ravel()] * photos), np.zeros((photos, 3), np.int64)
     layout[:] = [(k * ground.size, *ground.shape) for k in range(photos)]
-    shift, scale = np.full((photos, HEIGHTS, 2), 0.0), np.ones((photos, HEIGHTS))
-    shift[:, :, 0] = HEIGHTS
+    rows = HEIGHTS * PLANE_STEPS
+    table = np.zeros((rows, photos, 3))
+    table[:, :, 0], table[:, :, 1] = 1.0, HEIGHTS
     if photos > 2:
-        shift[2, :, 0] += np.arange(HEIGHTS) - TRUE_HEIGHT
+        table[:, 2, 1] += np.arange(rows) // PLANE_STEPS - TRUE_HEIGHT
     apart = np.zeros((photos, photos), bool)
     apart[2:, :2] = apart[:2, 2:] = True
     count = np.full((ROWS, COLS), HEIGHTS, np.int32)
     start = np.arange(ROWS * COLS, dtype=np.int64).reshape(ROWS, COLS) * HEIGHTS
     cost, seen = np.empty(ROWS * COLS * HEIGHTS, np.uint8), np.zeros((ROWS, COLS), np.uint8)
-    matching_cost(codes, layout, apart, shift, scale, 0, np.zeros_like(count), count, start, 0, 0, cost, seen)
+    matching_cost(codes, layout, apart, table, np.zeros_like(count), count, start, cost, seen)
     return cost.reshape(ROWS, COLS, HEIGHTS), seen
 
 

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from passel.surface.fine import REFINED_RIM_CELLS, Matched
+from passel.surface.fine import REFINED_RIM_CELLS, Matched, continued
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
 SURE_SCORE = 0.45  # correlation; measured: 97 % of open ground is above, two of three blunders below
+# where two of few photos agree on steep ground: below, one cell of four is a blunder, unless it continues what is around
+SURE_SCORE_OF_TWO, FEW_PHOTOS = 0.55, 3
+AROUND_SIGMAS_CELLS, AROUND_DIFFERS_CELLS = (2.0, 4.0, 8.0), 2.0
 WEAK_SCORE, WEAK_COST = 0.15, 92  # crowns and reeds correlate badly in a window, yet all photos agree on them roughly
 WEAK_AREA_CELLS, MOST_SURE_SHARE = 61, 0.4
 SPECKLE_CELLS = 60
@@ -38,12 +41,17 @@ class Surface:
     complete: F32
 
 
-def clean(found: Matched, coarse: F32, cell_m: float) -> Surface:
-    """coarse: (rows, cols) float32 heights of the coarse surface at the same cells."""
-    good = (found.seen >= 2) & (found.agreeing >= 2) & (found.score > SURE_SCORE)
+def clean(found: Matched, coarse: F32, steep: Bools, cell_m: float) -> Surface:
+    """coarse: (rows, cols) float32 heights of the coarse surface at the same cells. steep: (rows, cols) where the ground is."""
+    seen = (found.seen >= 2) & (found.agreeing >= 2)
+    doubtful = steep & (found.seen <= FEW_PHOTOS) & (found.agreeing == 2)
+    good = seen & (found.score > np.where(doubtful, SURE_SCORE_OF_TWO, SURE_SCORE))
+    if doubtful.any():
+        around = continued(found.z, good, AROUND_SIGMAS_CELLS)
+        good |= seen & (found.score > SURE_SCORE) & (np.abs(found.z - around) < AROUND_DIFFERS_CELLS * cell_m)
     good &= ~lonely(found.z, good, SPECKLE_STEP_CELLS * cell_m)
     # single weak cells among sure ones are blunders and filled from around; whole areas of them are forest and kept
-    weak = (found.seen >= 2) & (found.agreeing >= 2) & (found.score > WEAK_SCORE) & (found.cost <= WEAK_COST)
+    weak = seen & ~doubtful & (found.score > WEAK_SCORE) & (found.cost <= WEAK_COST)
     share = cv2.boxFilter(good.astype(np.float32), -1, (WEAK_AREA_CELLS, WEAK_AREA_CELLS))
     good |= weak & (share < MOST_SURE_SHARE)
     reach = min(max(FEWEST_FILL_CELLS, round(FILL_RADIUS_M / cell_m)), MOST_FILL_CELLS)

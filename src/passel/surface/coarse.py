@@ -18,7 +18,7 @@ from passel.surface.match import (
     MOST_HEIGHTS,
     Heights,
     Level,
-    block_planes,
+    block_heights,
     enlarged,
     match_level,
     plan_level,
@@ -169,14 +169,13 @@ def coarse_tile(
         likely = np.floor(likely_low / dz).astype(np.int32), np.ceil(likely_high / dz).astype(np.int32)
         lowest, count = _heights_to_try(low_m, high_m, dz, found)
         level = Level(Grid(dz, offset), window, BLOCK_CELLS, dz, lowest, count, likely, JUMP_COST, least_base)
-        middle = ((low_m + high_m) / 2).astype(np.float32)
-        blocks = plan_level(level, views, block_planes(middle, BLOCK_CELLS, dz))
+        near = ((likely_low + likely_high) / 2).astype(np.float32)
+        blocks = plan_level(level, views, block_heights(near, BLOCK_CELLS, dz))
         skip_unseen(level, blocks)
         above = found
         found = match_level(level, views, plates, blocks, factor)
-        found = _keep_middle(found, middle) if above is None else _keep_coarser(found, above)
+        found = _or_else(found, near if above is None else enlarged(above.z, 2))
     assert found is not None
-    near = ((likely_low + likely_high) / 2).astype(np.float32)
     shown = times_seen(views, Grid(cell_m * COARSE_FACTOR, offset), padded, near) >= 2
     return _core(found, ground, shown, tile, padded)
 
@@ -206,15 +205,9 @@ def start_factor(views: Sequence[View], plates: Mapping[str, Plate]) -> int:
     return factor
 
 
-def _keep_middle(found: Heights, middle: F32) -> Heights:
-    """Cells that fewer than two photos see start in the middle of what is possible."""
-    z = np.where(found.seen >= 2, found.z, middle)
-    return Heights(z.astype(np.float32), found.cost, found.seen, found.edge)
-
-
-def _keep_coarser(found: Heights, above: Heights) -> Heights:
-    """Cells that fewer than two photos see keep the coarser level's height."""
-    z = np.where(found.seen >= 2, found.z, enlarged(above.z, 2))
+def _or_else(found: Heights, z: F32) -> Heights:
+    """Cells that fewer than two photos see get the heights z (rows, cols): those of the points around, or the coarser level's."""
+    z = np.where(found.seen >= 2, found.z, z)
     return Heights(z.astype(np.float32), found.cost, found.seen, found.edge)
 
 

@@ -17,7 +17,7 @@ from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
 from passel.surface.match import (
     Heights,
     Level,
-    block_planes,
+    block_heights,
     enlarged,
     match_level,
     plan_level,
@@ -80,7 +80,7 @@ def match_tile(
     tell a height."""
     padded = tile.padded(MARGIN_CELLS)
     start = coarse.over(_divided(padded, COARSE_FACTOR).grown(4))
-    planes = block_planes(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
+    heights = block_heights(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
     known = coarse.valid_over(_divided(padded, COARSE_FACTOR).grown(4))
     # where the coarse surface is a guess (rims of the survey, mostly) the search is wide
     sure = cv2.erode(known, np.ones((3, 3), np.uint8)) > 0
@@ -95,12 +95,12 @@ def match_tile(
         reach = REACH
         part, block_cells = _divided(padded, factor), BLOCK_CELLS // factor
         level = Level(Grid(dz, grid.offset_m), part, block_cells, dz, *tried, expected, least_base=least_base)
-        blocks = plan_level(level, views, planes)
+        blocks = plan_level(level, views, heights)
         skip_unseen(level, blocks, enlarged(shown, COARSE_FACTOR // factor))
         found = match_level(level, views, plates, blocks, factor)
         above = enlarged(z, 2)[inner]
         z, inner = np.where(found.seen >= 2, found.z, above).astype(np.float32), (slice(None), slice(None))
-    return _refined(tile, level, z, found, views, plates, plan_level(level, views, planes, REFINING))
+    return _refined(tile, level, z, found, views, plates, plan_level(level, views, heights, REFINING))
 
 
 def _expected(z: F32, sure: NDArray[np.bool_], dz_m: float, inner: tuple[slice, slice]) -> tuple[I32, I32]:

@@ -1,8 +1,8 @@
 """Kernels over one block of ground cells: photo onto a plane, census codes, locally normalised gray, matching cost.
 
-A block is seen through a horizontal plane at its own height z0. A photo warped once onto that plane serves every height: a point at
-height z appears on the plane moved along the line to the camera's nadir, s = (Cz - z0) / (Cz - z) times its distance from it. Positions
-are lattice columns and rows relative to the block's origin; cell centres lie at +0.5.
+A block is seen through a plane of its own, level or along a slope. A photo warped once onto that plane serves every height: a point
+h above the plane, seen from a camera H above it (both straight up), appears on the plane moved along the line to the camera's nadir,
+s = H / (H - h) times its distance from it. Positions are lattice columns and rows relative to the block's origin; cell centres lie at +0.5.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ U8 = NDArray[np.uint8]
 
 CENSUS_ROWS, CENSUS_COLS = 3, 4  # half sizes: 7 x 9 window, 62 bits
 CENSUS_BITS = 62
+PROJECTED = 4  # cells from one exact projection to the next
+PLANE_STEPS = 4  # of heights above a slanted plane in one height step: cells of a row are not whole steps apart
 NO_COST = 80  # quarter bits, kept from real costs: of heights that fewer than two photos see; chance finds some match about as good
 
 
@@ -36,26 +38,57 @@ def _popcount(typing_context: Any, x: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def warp(image: U8, p: F64, x0: float, y0: float, cell_m: float, z: float, out: F32) -> None:
-    """Bilinear look-up of the plane z: out[r, c] at x0 + (c + .5)·cell, y0 - (r + .5)·cell; -1 where the photo does not reach."""
+def warp(
+    image: U8, p: F64, x0: float, y0: float, cell_m: float, z0: float, east: float, south: float, out: F32
+) -> None:
+    """Bilinear look-up of a plane: out[r, c] at x0 + (c + .5)·cell, y0 - (r + .5)·cell, z0 + c·east + r·south; -1 where the photo
+    does not reach.
+
+    Every PROJECTED-th cell is projected; between them places in the photo are interpolated, some thousandths of a pixel off.
+    """
     h, w = image.shape
-    for r in range(out.shape[0]):
-        y = y0 - (r + 0.5) * cell_m
-        for c in range(out.shape[1]):
-            u, v = project(p, x0 + (c + 0.5) * cell_m, y, z)
-            if u < 1.0 or v < 1.0 or u >= w - 2.0 or v >= h - 2.0:
-                out[r, c] = -1.0
-                continue
-            iu = int(u)
-            iv = int(v)
-            fu = np.float32(u - iu)
-            fv = np.float32(v - iv)
-            a = np.float32(image[iv, iu])
-            b = np.float32(image[iv, iu + 1])
-            d = np.float32(image[iv + 1, iu])
-            e = np.float32(image[iv + 1, iu + 1])
-            top = a + (b - a) * fu
-            out[r, c] = top + (d + (e - d) * fu - top) * fv
+    rows, cols = out.shape
+    n = (cols - 1) // PROJECTED + 2
+    above, below = np.empty((n, 2)), np.empty((n, 2))
+    _project_row(p, x0, y0, cell_m, z0, east, south, 0, below)
+    for r in range(rows):
+        part = r % PROJECTED
+        if part == 0:
+            above, below = below, above
+            _project_row(p, x0, y0, cell_m, z0, east, south, r + PROJECTED, below)
+        down = part / PROJECTED
+        for i in range((cols - 1) // PROJECTED + 1):
+            u = above[i, 0] + (below[i, 0] - above[i, 0]) * down
+            v = above[i, 1] + (below[i, 1] - above[i, 1]) * down
+            du = (above[i + 1, 0] + (below[i + 1, 0] - above[i + 1, 0]) * down - u) / PROJECTED
+            dv = (above[i + 1, 1] + (below[i + 1, 1] - above[i + 1, 1]) * down - v) / PROJECTED
+            for c in range(i * PROJECTED, min((i + 1) * PROJECTED, cols)):
+                if u < 1.0 or v < 1.0 or u >= w - 2.0 or v >= h - 2.0:
+                    out[r, c] = -1.0
+                else:
+                    iu = int(u)
+                    iv = int(v)
+                    fu = np.float32(u - iu)
+                    fv = np.float32(v - iv)
+                    a = np.float32(image[iv, iu])
+                    b = np.float32(image[iv, iu + 1])
+                    d = np.float32(image[iv + 1, iu])
+                    e = np.float32(image[iv + 1, iu + 1])
+                    top = a + (b - a) * fu
+                    out[r, c] = top + (d + (e - d) * fu - top) * fv
+                u += du
+                v += dv
+
+
+@njit(cache=True, nogil=True)
+def _project_row(
+    p: F64, x0: float, y0: float, cell_m: float, z0: float, east: float, south: float, r: int, uv: F64
+) -> None:
+    """Where the photo shows every PROJECTED-th cell of row r."""
+    y = y0 - (r + 0.5) * cell_m
+    for i in range(len(uv)):
+        c = i * PROJECTED
+        uv[i] = project(p, x0 + (c + 0.5) * cell_m, y, z0 + c * east + r * south)
 
 
 @njit(cache=True, nogil=True)
@@ -80,20 +113,23 @@ def census(g: F32, out: U64) -> None:
 
 
 @njit(cache=True, nogil=True)
-def height_tables(
-    centres: F64, origin: I64, z0: float, z_first: int, n: int, dz: float, shift: F64, scale: F64
-) -> None:
-    """For each photo and height z = (z_first + i)·dz: plane position = shift + scale · position, in array indices of that photo.
+def height_table(centres: F64, origin: I64, first: int, step_m: float, table: F64) -> None:
+    """Fill a table (n, k, 3): where each photo shows what lies h = (first + i)·step_m above the plane: scale · position plus shifts in
+    columns and rows, in array indices of that photo.
 
-    centres: (k, 3) column and row (relative to the block's origin) and height (m) of the cameras; origin: (k, 2) first column and row
-    of each photo's warped array. shift: (k, n, 2), scale: (k, n), filled.
+    centres: (k, 3) column and row (relative to the block's origin) and height above the plane (m) of the cameras; origin: (k, 2) first
+    column and row of each photo's warped array.
     """
-    for k in range(len(centres)):
-        for i in range(n):
-            s = (centres[k, 2] - z0) / (centres[k, 2] - (z_first + i) * dz)
-            scale[k, i] = s
-            shift[k, i, 0] = centres[k, 0] * (1.0 - s) - origin[k, 0]
-            shift[k, i, 1] = centres[k, 1] * (1.0 - s) - origin[k, 1]
+    for i in range(len(table)):
+        for k in range(len(centres)):
+            below = centres[k, 2] - (first + i) * step_m
+            if below <= 0.0:  # as high as the camera: nowhere in its array
+                table[i, k] = 0.0, -1.0, -1.0
+                continue
+            s = centres[k, 2] / below
+            table[i, k, 0] = s
+            table[i, k, 1] = centres[k, 0] * (1.0 - s) - origin[k, 0]
+            table[i, k, 2] = centres[k, 1] * (1.0 - s) - origin[k, 1]
 
 
 @njit(cache=True, nogil=True)
@@ -101,27 +137,24 @@ def matching_cost(
     codes: U64,
     layout: I64,
     apart: NDArray[np.bool_],
-    shift: F64,
-    scale: F64,
-    z_first: int,
-    lowest: NDArray[np.int32],
+    table: F64,
+    first: NDArray[np.int32],
     count: NDArray[np.int32],
     start: I64,
-    row0: int,
-    col0: int,
     cost: U8,
     seen: U8,
 ) -> None:
     """Cost (quarter bits) of every height of every cell of a block: the best third of all pairwise Hamming distances.
 
     codes: all photos' census arrays, flat; layout: (k, 3) where each starts, its rows and columns. apart: (k, k) the
-    pairs that see heights, others look alike whatever the height is. lowest, count, start: height ranges
-    of the block's cells (rows, cols) and where their costs lie in `cost`. row0, col0: the block's place in block coordinates (0).
+    pairs that see heights, others look alike whatever the height is. first, count, start: of the block's cells (rows, cols), where
+    their lowest height is in the table of `height_table`, every PLANE_STEPS of which one more follows, how many, and where their costs
+    lie in `cost`.
 
     The best third is that of three photos among five: the others may not see the point.
     seen: most photos that reach the cell at any height, 1 where they all are in one place.
     """
-    rows, cols = lowest.shape
+    rows, cols = count.shape
     k_all = len(layout)
     all_apart = apart.sum() == k_all * (k_all - 1)
     code, photo = np.empty(k_all, np.uint64), np.empty(k_all, np.int64)
@@ -130,13 +163,13 @@ def matching_cost(
         for c in range(cols):
             at = start[r, c]
             n = count[r, c]
-            first = lowest[r, c] - z_first
             for i in range(n):
                 m = 0
+                row = first[r, c] + i * PLANE_STEPS
                 for k in range(k_all):
-                    s = scale[k, first + i]
-                    cc = int(shift[k, first + i, 0] + (c + col0 + 0.5) * s + 65536.0) - 65536
-                    rr = int(shift[k, first + i, 1] + (r + row0 + 0.5) * s + 65536.0) - 65536
+                    s = table[row, k, 0]
+                    cc = int(table[row, k, 1] + (c + 0.5) * s + 65536.0) - 65536
+                    rr = int(table[row, k, 2] + (r + 0.5) * s + 65536.0) - 65536
                     if cc < 0 or rr < 0 or rr >= layout[k, 1] or cc >= layout[k, 2]:
                         continue
                     b = codes[layout[k, 0] + rr * layout[k, 2] + cc]
@@ -216,22 +249,22 @@ def sample_normalised(
     layout: I64,
     centres: F64,
     origin: I64,
-    z0: float,
-    z: F32,
+    above: F32,
     delta: float,
     row0: int,
     col0: int,
     out: F32,
 ) -> None:
-    """Each photo's normalised gray at the surface z + delta: out (k, rows, cols), -9 where unseen. Arrays as in `matching_cost`."""
-    rows, cols = z.shape
+    """Each photo's normalised gray at heights above + delta (m) over the plane: out (k, rows, cols), -9 where unseen. Arrays as in
+    `matching_cost` and `height_table`."""
+    rows, cols = above.shape
     for k in range(len(layout)):
         base, h, w = layout[k, 0], layout[k, 1], layout[k, 2]
         cx, cy, cz = centres[k, 0], centres[k, 1], centres[k, 2]
         ox, oy = origin[k, 0] + 0.5, origin[k, 1] + 0.5
         for r in range(rows):
             for c in range(cols):
-                s = (cz - z0) / (cz - z[r, c] - delta)
+                s = cz / (cz - above[r, c] - delta)
                 u = cx + (c + col0 + 0.5 - cx) * s - ox
                 v = cy + (r + row0 + 0.5 - cy) * s - oy
                 out[k, r, c] = -9.0

@@ -12,9 +12,21 @@ from numpy.typing import NDArray
 
 from passel.geo.grid import Grid, Window
 from passel.reconstruct.scene import View
-from passel.surface.blocks import MATCHING, Block, PhotoLimits, Pictures, Warped, blocks_of, plan_blocks, warp_block
+from passel.surface.blocks import (
+    MATCHING,
+    Block,
+    BlockHeights,
+    PhotoLimits,
+    Pictures,
+    Plane,
+    Warped,
+    blocks_of,
+    plan_blocks,
+    sample_places,
+    warp_block,
+)
 from passel.surface.camera import LEAST_BASE, reach_m
-from passel.surface.kernels import NO_COST, add_doubt, census, height_tables, matching_cost
+from passel.surface.kernels import NO_COST, PLANE_STEPS, add_doubt, census, height_table, matching_cost
 from passel.surface.plate import Plate
 from passel.surface.sgm import aggregate, best_heights
 
@@ -27,6 +39,7 @@ Cell = TypeVar("Cell", bound=np.generic)
 SMALL_CHANGE_COST = 6.0  # quarter bits for one height step between neighbours
 JUMP_COST = 60.0
 DOUBT_COST = 24  # of heights that no point around suggests: pictures without features show nothing better
+STEEPEST = 1.0  # plane of a block, metres a metre to the east or south
 MOST_HEIGHTS = 96  # of one cell: bounds a tile's memory
 
 
@@ -86,21 +99,35 @@ def enlarged(a: NDArray[Cell], factor: int) -> NDArray[Cell]:
     return np.ascontiguousarray(np.repeat(np.repeat(a, factor, axis=0), factor, axis=1))
 
 
-def block_planes(reference: F32, block_cells: int, step_m: float) -> list[float]:
-    """Plane height of each block of a reference surface (rows, cols, whole blocks, no NaN): its median, on a lattice of heights."""
+def block_heights(reference: F32, block_cells: int, cell_m: float) -> list[BlockHeights]:
+    """Of each block of a reference surface (rows, cols, whole blocks, no NaN) with cells of `cell_m`."""
     rows, cols = reference.shape
     b = block_cells
-    grouped = reference.reshape(rows // b, b, cols // b, b).swapaxes(1, 2).reshape(-1, b * b)
-    return [float(v) for v in np.round(np.median(grouped, axis=1) / step_m) * step_m]
+    grouped = reference.reshape(rows // b, b, cols // b, b).swapaxes(1, 2).reshape(-1, b, b)
+    at = sample_places(b).astype(int)
+    samples = grouped[:, at[:, None], at].astype(np.float64)
+    return [BlockHeights(_plane(z.astype(np.float64), cell_m), s) for z, s in zip(grouped, samples, strict=True)]
+
+
+def _plane(z: F64, cell_m: float) -> Plane:
+    """Along heights z (rows, cols): the slope by least squares, the middle their median less that slope; on a lattice of heights, so that
+    those tried lie alike in all blocks that are level."""
+    col = np.arange(z.shape[1]) - (z.shape[1] - 1) / 2
+    row = np.arange(z.shape[0]) - (z.shape[0] - 1) / 2
+    east = float((z.mean(axis=0) * col).sum() / max((col**2).sum(), 1.0))
+    south = float((z.mean(axis=1) * row).sum() / max((row**2).sum(), 1.0))
+    middle = float(np.median(z - east * col - south * row[:, None]))
+    east, south = (float(np.clip(round(v / cell_m * 256) / 256, -STEEPEST, STEEPEST)) for v in (east, south))
+    return Plane(round(middle / cell_m) * cell_m, east, south)
 
 
 def plan_level(
-    level: Level, views: Sequence[View], planes_m: Sequence[float], limits: PhotoLimits = MATCHING
+    level: Level, views: Sequence[View], heights: Sequence[BlockHeights], limits: PhotoLimits = MATCHING
 ) -> list[Block]:
     """The blocks of a level with the photos each is matched with, or refined."""
-    lowest_m = min(planes_m)
+    lowest_m = min(float(h.samples_m.min()) for h in heights)
     reach = np.array([reach_m(v, lowest_m) for v in views])
-    return plan_blocks(views, level.grid, blocks_of(level.window, level.block_cells), planes_m, reach, limits)
+    return plan_blocks(views, level.grid, blocks_of(level.window, level.block_cells), heights, reach, limits)
 
 
 def skip_unseen(level: Level, blocks: Sequence[Block], shown: NDArray[np.bool_] | None = None) -> None:
@@ -154,16 +181,18 @@ def _block_cost(
     part = block.window.slices_in(level.window)
     if len(block.photos) < 2 or not level.count[part].any():
         return
-    lowest, count = level.lowest[part], level.count[part]
-    first = int(lowest.min())
-    n = int((lowest + count).max()) - first
-    heights_m = first * level.dz_m, (first + n - 1) * level.dz_m
-    warped = warp_block(block, level.grid, views, pictures, heights_m, level.least_base)
+    count, step_m = level.count[part], level.dz_m / PLANE_STEPS
+    plane = block.plane.heights(block.window, block.window, level.grid.resolution_m)
+    first = np.round((level.lowest[part] * level.dz_m - plane) / step_m).astype(np.int32)
+    some = count > 0
+    least = int(first[some].min())
+    n = int((first + count * PLANE_STEPS)[some].max()) - least
+    above_m = least * step_m, (least + n - 1) * step_m
+    warped = warp_block(block, level.grid, views, pictures, above_m, level.least_base)
     codes = block_codes(warped)
-    k = len(block.photos)
-    shift, scale = np.empty((k, n, 2)), np.empty((k, n))
-    height_tables(warped.centres, warped.origin, block.plane_m, first, n, level.dz_m, shift, scale)
-    matching_cost(codes, warped.layout, warped.apart, shift, scale, first, lowest, count, start, 0, 0, cost, seen)
+    table = np.empty((n, len(block.photos), 3))
+    height_table(warped.centres, warped.origin, least, step_m, table)
+    matching_cost(codes, warped.layout, warped.apart, table, first - least, count, start, cost, seen)
 
 
 def block_codes(warped: Warped) -> NDArray[np.uint64]:

@@ -62,7 +62,7 @@ def refine(
     sums = np.zeros((4, *start.shape), np.float32)  # of weights, and of weighted moves, scores, noise
     most_noise_m = np.float32(MOST_NOISE_CELLS * level.grid.resolution_m)
     most, agreeing = np.zeros(start.shape, np.float32), np.zeros(start.shape, np.uint8)
-    wide = [Block(b.window.grown(FEATHER_CELLS), b.plane_m, b.photos) for b in blocks if len(b.photos) > 1]
+    wide = [Block(b.window.grown(FEATHER_CELLS), b.plane, b.photos) for b in blocks if len(b.photos) > 1]
     used = [b for b in wide if min(b.window.clipped(window).shape) > 0]
     pictures = Pictures(plates, views, used, 1)
     for number, block in enumerate(used):
@@ -70,10 +70,12 @@ def refine(
         around = part.grown(WINDOW_CELLS // 2).clipped(level.window)
         heights = np.ascontiguousarray(surface[around.slices_in(level.window)])
         spread = 2.5 * step_cells * level.grid.resolution_m
-        heights_m = float(heights.min()) - spread, float(heights.max()) + spread
-        warped = warp_block(block, level.grid, views, pictures, heights_m, level.least_base)
+        above = heights - block.plane.heights(block.window, around, level.grid.resolution_m).astype(np.float32)
+        above_m = float(above.min()) - spread, float(above.max()) + spread
+        warped = warp_block(block, level.grid, views, pictures, above_m, level.least_base)
         pictures.done_with(number)
-        found = _refine_block(block, warped, around, heights, step_cells * level.grid.resolution_m)
+        at = around.row - block.window.row, around.col - block.window.col
+        found = _refine_block(warped, at, heights, above, step_cells * level.grid.resolution_m)
         noise = np.minimum(found.noise, most_noise_m)
         inner, outer = part.slices_in(around), part.slices_in(window)
         weight = feather(block.window)[part.slices_in(block.window)] * (found.score[inner] > -1)
@@ -100,15 +102,13 @@ def feather(window: Window) -> F32:
     return np.outer(ramp(window.rows), ramp(window.cols))
 
 
-def _refine_block(block: Block, warped: Warped, around: Window, heights: F32, step_m: float) -> Refined:
+def _refine_block(warped: Warped, at: tuple[int, int], heights: F32, above: F32, step_m: float) -> Refined:
+    """Refine `heights` (rows, cols), which lie `above` the block's plane, from row and column `at` of the block on."""
     images = normalised(warped)
-    row0, col0 = around.row - block.window.row, around.col - block.window.col
-    samples = np.empty((len(block.photos), *heights.shape), np.float32)
+    samples = np.empty((len(warped.layout), *heights.shape), np.float32)
 
     def sample(delta: float) -> F32:
-        sample_normalised(
-            images, warped.layout, warped.centres, warped.origin, block.plane_m, heights, delta, row0, col0, samples
-        )
+        sample_normalised(images, warped.layout, warped.centres, warped.origin, above, delta, *at, samples)
         return samples
 
     use = agreeing_photos(sample(0.0))

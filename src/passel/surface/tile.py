@@ -22,6 +22,7 @@ from passel.surface.ortho import choose
 from passel.surface.paint import paint
 from passel.surface.plate import Plate, read_photo
 from passel.surface.resample import bilinear, onto
+from passel.surface.steep import steep_cells
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -127,7 +128,8 @@ def make_tile(job: TileJob, sources: TileSources) -> TileResult:
 def _fine_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
     found = match_tile(job.tile, job.grid, sources.coarse, sources.views, sources.plates, job.least_base)
     coarse = sources.coarse.finer(job.grid, found.window)
-    return clean(found, coarse, job.grid.resolution_m), np.maximum(found.agreeing, np.minimum(found.seen, 2))
+    steep = steep_cells(sources.coarse, found.window, sources.views)
+    return clean(found, coarse, steep, job.grid.resolution_m), np.maximum(found.agreeing, np.minimum(found.seen, 2))
 
 
 def _coarse_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
