@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ import surface_world as world
 from passel.geo.grid import Bounds, Grid, Tile, Window, tiles_over
 from passel.surface import coarse as coarse_of
 from passel.surface.blocks import MATCHING, REFINING, SAMPLES, blocks_of, choose_photos, coverage
-from passel.surface.camera import ViewFinder, ground_sampling_m, heights_above_ground_m, packed
+from passel.surface.camera import ViewFinder, ground_sampling_m, heights_above_ground_m, packed, times_seen
 from passel.surface.clean import fill, lonely, small_holes
 from passel.surface.coarse import CoarseSurface, filled_smoothly
 from passel.surface.colour import Gains, solve_gains
@@ -248,6 +249,16 @@ def test_same_input_same_bytes_and_coarse_orthophoto(made: World) -> None:
     assert np.array_equal(first.ortho, second.ortho)
     assert (first.ortho[:, :, 3] == 255).all()
     assert len(first.points.xyz) == 16 * 16  # one a coarse cell
+
+
+def test_a_coarse_map_ends_where_photos_do(made: World) -> None:
+    core = Window(-256, -256, 128, 128)  # the north-west corner of the survey
+    z = run(made, core, fine=False).dsm
+    seen = times_seen(world.views(), GRID, core, np.zeros(core.shape))
+    assert 0.1 < (seen < 2).mean() < 0.9
+    inner, outer = seen >= 3, cv2.dilate((seen >= 2).astype(np.uint8), np.ones((17, 17), np.uint8)) == 0
+    assert np.isfinite(z[inner]).mean() > 0.97
+    assert np.isnan(z[outer]).mean() > 0.97
 
 
 def test_product_windows_tile_the_plane() -> None:

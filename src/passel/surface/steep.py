@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from passel.geo.grid import Window
 from passel.reconstruct.scene import View
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
+from passel.surface.match import enlarged
 
 Bools = NDArray[np.bool_]
 
@@ -32,4 +33,4 @@ def steep_cells(coarse: CoarseSurface, window: Window, views: Sequence[View]) ->
     smooth = cv2.GaussianBlur(wide - wide.mean(), (0, 0), sigma)
     south, east = np.gradient(smooth, coarse.grid.resolution_m)
     steep = (np.hypot(south, east) > STEEP)[part.slices_in(part.grown(4 * sigma))]
-    return np.repeat(np.repeat(steep, COARSE_FACTOR, axis=0), COARSE_FACTOR, axis=1)
+    return enlarged(steep, COARSE_FACTOR)

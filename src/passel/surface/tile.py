@@ -13,11 +13,12 @@ from passel.errors import InputError
 from passel.geo.grid import Grid, Tile, Window
 from passel.geo.packed import save_marks, steps_of
 from passel.reconstruct.scene import View
-from passel.surface.camera import LEAST_BASE
+from passel.surface.camera import LEAST_BASE, times_seen
 from passel.surface.clean import Surface, clean
 from passel.surface.coarse import COARSE_FACTOR, CoarseSurface
 from passel.surface.colour import Gains
 from passel.surface.fine import MARGIN_CELLS, match_tile
+from passel.surface.match import enlarged
 from passel.surface.ortho import choose
 from passel.surface.paint import paint
 from passel.surface.plate import Plate, read_photo
@@ -133,7 +134,7 @@ def _fine_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
 
 
 def _coarse_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
-    """--fast-orthophoto: the coarse surface stands for the matched one; nothing is 'measured' on this lattice."""
+    """--fast-orthophoto: the coarse surface stands for the matched one where two photos show it; nothing is 'measured' on this lattice."""
     padded = job.tile.padded(MARGIN_CELLS)
     z = sources.coarse.finer(job.grid, padded)
     nothing = np.zeros(padded.shape, bool)
@@ -143,8 +144,9 @@ def _coarse_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
         padded.cols // COARSE_FACTOR,
         padded.rows // COARSE_FACTOR,
     )
-    valid = sources.coarse.valid_over(wide)
-    known = np.repeat(np.repeat(valid, COARSE_FACTOR, axis=0), COARSE_FACTOR, axis=1) > 0
+    known = sources.coarse.valid_over(wide) > 0  # beyond the photos it repeats its edge
+    known &= times_seen(sources.views, sources.coarse.grid, wide, sources.coarse.over(wide)) >= 2
+    known = enlarged(known, COARSE_FACTOR)
     return Surface(np.where(known, z, np.nan).astype(np.float32), nothing, known, z), np.zeros(padded.shape, np.uint8)
 
 
