@@ -89,6 +89,34 @@ def test_who_was_overtaken_has_no_say(store):
     assert store.verify(STEP.digest) == []
 
 
+def test_what_a_broken_request_held_in_memory_has_not_to_come_again(store):
+    incoming, held = Incoming(), []
+    package = incoming.package(SENDER, store)
+    assert package.begin("old", MANIFEST, 0, held)
+    held += [CONTENT[:100], CONTENT[100:5500]]  # and then its link is cut, or merely silent
+    assert incoming.received_bytes(SENDER) == 5500
+    held.append(CONTENT[5500:6000])  # came after the answer to the question: it would be there twice
+    with pytest.raises(OvertakenError):
+        package.write("old", held)
+    held = [CONTENT[5500:5600]]
+    assert package.begin("new", MANIFEST, 5500, held)
+    assert package.begin("newer", MANIFEST, 5600)  # nobody asked
+    package.write("newer", [CONTENT[5600:]])
+    incoming.commit(SENDER, package, "newer")
+    assert store.verify(STEP.digest) == []
+
+
+def test_a_request_that_is_being_put_in_place_is_not_disturbed_by_a_question(store):
+    incoming = Incoming()
+    package = incoming.package(SENDER, store)
+    assert package.begin("one", MANIFEST, 0)
+    package.write("one", [CONTENT])
+    package.check("one")
+    assert incoming.received_bytes(SENDER) == len(CONTENT)
+    package.commit()
+    assert store.verify(STEP.digest) == []
+
+
 def test_what_is_wrong_comes_again_and_what_lacks_is_no_artifact(store):
     incoming = Incoming()
     package = incoming.package(SENDER, store)

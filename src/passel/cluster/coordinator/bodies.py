@@ -68,21 +68,21 @@ def _asked_range(request: web.Request, size: int) -> tuple[int, int, int]:
     return (start, stop, 206) if start < stop else (0, 0, 416)
 
 
-async def receive(request: web.Request, package: Package, owner: object) -> None:
+async def receive(request: web.Request, package: Package, owner: object, unwritten: list[bytes]) -> None:
     """Writes the rest of the body. A request that is overtaken by another one of the same sender writes no more.
 
+    unwritten: what has come and is not written yet. When the request breaks off, it stays there for the one that goes on.
     Raises StorageError, OvertakenError.
     """
-    blocks: list[bytes] = []
-    pending_bytes = 0
+    unwritten_bytes = 0
     async for block, _ in request.content.iter_chunks():  # as they came: to join them would touch every byte again
-        blocks.append(block)
-        pending_bytes += len(block)
-        if pending_bytes >= WRITTEN_AT_ONCE_BYTES:
-            await asyncio.to_thread(package.write, owner, blocks)
-            blocks, pending_bytes = [], 0
-    if blocks:
-        await asyncio.to_thread(package.write, owner, blocks)
+        unwritten.append(block)
+        unwritten_bytes += len(block)
+        if unwritten_bytes >= WRITTEN_AT_ONCE_BYTES:
+            await asyncio.to_thread(package.write, owner, unwritten)
+            unwritten_bytes = 0
+    if unwritten:
+        await asyncio.to_thread(package.write, owner, unwritten)
 
 
 def number_in(request: web.Request, header: str) -> int:

@@ -263,7 +263,11 @@ class DataPlane:
         job, sender = self._job(request), self._sender(request)
         await self._refuse_known(job, sender)
         job.disk.refuse()
-        received_bytes = self._incoming.received_bytes(sender)
+        try:
+            received_bytes = await asyncio.to_thread(self._incoming.received_bytes, sender)
+        except StorageError:
+            await asyncio.to_thread(self._incoming.discard, sender)
+            raise
         if received_bytes is None:
             raise RefusalError(404, "Nothing of this artifact is here", sender.digest[:12])
         return web.Response(headers={"Content-Length": str(received_bytes)})
@@ -271,6 +275,7 @@ class DataPlane:
     async def _put(self, request: web.Request) -> web.StreamResponse:
         """An artifact: its manifest, then the content of its files, from where an earlier request ended."""
         job, sender, mine = self._job(request), self._sender(request), object()
+        unwritten: list[bytes] = []
         await self._refuse_known(job, sender)
         start, manifest_bytes = number_in(request, START_HEADER), number_in(request, MANIFEST_BYTES_HEADER)
         manifest = manifest_of(await read_first(request, manifest_bytes, MOST_MANIFEST_BYTES), sender.digest)
@@ -279,9 +284,9 @@ class DataPlane:
         with job.disk.watched(manifest.size_bytes):
             try:
                 package = await asyncio.to_thread(self._incoming.package, sender, job.store)
-                if not await asyncio.to_thread(package.begin, mine, manifest, start):
+                if not await asyncio.to_thread(package.begin, mine, manifest, start, unwritten):
                     raise RefusalError(416, f"{package.received_bytes} bytes of this artifact are here", sender.digest)
-                await receive(request, package, mine)
+                await receive(request, package, mine, unwritten)
                 await asyncio.to_thread(self._incoming.commit, sender, package, mine)
             except StorageError:
                 await asyncio.to_thread(self._incoming.discard, sender)  # or it would fill the disk until the job's end

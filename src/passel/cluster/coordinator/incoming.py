@@ -46,7 +46,10 @@ class Sender:
 
 
 class Package:
-    """What one sender has sent. Only the request that began last may write: an older one may still hang on a dead link."""
+    """What one sender has sent. Only the request that began last may write: an older one may still hang on a dead link.
+
+    What such a one holds in memory is written when the next one asks or begins, so that it has not to come again.
+    """
 
     def __init__(self, store: Store, digest: str) -> None:
         self._stack = ExitStack()
@@ -54,6 +57,7 @@ class Package:
         self._aside = self._stack.enter_context(store.aside(digest))
         self._guard = threading.Lock()
         self._owner: object = None
+        self._unwritten: list[bytes] = []
         self._manifest: Manifest | None = None
         self._closed = False
         self.used_s = time.monotonic()
@@ -64,16 +68,24 @@ class Package:
         """Of the content."""
         return sum(f.size_bytes for f in self._files[: len(self._sha256s)]) + self._in_file_bytes
 
-    def begin(self, owner: object, manifest: Manifest, start: int) -> bool:
+    def settle(self) -> int:
+        """How much of the content is here, and stays it until a request begins: the one before writes no more. Raises StorageError."""
+        with self._guard, storage_errors(self._aside.files):
+            self._end_request()
+            return self.received_bytes
+
+    def begin(self, owner: object, manifest: Manifest, start: int, unwritten: list[bytes] | None = None) -> bool:
         """From now on `owner` writes, after byte `start` of the content. False when that is neither 0 nor what was received so far.
 
-        Raises OvertakenError when the artifact is being put in place, StorageError.
+        unwritten: where `owner` holds what it has received and not written. Raises OvertakenError when the artifact is being put in
+        place, StorageError.
         """
         with self._guard, storage_errors(self._aside.files):
             if self._closed:
                 raise OvertakenError(
                     "The artifact has come and is being put in place", manifest.digest[:12], "ask again"
                 )
+            self._end_request()
             if start and self._files != manifest.files:
                 self._go_back_to(())  # it was made again
             if start not in (0, self.received_bytes):
@@ -83,18 +95,15 @@ class Package:
                 self._aside.files.mkdir()
                 self._go_back_to(())
             self._owner, self._manifest, self.used_s = owner, manifest, time.monotonic()
+            self._unwritten = [] if unwritten is None else unwritten
             self._end_full_files()
             return True
 
-    def write(self, owner: object, blocks: Sequence[bytes]) -> None:
-        """The next bytes, no more than the manifest says. Raises StorageError, OvertakenError."""
+    def write(self, owner: object, blocks: list[bytes]) -> None:
+        """The next bytes, no more than the manifest says; takes them out of `blocks`. Raises StorageError, OvertakenError."""
         with self._guard, storage_errors(self._aside.files):
             self._refuse_others(owner)
-            rest = deque(memoryview(b) for b in blocks)
-            while rest:
-                self._append(_first_bytes(rest, self._files[len(self._sha256s)].size_bytes - self._in_file_bytes))
-                self._end_full_files()
-            self.used_s = time.monotonic()
+            self._take(blocks)
 
     def check(self, owner: object) -> None:
         """All has come: from now on nobody may write. Raises MismatchError (from the first wrong file on it must be sent again),
@@ -128,6 +137,26 @@ class Package:
         if self._owner is not owner or self._closed:
             raise OvertakenError("Another request sends this artifact")
 
+    def _end_request(self) -> None:
+        """Nobody writes now; what the one who did has not written is written."""
+        if not self._closed:
+            self._take(self._unwritten)
+        self._owner, self._unwritten = None, []
+
+    def _take(self, blocks: list[bytes]) -> None:
+        """Under the guard: whoever comes next finds each block either written or still in the list, to which the event loop may add
+        meanwhile. What a disk refuses is dropped, for its sender is told and sends it again.
+        """
+        rest = deque(memoryview(block) for block in tuple(blocks))
+        taken = len(rest)
+        try:
+            while rest:
+                self._append(_first_bytes(rest, self._files[len(self._sha256s)].size_bytes - self._in_file_bytes))
+                self._end_full_files()
+        finally:
+            del blocks[:taken]
+        self.used_s = time.monotonic()
+
     def _go_back_to(self, sha256s: Sequence[str]) -> None:
         """As if only these first files had come; the next write begins the one after them anew."""
         self._sha256s = list(sha256s)
@@ -156,15 +185,18 @@ class Package:
 
 
 class Incoming:
-    """All that is on its way in. Not for several threads at once, but for `package` of different senders."""
+    """All that is on its way in. Not for several threads at once, but for `package` and `received_bytes`."""
 
     def __init__(self) -> None:
         self._packages: dict[Sender, Package] = {}
 
     def received_bytes(self, sender: Sender) -> int | None:
-        """How much of an artifact's content is here, None when nothing was ever sent."""
+        """How much of an artifact's content is here for the next request to go on with, None when nothing was ever sent.
+
+        Raises StorageError.
+        """
         package = self._packages.get(sender)
-        return package.received_bytes if package else None
+        return package.settle() if package else None
 
     def package(self, sender: Sender, store: Store) -> Package:
         """Where the sender's artifact goes. Raises StorageError."""

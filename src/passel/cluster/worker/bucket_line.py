@@ -21,6 +21,7 @@ from yarl import URL
 from passel.cluster.wire.bucket import Upload, Uploaded
 from passel.cluster.worker.answers import Unready
 from passel.cluster.worker.sink import Meter, complete, receive
+from passel.cluster.worker.slow_link import DOWNLOAD_PATIENCE, UPLOAD_PATIENCE, Outgoing, pieces, socket_factory
 from passel.cluster.worker.together import together
 from passel.errors import PasselError
 from passel.pipeline.manifest import ArtifactFile
@@ -29,8 +30,8 @@ from passel.pipeline.store import file_sha256, storage_errors
 _BLOCK_BYTES = 256 * 2**10
 _MOST_TRIES = 4
 _REST_S = 60.0
-_ANSWER_S = 60.0
-"""A bucket that has all of a file may take its time to say so."""
+_ANSWER_S = 180.0
+"""After the last piece has left: what buffers still hold of it goes over the link, and the bucket may take its time to answer."""
 _MANY = 100
 _log = logging.getLogger("passel.worker")
 _BROKEN = (aiohttp.ClientError, TimeoutError, ConnectionError, Unready)
@@ -55,7 +56,7 @@ class _Part:
 
 
 class BucketLine:
-    """For one event loop; `close` it there. stall_s: a connection without a byte for so long is given up."""
+    """For one event loop; `close` it there. stall_s: a connection without a sign of life for so long is given up."""
 
     def __init__(self, stall_s: float, connect_s: float, uploads: asyncio.Semaphore) -> None:
         self._stall_s, self._connect_s, self._uploads = stall_s, connect_s, uploads
@@ -135,10 +136,11 @@ class BucketLine:
             "Content-Type": "application/octet-stream",
             "Content-MD5": md5,
         }
-        async with asyncio.timeout(self._stall_s) as deadline:
+        patience_s = UPLOAD_PATIENCE * self._stall_s
+        async with asyncio.timeout(patience_s) as deadline:
 
-            def alive(patience_s: float) -> None:
-                deadline.reschedule(asyncio.get_running_loop().time() + patience_s)
+            def go_on(within_s: float) -> None:
+                deadline.reschedule(asyncio.get_running_loop().time() + within_s)
 
             async def body() -> AsyncIterator[bytes]:
                 with storage_errors(path.parent):
@@ -147,15 +149,16 @@ class BucketLine:
                     source.seek(part.start)
                     left = part.size_bytes
                     while left and (block := await asyncio.to_thread(source.read, min(left, _BLOCK_BYTES))):
-                        yield block
                         left -= len(block)
-                        moved.moved_bytes += len(block)
-                        alive(self._stall_s)
-                alive(_ANSWER_S)
+                        for piece in pieces(block):
+                            yield piece
+                            moved.moved_bytes += len(piece)
+                            go_on(patience_s)
+                go_on(max(_ANSWER_S, patience_s))
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s, sock_read=_ANSWER_S)
             url = URL(part.url, encoded=True)
-            async with self._http.put(url, data=body(), headers=headers, timeout=timeout) as response:
+            async with self._http.put(url, data=Outgoing(body()), headers=headers, timeout=timeout) as response:
                 _raise_for(response)
                 return response.headers.get("ETag", "")
 
@@ -163,9 +166,10 @@ class BucketLine:
     def _http(self) -> aiohttp.ClientSession:
         """Made at first use, since it belongs to the running loop. No certificate of ours: the bucket is a stranger."""
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s, sock_read=self._stall_s)
+            stall_s = DOWNLOAD_PATIENCE * self._stall_s
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s, sock_read=stall_s)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_MANY),
+                connector=aiohttp.TCPConnector(limit=_MANY, socket_factory=socket_factory(self._stall_s)),
                 headers={"Accept-Encoding": "identity"},
                 timeout=timeout,
                 read_bufsize=2**20,

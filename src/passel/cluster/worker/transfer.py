@@ -1,7 +1,7 @@
 """The worker's line to its coordinator: polls, downloads and uploads over HTTPS, for which a link that is down is no error.
 
 `Link.poll` tries once. Everything else is tried until it is done: a broken transfer goes on where it was, a silent connection is
-given up after `stall_s` and made anew, and a coordinator that is away, or whose disk is full, is waited for. Only refusals are raised.
+given up and made anew (when: `slow_link`), and a coordinator that is away, or whose disk is full, is waited for. Only refusals are raised.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ from passel.cluster.worker.answers import (
 )
 from passel.cluster.worker.bucket_line import BucketLine, BucketTrouble
 from passel.cluster.worker.sink import Meter, complete, receive
+from passel.cluster.worker.slow_link import DOWNLOAD_PATIENCE, UPLOAD_PATIENCE, Outgoing, pieces, socket_factory
 from passel.cluster.worker.source import content
 from passel.errors import PasselError, network_reason
 from passel.pipeline.manifest import Manifest, manifest_to_json
 
 _WORTH_ASKING_BYTES = 8 * 2**20
 """From this size on an upload asks first how much an earlier one has left."""
-_SYNCING_S = 60.0
-"""When all of an artifact has come, the coordinator writes it through to its disk before it answers."""
+_SYNCING_S = 180.0
+"""After the last piece has left: what buffers still hold of it goes over the link, and the coordinator writes all of the artifact
+through to its disk before it answers."""
 _MANY = 100
 _MOST_TROUBLES = 6
 _MOST_ASTRAY = 3
@@ -71,7 +73,7 @@ _TRANSIENT = (aiohttp.ClientError, TimeoutError, ConnectionError, Unready, WireE
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """stall_s: a connection without a byte for so long is given up. connect_s: the same for making one, which takes two rounds.
+    """stall_s: a connection without a sign of life for so long is given up. connect_s: the same for making one, which takes two rounds.
 
     longest_pause_s: between two tries. downloads: files at a time. uploads: artifacts at a time, files of those into a bucket.
     """
@@ -237,7 +239,12 @@ class Link:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 self.url,
-                connector=aiohttp.TCPConnector(ssl=self._tls or True, limit=_MANY, keepalive_timeout=60),
+                connector=aiohttp.TCPConnector(
+                    ssl=self._tls or True,
+                    limit=_MANY,
+                    keepalive_timeout=60,
+                    socket_factory=socket_factory(self._settings.stall_s),
+                ),
                 headers={VERSION_HEADER: passel.__version__, "Accept-Encoding": "identity"},
                 timeout=self._timeout(0.0),
                 read_bufsize=2**20,
@@ -276,7 +283,8 @@ class Link:
     ) -> str | _Elsewhere:
         have = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
-        async with self._http.get(path, headers=headers, allow_redirects=False) as response:
+        timeout = self._timeout((DOWNLOAD_PATIENCE - 1) * self._settings.stall_s)
+        async with self._http.get(path, headers=headers, allow_redirects=False, timeout=timeout) as response:
             if response.status == 416:  # all of it is there, or too much
                 return await asyncio.to_thread(complete, part, named_sha256(response))
             if response.status == _ELSEWHERE:
@@ -320,27 +328,30 @@ class Link:
             START_HEADER: str(start),
             "Content-Length": str(len(text) + manifest.size_bytes - start),
         }
-        stall_s, trouble = self._settings.stall_s, list[PasselError]()
-        async with asyncio.timeout(stall_s) as deadline:
+        patience_s, trouble = UPLOAD_PATIENCE * self._settings.stall_s, list[PasselError]()
+        async with asyncio.timeout(patience_s) as deadline:
 
             def go_on(within_s: float) -> None:
                 deadline.reschedule(asyncio.get_running_loop().time() + within_s)
 
             async def body() -> AsyncIterator[bytes]:
-                yield text
+                for piece in pieces(text):
+                    yield piece
+                    go_on(patience_s)
                 try:
                     while block := await asyncio.to_thread(next, rest, b""):
-                        yield block
-                        moved.moved_bytes += len(block)
-                        go_on(stall_s)
+                        for piece in pieces(block):
+                            yield piece
+                            moved.moved_bytes += len(piece)
+                            go_on(patience_s)
                 except PasselError as error:
                     trouble.append(error)
                     raise
-                go_on(max(_SYNCING_S, stall_s))
+                go_on(max(_SYNCING_S, patience_s))
 
             try:
                 timeout = self._timeout(_SYNCING_S)
-                async with self._http.put(path, data=body(), headers=headers, timeout=timeout) as response:
+                async with self._http.put(path, data=Outgoing(body()), headers=headers, timeout=timeout) as response:
                     await raise_for(response)
             except aiohttp.ClientError as error:
                 if trouble:  # it has ended the request as if the link were broken
