@@ -15,6 +15,7 @@ from passel.errors import InputError
 from passel.survey.altitudes import judge_altitudes
 from passel.survey.assemble import assemble_survey
 from passel.survey.cameras_file import match_calibrations, read_cameras_file
+from passel.survey.cut import stored_of
 from passel.survey.describe import describe_survey, estimate_gsd_m
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.geo_file import find_geo_file, read_geo_file
@@ -95,7 +96,7 @@ def test_photos_that_were_cut_are_told_and_their_middle_is_uncertain() -> None:
         assert (camera.is_cut, camera.centre_sigma) == (False, 0.01)
 
 
-@pytest.mark.parametrize(("width", "height", "is_cut"), [(4000, 2250, False), (3000, 4000, False), (3400, 3000, True)])
+@pytest.mark.parametrize(("width", "height", "is_cut"), [(4000, 2250, False), (3000, 4000, False), (3600, 2500, True)])
 def test_an_aspect_that_no_camera_has_was_cut_even_if_an_editor_wrote_its_own_size(
     width: int, height: int, is_cut: bool
 ) -> None:
@@ -478,6 +479,19 @@ def _real(name: str) -> Survey:
     found = [inspect_photo(p) for p in paths]
     photos = [f for f in found if isinstance(f, PhotoFacts)]
     return assemble_survey(photos, [f for f in found if isinstance(f, Refusal)], paths)
+
+
+@pytest.mark.parametrize("original", [(8000, 0), (0, 6000), (8000, 5990)])
+def test_a_picture_made_smaller_is_told_by_one_side_and_by_rounded_ones(original: tuple[int, int]) -> None:
+    size = {"width_px": 4000, "height_px": 3000, "original_width_px": original[0], "original_height_px": original[1]}
+    stored = stored_of(replace(plain_flight()[0], **size))  # type: ignore[arg-type]
+    assert (stored.scale, stored.is_cut) == (pytest.approx(0.5, rel=0.002), False)
+
+
+@pytest.mark.parametrize("size", [(336, 256), (5568, 4872), (2464, 2056), (4112, 3008), (3800, 3188), (4000, 1800)])
+def test_cameras_with_aspects_of_their_own_are_whole(size: tuple[int, int]) -> None:
+    sides = {"width_px": size[0], "height_px": size[1], "original_width_px": size[0], "original_height_px": size[1]}
+    assert not stored_of(replace(plain_flight()[0], **sides)).is_cut  # type: ignore[arg-type]
 
 
 @pytest.mark.real

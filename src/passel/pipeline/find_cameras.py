@@ -273,16 +273,20 @@ def _parts(job: Job, mapped: MappedSubmodel) -> tuple[list[Submodel], bool]:
     """What a failed submodel is cut into, and whether these are the groups that matches hold together: else halves of what is one, or,
     of one too small for that, the photos that can be mapped without the rest."""
     groups = _groups(job, mapped, LETTERS)
-    return (groups, True) if len(groups) > 1 else (_halves(job, mapped.submodel) or _standing(mapped), False)
+    return (groups, True) if len(groups) > 1 else (_halves(job, mapped.submodel) or _standing(job, mapped), False)
 
 
-def _standing(mapped: MappedSubmodel) -> list[Submodel]:
-    """The part of a failed submodel that its mapping said may be mapped alone; none if there is no such part."""
+def _standing(job: Job, mapped: MappedSubmodel) -> list[Submodel]:
+    """The part of a failed submodel that its mapping said may be mapped alone; none if there is no such part, or nothing ties it to
+    other submodels: neither photos they share nor enough GPS."""
     if mapped.artifact is None:
         return []
     stands = set(json.loads(str(mapped.artifact.manifest.fact("stands"))))
     own, near = (tuple(n for n in names if n in stands) for names in (mapped.submodel.core, mapped.submodel.halo))
-    return [Submodel(f"{mapped.submodel.name}a", own, near)] if own else []
+    located = {p.name for p in job.survey.photos if p.position is not None}
+    tied = near or sum(n in located for n in own) >= FEWEST_WITH_GPS
+    all_there_is = len(mapped.submodel.core) == len(job.survey.photos)
+    return [Submodel(f"{mapped.submodel.name}a", own, near)] if own and (tied or all_there_is) else []
 
 
 def _in_no_part(mapped: MappedSubmodel, parts: Sequence[Submodel]) -> list[MappedSubmodel]:

@@ -215,7 +215,7 @@ def _once(steps: Iterable[Step]) -> list[Step]:
 def _coarse_tile_step(tile: Tile, ground: Ground, base: Inputs, photos: Sequence[str], plates: Sequence[Step]) -> Step:
     params = CoarseTileParams(tile.name, _four(tile.core), ground.cell_m, ground.least_base, tuple(photos))
     return Step(
-        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 12, params, (*base, *outputs("plate", plates)),
+        "coarse", f"tile {tile.name}", f"{GROUND}:make_coarse_tile", 13, params, (*base, *outputs("plate", plates)),
         memory_mb=1500, limit_s=3600,
     )  # fmt: skip
 
@@ -242,7 +242,7 @@ def tile_steps(job: Job, ground: Ground, surface: SurfaceSteps) -> list[Step]:
             *outputs("plate", _once(plate_of[n] for n in names)),
             *(("photo", photo_input(photos[n])) for n in names),
         )
-        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 37, params, inputs, memory_mb=2200, limit_s=2 * 3600))
+        steps.append(Step("tiles", tile.name, f"{GROUND}:tile", 38, params, inputs, memory_mb=2200, limit_s=2 * 3600))
     return steps
 
 

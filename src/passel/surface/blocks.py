@@ -206,7 +206,9 @@ def plan_blocks(
         near = np.hypot(*(nadirs - middle).T) <= candidates_reach_m + (b.east - b.west)
         some = np.flatnonzero(near).tolist()
         photos = choose_photos([views[i] for i in some], [params[i] for i in some], grid, window, z.samples_m, limits)
-        chosen = tuple(some[i] for i in photos)
+        chosen = tuple(
+            some[i] for i in photos if views[some[i]].centre[2] > z.plane.middle_m
+        )  # others see no such ground
         centres = np.array([views[k].centre for k in chosen]).reshape(-1, 3)
         blocks.append(Block(window, z.plane.seen_from(centres, middle), chosen))
     return blocks
@@ -287,7 +289,7 @@ def warp_block(
     layout, origin = np.zeros((len(centres), 3), np.int64), np.zeros((len(centres), 2), np.int64)
     size = 0
     for k, (col, row, height) in enumerate(centres):
-        s = np.array([height / max(height - z, LEAST_DISTANCE * height) for z in above_m])
+        s = np.array([height / max(height - z, LEAST_DISTANCE * height, 1.0) for z in above_m])
         cols = (col * (1 - s))[:, None] + ends * s[:, None]
         rows = (row * (1 - s))[:, None] + ends * s[:, None]
         c0, c1 = _on_lattice(cols.min() - CENSUS_COLS - 1), int(np.ceil(cols.max())) + CENSUS_COLS + 2

@@ -8,9 +8,25 @@ from dataclasses import dataclass
 from passel.survey.facts import PhotoFacts
 from passel.survey.model import CENTRE_SIGMA
 
-_USUAL_ASPECTS = (1.0, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 17 / 9, 2.0)  # of what cameras take
+_USUAL_ASPECTS = (
+    1.0,
+    8 / 7,
+    6 / 5,
+    5 / 4,
+    21 / 16,
+    4 / 3,
+    11 / 8,
+    3 / 2,
+    16 / 9,
+    17 / 9,
+    2.0,
+    20 / 9,
+)  # of what cameras take
 _SAME_ASPECT = 0.015
-_ROUNDED_PX = 1.5  # by which a side may be off when a picture was made smaller
+_ROUNDED_PX, _ROUNDED = (
+    1.5,
+    0.006,
+)  # by which a side may be off when a picture was made smaller; to whole tens or eights of pixels
 _ANY_CUT = 0.15  # relative sigma of the focal length where nobody knows what was cut off
 _ANY_CENTRE = 0.05
 
@@ -40,13 +56,16 @@ def stored_of(facts: PhotoFacts, sensor_aspect: float | None = None) -> Stored:
     """
     long, short = max(facts.width_px, facts.height_px), min(facts.width_px, facts.height_px)
     wide, high = facts.original_width_px or 0, facts.original_height_px or 0
+    if not (wide and high) and (wide or high):  # one side alone tells how much smaller
+        shrunk = facts.width_px / wide if wide else facts.height_px / high
+        wide, high = round(facts.width_px / shrunk), round(facts.height_px / shrunk)
     full_long, full_short = max(wide, high), min(wide, high)
     if full_long < long or full_short < short or (full_long, full_short) == (long, short):
         aspects = (*_USUAL_ASPECTS, *((sensor_aspect,) if sensor_aspect else ()))
         if any(abs(long / short / a - 1.0) < _SAME_ASPECT for a in aspects):
             return Stored(long, short, 1.0, 0.0, CENTRE_SIGMA, False)
         return Stored(long, short, 1.0, _ANY_CUT, _ANY_CENTRE, True)
-    if abs(short - long * full_short / full_long) <= _ROUNDED_PX:
+    if abs(short - long * full_short / full_long) <= max(_ROUNDED_PX, _ROUNDED * short):
         return Stored(long, short, long / full_long, 0.0, CENTRE_SIGMA, False)
     smallest = max(long / full_long, short / full_short)
     return Stored(full_long, full_short, 1.0, -math.log(smallest) / 1.5, centre_sigma_if_cut(facts), True)
