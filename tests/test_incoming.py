@@ -41,6 +41,12 @@ def cut(content: bytes, seed: int) -> list[list[bytes]]:
     return pieces
 
 
+def come(package: Package, owner: str, content: bytes, start: int = 0) -> None:
+    """A request begins, and so much of it comes."""
+    assert package.begin(owner, MANIFEST, start)
+    package.write(owner, [content])
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_however_the_bytes_are_cut_they_end_in_the_right_files(store, seed):
     incoming = Incoming()
@@ -74,8 +80,7 @@ def test_an_artifact_without_files_or_content(store):
 def test_who_was_overtaken_has_no_say(store):
     incoming = Incoming()
     package = incoming.package(SENDER, store)
-    assert package.begin("old", MANIFEST, 0)
-    package.write("old", [CONTENT[:100]])
+    come(package, "old", CONTENT[:100])
     assert package.begin("new", MANIFEST, 100)
     with pytest.raises(OvertakenError):
         package.write("old", [CONTENT[100:200]])
@@ -109,8 +114,7 @@ def test_what_a_broken_request_held_in_memory_has_not_to_come_again(store):
 def test_a_request_that_is_being_put_in_place_is_not_disturbed_by_a_question(store):
     incoming = Incoming()
     package = incoming.package(SENDER, store)
-    assert package.begin("one", MANIFEST, 0)
-    package.write("one", [CONTENT])
+    come(package, "one", CONTENT)
     package.check("one")
     assert incoming.received_bytes(SENDER) == len(CONTENT)
     package.commit()
@@ -122,15 +126,13 @@ def test_what_is_wrong_comes_again_and_what_lacks_is_no_artifact(store):
     package = incoming.package(SENDER, store)
     wrong = bytearray(CONTENT)
     wrong[5000] ^= 1  # in 'e'
-    assert package.begin("one", MANIFEST, 0)
-    package.write("one", [bytes(wrong)])
+    come(package, "one", bytes(wrong))
     with pytest.raises(MismatchError, match="1 files"):
         incoming.commit(SENDER, package, "one")
     assert package.received_bytes == 5000
     with pytest.raises(MismatchError):
         incoming.commit(SENDER, package, "one")  # nothing has come meanwhile
-    assert package.begin("two", MANIFEST, 5000)
-    package.write("two", [CONTENT[5000:]])
+    come(package, "two", CONTENT[5000:], 5000)
     incoming.commit(SENDER, package, "two")
     assert store.verify(STEP.digest) == []
 
@@ -150,8 +152,7 @@ def test_nothing_is_written_after_the_end_of_a_job(store):
 
 def test_a_disk_that_refuses_says_so(store):
     package = Package(store, STEP.digest)
-    assert package.begin("one", MANIFEST, 0)
-    package.write("one", [CONTENT[:10]])
+    come(package, "one", CONTENT[:10])
     shutil.rmtree(store.root / "tmp")
     with pytest.raises(StorageError):
         package.write("one", [CONTENT[10:]])

@@ -234,12 +234,11 @@ def _groups(job: Job, mapped: MappedSubmodel, suffixes: Sequence[str]) -> list[S
     GPS, for nothing else tells where they belong."""
     if mapped.artifact is None or not job.survey.frame.is_georeferenced:
         return []
-    located = {p.name for p in job.survey.photos if p.position is not None}
     core, halo = set(mapped.submodel.core), set(mapped.submodel.halo)
     made = []
     for suffix, group in zip(suffixes, json.loads(str(mapped.artifact.manifest.fact("groups")))):
         own = tuple(n for n in group if n in core)
-        if sum(n in located for n in own) >= FEWEST_WITH_GPS:
+        if _has_its_place(job, own):
             made.append(Submodel(mapped.submodel.name + suffix, own, tuple(n for n in group if n in halo)))
     return made
 
@@ -276,6 +275,12 @@ def _parts(job: Job, mapped: MappedSubmodel) -> tuple[list[Submodel], bool]:
     return (groups, True) if len(groups) > 1 else (_halves(job, mapped.submodel) or _standing(job, mapped), False)
 
 
+def _has_its_place(job: Job, names: Sequence[str]) -> bool:
+    """Whether GPS alone tells where a model of these photos belongs."""
+    located = {p.name for p in job.survey.photos if p.position is not None}
+    return sum(n in located for n in names) >= FEWEST_WITH_GPS
+
+
 def _standing(job: Job, mapped: MappedSubmodel) -> list[Submodel]:
     """The part of a failed submodel that its mapping said may be mapped alone; none if there is no such part, or nothing ties it to
     other submodels: neither photos they share nor enough GPS."""
@@ -283,8 +288,7 @@ def _standing(job: Job, mapped: MappedSubmodel) -> list[Submodel]:
         return []
     stands = set(json.loads(str(mapped.artifact.manifest.fact("stands"))))
     own, near = (tuple(n for n in names if n in stands) for names in (mapped.submodel.core, mapped.submodel.halo))
-    located = {p.name for p in job.survey.photos if p.position is not None}
-    tied = near or sum(n in located for n in own) >= FEWEST_WITH_GPS
+    tied = near or _has_its_place(job, own)
     all_there_is = len(mapped.submodel.core) == len(job.survey.photos)
     return [Submodel(f"{mapped.submodel.name}a", own, near)] if own and (tied or all_there_is) else []
 

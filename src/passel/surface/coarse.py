@@ -161,8 +161,7 @@ def coarse_tile(
     found: Heights | None = None
     start = start_factor(views, plates)
     for factor in [f for f in (START_FACTOR, START_FACTOR // 2, COARSE_FACTOR) if f <= start]:
-        k = factor // COARSE_FACTOR
-        window = Window(padded.col // k, padded.row // k, padded.cols // k, padded.rows // k)
+        window = padded.divided(factor // COARSE_FACTOR)
         low_m, high_m = prior.over(window, BIN_FACTOR // factor)
         ground, likely_low, likely_high = prior.likely_over(window, BIN_FACTOR // factor)
         dz = cell_m * factor

@@ -79,13 +79,13 @@ def match_tile(
     """Match a tile whose core is whole blocks. Views and plates: of all photos that see it. least_base: rad, between two rays that
     tell a height."""
     padded = tile.padded(MARGIN_CELLS)
-    start = coarse.over(_divided(padded, COARSE_FACTOR).grown(4))
+    start = coarse.over(padded.divided(COARSE_FACTOR).grown(4))
     heights = block_heights(start[4:-4, 4:-4], BLOCK_CELLS // COARSE_FACTOR, grid.resolution_m * COARSE_FACTOR)
-    known = coarse.valid_over(_divided(padded, COARSE_FACTOR).grown(4))
+    known = coarse.valid_over(padded.divided(COARSE_FACTOR).grown(4))
     # where the coarse surface is a guess (rims of the survey, mostly) the search is wide
     sure = cv2.erode(known, np.ones((3, 3), np.uint8)) > 0
     reach: int | I32 = np.where(sure, FIRST_REACH, WIDE_REACH).astype(np.int32)
-    shown = times_seen(views, coarse.grid, _divided(padded, COARSE_FACTOR), start[4:-4, 4:-4]) >= 2
+    shown = times_seen(views, coarse.grid, padded.divided(COARSE_FACTOR), start[4:-4, 4:-4]) >= 2
     z, inner = start, (slice(8, -8), slice(8, -8))
     for factor in (FIRST_FACTOR, 2, 1):
         dz = grid.resolution_m * factor
@@ -93,7 +93,7 @@ def match_tile(
         tried = np.ascontiguousarray(lowest[inner]), np.ascontiguousarray(count[inner])
         expected = _expected(start, sure, dz, inner) if factor == FIRST_FACTOR else None
         reach = REACH
-        part, block_cells = _divided(padded, factor), BLOCK_CELLS // factor
+        part, block_cells = padded.divided(factor), BLOCK_CELLS // factor
         level = Level(Grid(dz, grid.offset_m), part, block_cells, dz, *tried, expected, least_base=least_base)
         blocks = plan_level(level, views, heights)
         skip_unseen(level, blocks, enlarged(shown, COARSE_FACTOR // factor))
@@ -200,7 +200,3 @@ def continued(z: F32, sure: NDArray[np.bool_], sigmas_cells: Sequence[float]) ->
 def _any_in(mask: NDArray[np.bool_], block: Window, window: Window) -> bool:
     part = block.clipped(window)
     return bool(min(part.shape) > 0 and mask[part.slices_in(window)].any())
-
-
-def _divided(w: Window, n: int) -> Window:
-    return Window(w.col // n, w.row // n, w.cols // n, w.rows // n)

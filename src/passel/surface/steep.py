@@ -22,7 +22,7 @@ MOST_CELLS = 64  # coarse ones
 
 def steep_cells(coarse: CoarseSurface, window: Window, views: Sequence[View]) -> Bools:
     """(rows, cols) which cells of a window of the matching lattice (whole coarse cells) lie on steep ground, as the `views` fly over it."""
-    part = Window(*(n // COARSE_FACTOR for n in (window.col, window.row, window.cols, window.rows)))
+    part = window.divided(COARSE_FACTOR)
     if not views:
         return np.zeros(window.shape, np.bool_)
     above_m = float(np.median([v.centre[2] for v in views]) - np.median(coarse.over(part)))

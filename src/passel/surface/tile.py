@@ -138,12 +138,7 @@ def _coarse_surface(job: TileJob, sources: TileSources) -> tuple[Surface, U8]:
     padded = job.tile.padded(MARGIN_CELLS)
     z = sources.coarse.finer(job.grid, padded)
     nothing = np.zeros(padded.shape, bool)
-    wide = Window(
-        padded.col // COARSE_FACTOR,
-        padded.row // COARSE_FACTOR,
-        padded.cols // COARSE_FACTOR,
-        padded.rows // COARSE_FACTOR,
-    )
+    wide = padded.divided(COARSE_FACTOR)
     known = sources.coarse.valid_over(wide) > 0  # beyond the photos it repeats its edge
     known &= times_seen(sources.views, sources.coarse.grid, wide, sources.coarse.over(wide)) >= 2
     known = enlarged(known, COARSE_FACTOR)
