@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn
@@ -14,8 +13,6 @@ import pytest
 
 from passel.server import archive
 from passel.server import runner as runner_module
-from passel.server import service as service_module
-from passel.server.app import create_app
 from passel.server.clock import now_ms
 from passel.server.console import Console
 from passel.server.folders import JobFolder
@@ -23,7 +20,7 @@ from passel.server.job_store import Call, JobStore, JobsUnwritableError
 from passel.server.jobs import Job, Order, State
 from passel.server.outgoing import Gate
 from passel.server.runner import Runner
-from passel.server.settings import ServerSettings, TestMode
+from passel.server.settings import ServerSettings
 from passel.server.webhooks import Webhooks
 from server_world import PHOTO
 
@@ -236,26 +233,3 @@ def test_webhooks_of_the_operator_lead_anywhere_and_a_clock_set_back_holds_none_
     monkeypatch.setattr(Gate, "post", post)
     asyncio.run(run())
     assert sorted(made) == [("http://10.0.0.9/own", True), ("http://example.org/theirs", False)]
-
-
-def test_a_clock_that_is_set_forward_removes_no_map(tmp_path, monkeypatch):
-    """As when a computer that keeps no time gets the network, minutes after its start."""
-    days_ms = 5 * 86_400_000
-    job = Job("01234567-89ab-4def-8123-456789abcdef", "", Order("x", 1), State.COMPLETED, now_ms())
-    monkeypatch.setattr(service_module, "CLEANUP_EVERY_S", 0.01)
-    real = time.time_ns
-
-    async def run() -> Job | None:
-        store = JobStore(tmp_path / "jobs.sqlite")
-        await store.write(job)
-        store.close()
-        service = create_app(ServerSettings(tmp_path, test=TestMode())).service
-        await service.start()
-        monkeypatch.setattr(time, "time_ns", lambda: real() + days_ms * 1_000_000)
-        async with asyncio.timeout(60):
-            while (found := service.get(job.uuid, "")) is not None and found.touched_ms < job.touched_ms + days_ms:
-                await asyncio.sleep(0.01)
-        await service.close()
-        return found
-
-    assert asyncio.run(run()) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 _NO_JUMP_MS = 60_000
 
@@ -12,17 +13,30 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@dataclass(frozen=True)
+class Jump:
+    """The clock was set. by_ms: negative when it was set back. low_ms: the earlier of what it showed before and after."""
+
+    by_ms: int
+    low_ms: int
+
+    def moved(self, time_ms: int) -> int:
+        """The moment that was `time_ms`, as the clock counts now; moments that seem to have been told after the jump stay."""
+        told_before = (time_ms <= self.low_ms) == (self.by_ms > 0)
+        return time_ms + self.by_ms if told_before else time_ms
+
+
 class ClockWatch:
     """Sees when the clock is set: a computer without a battery for it starts with an old time and is told the right one later."""
 
     def __init__(self) -> None:
         self._ahead_ms = _ahead_ms()
 
-    def forward_ms(self) -> int:
-        """By how much the clock was set forward since the last question; 0 if it was not, or by less than a minute."""
+    def jump(self) -> Jump | None:
+        """How the clock was set since the last question; None if it was not, or by less than a minute."""
         before_ms, self._ahead_ms = self._ahead_ms, _ahead_ms()
-        jump_ms = self._ahead_ms - before_ms
-        return jump_ms if jump_ms > _NO_JUMP_MS else 0
+        by_ms = self._ahead_ms - before_ms
+        return Jump(by_ms, now_ms() - max(by_ms, 0)) if abs(by_ms) > _NO_JUMP_MS else None
 
 
 def _ahead_ms() -> int:

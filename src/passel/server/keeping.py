@@ -147,9 +147,9 @@ class Keeper:
             return True
 
     def _is_current(self, job: Job) -> bool:
-        """Whether the job still is what it was: done, and not begun again since."""
+        """Whether the job still is what it was: done, and not run again since."""
         now = self._store.get(job.uuid)
-        return now is not None and now.state is State.COMPLETED and now.touched_ms == job.touched_ms
+        return now is not None and now.state is State.COMPLETED and now.runs == job.runs
 
     def _folder(self, job: Job) -> JobFolder:
         return JobFolder(self._settings.jobs / job.uuid)

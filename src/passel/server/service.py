@@ -10,7 +10,7 @@ import asyncio
 import logging
 import shutil
 import uuid as uuids
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -19,7 +19,8 @@ from pathlib import Path
 from passel.errors import StorageError
 from passel.server import jobs
 from passel.server.canned import CONSOLE
-from passel.server.clock import ClockWatch, now_ms
+from passel.server.cleaning import Cleaner
+from passel.server.clock import now_ms
 from passel.server.console import Console
 from passel.server.folders import UUID_FORM, JobFolder
 from passel.server.job_store import JobStore
@@ -29,14 +30,12 @@ from passel.server.multipart import BodyWatch
 from passel.server.preparing import count_photos
 from passel.server.runner import Runner
 from passel.server.runtimes import Live, Runtimes
-from passel.server.scheduling import expired
 from passel.server.settings import ServerSettings
 from passel.server.uploads import Receiver, Tally, check_room
 from passel.server.webhooks import Webhooks
 
 log = logging.getLogger("passel.server")
 
-CLEANUP_EVERY_S = 60.0
 DISK_THREADS = 24
 
 
@@ -54,8 +53,8 @@ class JobService:
         self.settings, self._keeper = settings, keeper
         self._store, self._runner, self._webhooks = store, runner, webhooks
         self._runtimes: Runtimes = runner.runtimes
+        self._cleaner = Cleaner(settings, store, self._runtimes, self._remove_old, in_bucket=keeper is not None)
         self._tasks: list[asyncio.Task[None]] = []
-        self._clock = ClockWatch()
 
     async def start(self) -> None:
         """Go on where the server ended, however it ended."""
@@ -76,7 +75,7 @@ class JobService:
                     await self._store.write(again)
         await asyncio.to_thread(self._drop_strangers)
         self._runner.start()
-        self._tasks = [asyncio.create_task(self._clean_up()), asyncio.create_task(self._webhooks.run())]
+        self._tasks = [asyncio.create_task(self._cleaner.run()), asyncio.create_task(self._webhooks.run())]
         if self._keeper is not None:
             self._tasks.append(asyncio.create_task(self._keeper.run()))
 
@@ -279,6 +278,9 @@ class JobService:
             await self._store.write(job)
         await self._remove(job)
 
+    async def _remove_old(self, job: Job) -> None:
+        await self.remove(job.uuid, job.owner)
+
     async def _remove(self, job: Job) -> None:
         """The rest of a removal: may be begun again after a crash at any line."""
         runtime = self._runtimes.of(job.uuid)
@@ -296,48 +298,6 @@ class JobService:
             await self._store.delete(job.uuid)
         self._runtimes.forget(job.uuid)
         await asyncio.to_thread(shutil.rmtree, grave, True)
-
-    async def _clean_up(self) -> None:
-        """Remove what is older than the operator wants to keep."""
-        settings = self.settings
-        while True:
-            if jump_ms := self._clock.forward_ms():
-                await self._tried(self._age_no_faster(jump_ms), "the clock was set")
-            due = expired(self._store.all(), now_ms(), settings.cleanup_tasks_after_s, settings.cleanup_uploads_after_s)
-            for job in due:
-                kept = self._keeper is not None and job.state is State.COMPLETED
-                work = self._drop_files(job.uuid) if kept else self.remove(job.uuid, job.owner)
-                await self._tried(work, f"removing {job.uuid}")
-            await asyncio.sleep(CLEANUP_EVERY_S)
-
-    async def _age_no_faster(self, jump_ms: int) -> None:
-        """The clock was set forward: what waits for its removal is not older for that."""
-        log.warning("the clock was set forward by %.1f hours; nothing is removed earlier for that", jump_ms / 3_600_000)
-        for uuid in [j.uuid for j in self._store.all() if j.state in jobs.ENDED or j.state is State.UPLOADING]:
-            async with self._runtimes.of(uuid).lock:
-                job = self._store.get(uuid)
-                if job is not None:
-                    await self._store.write(replace(job, touched_ms=min(now_ms(), job.touched_ms + jump_ms)))
-
-    async def _drop_files(self, uuid: str) -> None:
-        """What is large goes, once the bucket has the results; the task stays, with its output, until it is removed."""
-        graves = []
-        async with self._runtimes.of(uuid).lock:
-            job, folder = self._store.get(uuid), self.folder(uuid)
-            if job is None or job.state is not State.COMPLETED or job.sent is not Sent.DONE:
-                return
-            for part in (folder.packed, folder.output, folder.incoming, folder.side, folder.photos):
-                if part.exists():
-                    graves.append(self.settings.trash / f"{uuid}-{uuids.uuid4().hex[:8]}")
-                    await asyncio.to_thread(part.rename, graves[-1])
-        for grave in graves:
-            await asyncio.to_thread(shutil.rmtree, grave, True)
-
-    async def _tried(self, work: Awaitable[None], what: str) -> None:
-        try:
-            await work
-        except (JobError, StorageError, OSError) as e:
-            log.warning("%s: %s", what, e)
 
     def _empty_trash(self) -> None:
         for folder in self.settings.trash.iterdir():
