@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Lower rooms never import higher ones.
 ROOMS = (
-    *("collector", "kernel_cache", "databases", "errors", "option_table", "options", "geo", "survey", "reconstruct"),
+    *("collector", "kernel_cache", "errors", "databases", "option_table", "options", "geo", "survey", "reconstruct"),
     *("align", "surface", "products", "pipeline", "cluster"),
 )
 _NO_ENGINE = {"collector", "databases", "errors", "option_table", "options", "server"}

@@ -128,6 +128,30 @@ def test_a_bucket_that_refuses_holds_up_nobody_and_is_tried_again_after_kill_9(
         assert "the-secret" not in world.log.read_text()
 
 
+def test_what_is_removed_goes_from_the_bucket_though_the_list_of_jobs_was_lost_meanwhile(
+    s3: Any, fleet: Path, tmp_path: Path
+) -> None:
+    s3.create_bucket(Bucket=tmp_path.name)
+    with running(tmp_path / "w", fleet=str(fleet)) as world:
+        task = world.submit()
+        world.wait_for(task, 40)
+        world.wait(lambda: sent(world, task) == "done")
+        reached = fleet.read_text()
+        world.stop()
+        fleet.write_text(reached.replace(s3.meta.endpoint_url, "http://127.0.0.1:9"))
+        world.start()
+        assert world.act("remove", task) == {"success": True}
+        assert [path.name for path in world.job_folder(task).iterdir()] == ["job.json"]
+        world.kill()
+        for file in world.data.glob("jobs.sqlite*"):
+            file.unlink()
+        fleet.write_text(reached)
+        world.start()
+        assert world.get("/task/list") == []
+        world.wait(lambda: not objects(s3, fleet, task) and sent(world, task) == "gone")
+        assert not world.job_folder(task).exists()
+
+
 def test_a_bucket_that_never_answers_holds_up_neither_tasks_nor_the_end(fleet: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         text = json.loads(fleet.read_text())

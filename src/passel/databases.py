@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
 from pathlib import Path
 
+from passel.errors import StorageError
+
 _STEP_S = 0.05
+_MAKE_ROOM, _LOOK_AT_DISK, _LOOK_AT_RIGHTS = "make room", "check the disk", "see who may read and write there"
+_END_OTHER = "another program holds it: end that one, then start again"
+_PUT_AWAY = "it is damaged: put it elsewhere, or a copy in its place"
+_SQLITE_TODO = {
+    sqlite3.SQLITE_FULL: _MAKE_ROOM,
+    sqlite3.SQLITE_BUSY: _END_OTHER,
+    sqlite3.SQLITE_LOCKED: _END_OTHER,
+    sqlite3.SQLITE_IOERR: _LOOK_AT_DISK,
+    sqlite3.SQLITE_CORRUPT: _PUT_AWAY,
+    sqlite3.SQLITE_NOTADB: _PUT_AWAY,
+    sqlite3.SQLITE_READONLY: _LOOK_AT_RIGHTS,
+    sqlite3.SQLITE_CANTOPEN: _LOOK_AT_RIGHTS,
+    sqlite3.SQLITE_PERM: _LOOK_AT_RIGHTS,
+}
+_SYSTEM_TODO = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EIO: _LOOK_AT_DISK,
+    errno.EACCES: _LOOK_AT_RIGHTS,
+    errno.EPERM: _LOOK_AT_RIGHTS,
+    errno.EROFS: "the disk is read-only: " + _LOOK_AT_DISK,
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "allow more open files (ulimit -n)",
+}
+
+
+def database_error(what: str, error: Exception, path: Path) -> StorageError:
+    """The user's words for an OSError or sqlite3.Error met with the database at `path`: each sort has a remedy of its own."""
+    if isinstance(error, OSError):
+        why, todo = error.strerror or str(error), _SYSTEM_TODO.get(error.errno or 0, "")
+    else:
+        unnamed = (
+            sqlite3.SQLITE_CORRUPT if type(error) is sqlite3.DatabaseError else 0
+        )  # it is `opened_database` that says so
+        why, todo = str(error), _SQLITE_TODO.get(getattr(error, "sqlite_errorcode", unnamed) & 0xFF, "")
+    return StorageError(f"{what}: {why}", str(path), todo or f"{_LOOK_AT_DISK}, and {_LOOK_AT_RIGHTS}")
 
 
 def opened_database(path: Path, schema: str, patience_s: float) -> sqlite3.Connection:

@@ -14,8 +14,7 @@ from dataclasses import astuple, dataclass, fields
 from enum import Enum
 from pathlib import Path
 
-from passel.databases import opened_database
-from passel.errors import StorageError
+from passel.databases import database_error, opened_database
 
 
 class State(Enum):
@@ -172,9 +171,7 @@ class Ledger:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: a line that is none
-            raise StorageError(
-                f"The fleet's book cannot be used: {error}", str(self.path), "check the disk and who may write there"
-            ) from error
+            raise database_error("The fleet's book cannot be used", error, self.path) from error
 
 
 def _row(machine: Machine) -> tuple[object, ...]:

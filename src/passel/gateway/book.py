@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from passel.databases import opened_database
+from passel.databases import database_error, opened_database
 from passel.errors import StorageError, UsageError
 from passel.gateway.attempt import DONE, Attempt, Stage
 from passel.gateway.node import ISOLATION_S, Node, Seen
@@ -318,8 +318,7 @@ class Book:
             with self._lock:
                 yield
         except (sqlite3.Error, OSError) as e:
-            todo = "make room, or see who may write there"
-            raise StorageError(f"The book of nodes cannot be used: {e}", str(self.path), todo) from None
+            raise database_error("The book of nodes cannot be used", e, self.path) from None
 
 
 def found_node(book: Book, name: str) -> Node:

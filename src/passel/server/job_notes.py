@@ -15,6 +15,8 @@ from passel.server.folders import UUID_FORM
 from passel.server.jobs import GivenOption, Job, Order, Sent, State
 
 NOTE = "job.json"
+NOT_A_NOTE = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading something else raises."""
 _log = logging.getLogger("passel.server")
 
 
@@ -31,15 +33,20 @@ class Note:
 
     @staticmethod
     def of_text(text: str) -> Note:
-        """The note that `text` wrote. Raises ValueError, KeyError or TypeError for what is none."""
+        """The note that `text` wrote, or another version of Passel did. Raises one of NOT_A_NOTE for what is none."""
         fields: dict[str, Any] = json.loads(text)
-        revision = int(fields.pop("revision", 0))  # earlier versions did not count
-        order: dict[str, Any] = fields["order"]
+        revision = int(fields.get("revision", 0))  # earlier versions did not count
+        order = _known(Order, fields["order"])
         order |= {name: tuple(order[name]) for name in ("ignored", "outputs", "urls")}
         order["options"] = tuple(GivenOption(o["name"], o["value"]) for o in order["options"])
         sent = Sent(fields.get("sent", Sent.NO))  # earlier versions knew no bucket
-        job = Job(**{**fields, "order": Order(**order), "state": State(fields["state"]), "sent": sent})
-        return Note(job, revision)
+        state = State(fields["state"])
+        return Note(Job(**{**_known(Job, fields), "order": Order(**order), "state": state, "sent": sent}), revision)
+
+
+def _known(kind: type[Job | Order], fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what later versions have added."""
+    return {name: value for name, value in fields.items() if name in kind.__dataclass_fields__}
 
 
 def write_note(jobs: Path, note: Note) -> None:
@@ -60,7 +67,7 @@ def notes_in(jobs: Path) -> Iterator[Note]:
             continue
         try:
             note = Note.of_text(file.read_text("utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, *NOT_A_NOTE) as e:
             _log.warning("%s cannot be read: %s", file, e)
             continue
         if note.job.uuid == file.parent.name:  # else the folder is somebody's copy

@@ -12,16 +12,16 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from passel.databases import opened_database
+from passel.databases import database_error, opened_database
 from passel.errors import StorageError
-from passel.server.job_notes import Note, notes_in, write_note
+from passel.server.job_notes import NOT_A_NOTE, Note, notes_in, write_note
 from passel.server.jobs import Job
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class JobStore:
             self._base = self._thread.submit(self._begin).result()
         except (OSError, sqlite3.Error) as e:
             self._thread.shutdown()
-            raise StorageError(f"The list of jobs cannot be read: {e}", str(file), "make it readable") from None
+            raise database_error("The list of jobs cannot be read", e, file) from None
         except StorageError:
             self._thread.shutdown()
             raise
@@ -106,13 +106,13 @@ class JobStore:
     def _begin(self) -> sqlite3.Connection:
         try:
             base = self._open()
-            notes = [Note.of_text(body) for (body,) in base.execute("SELECT body FROM jobs ORDER BY seq")]
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as e:
-            if isinstance(e, sqlite3.Error) and not _is_damage(e):
+            rows = base.execute("SELECT uuid, body FROM jobs ORDER BY seq").fetchall()
+        except sqlite3.Error as e:
+            if not _is_damage(e):
                 raise
             log.error("The list of jobs was damaged (%s)%s", e, self._put_aside())
-            base, notes = self._open(), []
-        listed = {n.job.uuid: n for n in notes}
+            base, rows = self._open(), []
+        listed = {n.job.uuid: n for n in _notes_of(rows)}
         noted = {n.job.uuid: n for n in notes_in(self._folders)}
         later = [n for n in noted.values() if n.job.uuid not in listed or n.revision > listed[n.job.uuid].revision]
         if later:
@@ -277,9 +277,17 @@ class JobStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (OSError, sqlite3.Error) as e:
-            raise JobsUnwritableError(
-                f"The list of jobs cannot be written: {e}", str(self._file), "make room"
-            ) from None
+            told = database_error("The list of jobs cannot be written", e, self._file)
+            raise JobsUnwritableError(told.what, told.where, told.todo) from None
+
+
+def _notes_of(rows: Iterable[tuple[str, str]]) -> Iterator[Note]:
+    """What cannot be read (another version of Passel wrote it, perhaps) stays in the list, untouched, and is told."""
+    for uuid, body in rows:
+        try:
+            yield Note.of_text(body)
+        except NOT_A_NOTE as e:
+            log.error("Job %s in the list cannot be read (%r)", uuid, e)
 
 
 def _row(note: Note) -> tuple[str, str, str]:

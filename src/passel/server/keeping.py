@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import TypeVar
 from passel.errors import PasselError, StorageError
 from passel.server.archive import ALL, ASSETS, PLAN, Archive
 from passel.server.folders import JobFolder, inside
+from passel.server.job_notes import NOTE
 from passel.server.job_store import JobStore
 from passel.server.jobs import Job, JobError, Sent, State
 from passel.server.ports import Results
@@ -96,9 +98,11 @@ class Keeper:
         return done
 
     async def _remove(self, job: Job) -> None:
-        if self._folder(job).root.exists():
-            return  # the service is about to take it away, and wakes us then
+        folder = self._folder(job).root
+        if folder.is_dir() and any(path.name != NOTE for path in folder.iterdir()):
+            return  # the service is about to take them away, and wakes us then
         await _aside(lambda: self._results.remove(job.uuid))
+        await asyncio.to_thread(shutil.rmtree, folder, True)
         await self._store.delete(job.uuid)
 
     async def _send(self, job: Job) -> None:

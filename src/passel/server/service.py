@@ -23,6 +23,7 @@ from passel.server.cleaning import Cleaner
 from passel.server.clock import now_ms
 from passel.server.console import Console
 from passel.server.folders import UUID_FORM, JobFolder
+from passel.server.job_notes import NOTE
 from passel.server.job_store import JobStore
 from passel.server.jobs import Job, JobError, Order, Sent, State
 from passel.server.keeping import Keeper
@@ -290,11 +291,12 @@ class JobService:
         await self._runner.gone(job.uuid)
         folder = self.folder(job.uuid).root
         grave = self.settings.trash / f"{job.uuid}-{uuids.uuid4().hex[:8]}"
-        if folder.exists():
-            await asyncio.to_thread(folder.rename, grave)
         if self._keeper is not None and job.sent is not Sent.NO:
+            await asyncio.to_thread(_bury, folder, grave)
             self._keeper.wake()  # it forgets the job when the bucket has
         else:
+            if folder.exists():
+                await asyncio.to_thread(folder.rename, grave)
             await self._store.delete(job.uuid)
         self._runtimes.forget(job.uuid)
         await asyncio.to_thread(shutil.rmtree, grave, True)
@@ -317,6 +319,14 @@ class JobService:
 
     def _console(self, uuid: str) -> Console:
         return self._runtimes.of(uuid).console_in(self.folder(uuid))
+
+
+def _bury(folder: Path, grave: Path) -> None:
+    """Move everything there but the job's note: it says what is in the bucket, should the list of jobs be lost."""
+    grave.mkdir()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name != NOTE:
+            path.rename(grave / path.name)
 
 
 def _holds_files(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from passel.cluster.trust.identity import FINGERPRINT_CHARS
-from passel.databases import opened_database
+from passel.databases import database_error, opened_database
 from passel.errors import PasselError, StorageError, UsageError
 
 Kind = Literal["join", "api"]
@@ -248,6 +248,4 @@ def _digest(kind: Kind, text: str) -> bytes:
 
 
 def _unusable(path: Path, error: Exception) -> StorageError:
-    return StorageError(
-        f"tokens and workers cannot be read or written: {error}", str(path), "repair the disk or the file"
-    )
+    return database_error("tokens and workers cannot be read or written", error, path)
