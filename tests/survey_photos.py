@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from passel.survey.facts import PhotoFacts
-from passel.survey.model import Position
+from passel.survey.assemble import assemble_survey
+from passel.survey.facts import PhotoFacts, Refusal
+from passel.survey.model import Finding, Position, Survey
 
 XMP_HEAD = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -84,8 +86,9 @@ def facts(name: str, **changes: object) -> PhotoFacts:
     plain: dict[str, object] = {
         "name": name, "sha256": f"sha-{name}", "size_bytes": 1000, "width_px": 4000, "height_px": 3000,
         "original_width_px": None, "original_height_px": None, "make": "DJI", "model": "FC300S", "lens": "", "orientation": 1,
-        "focal_mm": 3.61, "focal35_mm": 20.0, "digital_zoom": 1.0, "focal_plane_px_per_mm": None, "xmp_focal_px": None, "position": None,
-        "gps_note": "", "time": "", "yaw_deg": None, "pitch_deg": None, "roll_deg": None, "relative_altitude_m": None,
+        "focal_mm": 3.61, "focal35_mm": 20.0, "digital_zoom": 1.0, "focal_plane_px_per_mm": None, "xmp_focal_px": None,
+        "xmp_middle_x_px": None, "xmp_middle_y_px": None, "position": None, "gps_note": "",
+        "time": "", "yaw_deg": None, "pitch_deg": None, "roll_deg": None, "relative_altitude_m": None,
         "sharpness": 1000.0,
     }  # fmt: skip
     return PhotoFacts(**{**plain, **changes})  # type: ignore[arg-type]
@@ -109,3 +112,21 @@ def flight(xy_m: np.ndarray, altitude_m: np.ndarray, **changes: object) -> list[
         position = Position(float(lat), float(lon), float(z), None, 0.5)
         found.append(facts(f"p{i:04d}.jpg", **{"position": position, "time": time, **changes}))
     return found
+
+
+def survey_of(photos: Sequence[PhotoFacts], refusals: Sequence[Refusal] = (), **options: object) -> Survey:
+    """The survey of these photos, which need not exist."""
+    return assemble_survey(photos, refusals, [Path("photos") / f.name for f in photos], **options)  # type: ignore[arg-type]
+
+
+def finding(survey: Survey, code: str) -> Finding:
+    """The one finding of this code."""
+    found = [f for f in survey.findings if f.code == code]
+    assert len(found) == 1, [f.code for f in survey.findings]
+    return found[0]
+
+
+def plain_flight(lines: int = 6, per_line: int = 10, noise_m: float = 1.0, seed: int = 0) -> list[PhotoFacts]:
+    """A lawn-mower flight of one camera in which nothing is wrong."""
+    xy = serpentine(lines, per_line)
+    return flight(xy, 150.0 + np.random.default_rng(seed).normal(0, noise_m, len(xy)))

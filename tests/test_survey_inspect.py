@@ -59,6 +59,7 @@ def test_dji_xmp_gives_angles_heights_rtk_and_focal(tmp_path: Path) -> None:
         AbsoluteAltitude="+198.31", RelativeAltitude="+39.80", GimbalYawDegree="+45.00", GimbalPitchDegree="-89.90",
         GimbalRollDegree="+0.00", RtkFlag="50", RtkStdLon="0.011", RtkStdLat="0.013", RtkStdHgt="0.025",
         GpsLatitude="46.12345678901", GpsLongtitude="-91.98765432109", CalibratedFocalLength="290.5",
+        CalibratedOpticalCenterX="161.5", CalibratedOpticalCenterY="0.0",
     )  # fmt: skip
     f = good(Shot(gps=(46.1234, -91.9876, 5.0), xmp=xmp).write(tmp_path / "a.jpg"))
     assert (f.yaw_deg, f.pitch_deg, f.roll_deg, f.relative_altitude_m, f.xmp_focal_px) == (
@@ -68,6 +69,7 @@ def test_dji_xmp_gives_angles_heights_rtk_and_focal(tmp_path: Path) -> None:
         39.8,
         290.5,
     )
+    assert (f.xmp_middle_x_px, f.xmp_middle_y_px) == (161.5, None)
     assert f.position is not None
     assert f.position.latitude_deg == pytest.approx(46.12345678901, abs=1e-11)
     assert f.position.longitude_deg == pytest.approx(-91.98765432109, abs=1e-11)

@@ -203,7 +203,7 @@ def _survey(run: _Run) -> Survey:
     batches = [paths[i : i + PHOTOS_A_BATCH] for i in range(0, len(paths), PHOTOS_A_BATCH)]
     steps = [
         Step(
-            "survey", f"photos_{number:05d}", "passel.pipeline.steps.survey:inspect_batch", 3,
+            "survey", f"photos_{number:05d}", "passel.pipeline.steps.survey:inspect_batch", 4,
             InspectParams(tuple(p.name for p in batch)), tuple(("photo", _seen_file(p)) for p in batch), memory_mb=300,
         )
         for number, batch in enumerate(batches)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +15,18 @@ from passel.geo.frames import Frame
 from passel.geo.nearest import kd_tree
 from passel.survey import check
 from passel.survey.altitudes import judge_altitudes
+from passel.survey.cameras import cameras_of
 from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_calibrations
-from passel.survey.cut import centre_sigma_if_cut
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.geo_file import GeoEntry
-from passel.survey.model import SHAPELESS_M, Camera, Finding, Photo, Position, Survey
+from passel.survey.model import SHAPELESS_M, Finding, Photo, Position, Survey
 from passel.survey.pieces import largest_first, pieces_of
-from passel.survey.sensors import focal_prior, stored_as
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 # A single-frequency receiver is good to 2-3 m, the camera's shutter a few tenths of a second late at 10-15 m/s; height is twice as bad.
 DEFAULT_GPS_SIGMA_M = (5.0, 10.0)
-_SIGMA_SIZE_UNCLEAR = 0.15
 _FEWEST_WITH_GPS = 2
 _SURE_ALTITUDE_M = 0.5  # vertical sigma of altitudes that an RTK receiver fixed
 _FEWEST_SURE = 3  # of them tell a height
@@ -62,7 +58,7 @@ def assemble_survey(
     kept, found = check.without_duplicates(facts)
     findings += found
     _need_two(kept, refusals, len(facts), paths)
-    cameras, camera_of, bodies = _cameras(kept)
+    cameras, camera_of, bodies = cameras_of(kept)
     matched, missing = match_calibrations(calibrations, cameras)
     cameras = with_calibrations(cameras, matched)
     if calibrations and missing:
@@ -102,62 +98,6 @@ def _need_two(kept: Sequence[PhotoFacts], refusals: Sequence[Refusal], inspected
     what = "There is only one photo" if inspected == 1 else f"All {inspected} photos are copies of one"
     what += f" that can be used; left out: {reasons}" if refusals else ""
     raise InputError(what, f"{where}: {kept[0].name}", "a map needs at least two photos that overlap")
-
-
-def _cameras(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[str, str], dict[str, str]]:
-    """(cameras by id, camera id by photo name, body by camera id)."""
-    groups = defaultdict(list)
-    for f in facts:
-        focal = f.focal_mm if f.focal_mm is not None else f.focal35_mm
-        unit = "mm" if f.focal_mm is not None else "mm-equivalent"
-        setting = "" if focal is None else f"{round(focal * f.digital_zoom, 2):g}{unit}"
-        groups[(f.make, f.model, f.lens, f.width_px, f.height_px, setting)].append(f)
-    cameras, camera_of, bodies = [], {}, {}
-    ids: set[str] = set()
-    for key in sorted(groups):
-        make, model, lens, width, height, setting = key
-        body = " ".join(w for w in (_without_make(make, model), lens, f"{width}x{height}") if w)
-        camera_id = _unique(_slug(f"{body} {setting}"), ids)
-        priors = [focal_prior(f) for f in groups[key]]
-        first = min(priors, key=lambda p: (p.sigma, p.source))
-        focal_px = median(p.focal_px for p in priors if p.source == first.source)
-        stored, sigma = stored_as(groups[key][0]), first.sigma
-        if not stored.is_cut and _size_unclear(key, groups):
-            stored = replace(stored, centre_sigma=centre_sigma_if_cut(groups[key][0]), is_cut=True)
-            sigma = max(sigma, _SIGMA_SIZE_UNCLEAR)
-        camera = Camera(camera_id, make, model, lens, width, height, focal_px, first.source, sigma)
-        cameras.append(replace(camera, centre_sigma=stored.centre_sigma, is_cut=stored.is_cut))
-        camera_of.update({f.name: camera_id for f in groups[key]})
-        bodies[camera_id] = body
-    return tuple(sorted(cameras, key=lambda c: c.id)), camera_of, bodies
-
-
-CameraKey = tuple[str, str, str, int, int, str]
-
-
-def _size_unclear(key: CameraKey, groups: dict[CameraKey, list[PhotoFacts]]) -> bool:
-    """Whether photos were resized or cropped later, nobody knows which: not the size the camera wrote, and other sizes exist."""
-    f = groups[key][0]
-    changed = f.original_width_px is not None and f.original_width_px not in (f.width_px, f.height_px)
-    others = [k for k in groups if k[:3] == key[:3] and k[5] == key[5] and k[3:5] != key[3:5]]
-    most = all(len(groups[key]) > len(groups[k]) for k in others)
-    return changed and bool(others) and not most
-
-
-def _without_make(make: str, model: str) -> str:
-    return model if model.lower().startswith(make.lower()) else f"{make} {model}"
-
-
-def _slug(words: str) -> str:
-    return re.sub(r"[^\w.]+", "-", words.lower()).strip("-.") or "camera"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    unique, k = name, 2
-    while unique in taken:
-        unique, k = f"{name}-{k}", k + 1
-    taken.add(unique)
-    return unique
 
 
 def _photo(f: PhotoFacts, path: Path, camera: str) -> Photo:

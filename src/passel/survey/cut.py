@@ -29,9 +29,11 @@ _ROUNDED_PX, _ROUNDED = (
 )  # by which a side may be off when a picture was made smaller; to whole tens or eights of pixels
 _ANY_CUT = 0.15  # relative sigma of the focal length where nobody knows what was cut off
 _ANY_CENTRE = 0.05
+_VAGUEST_CENTRE = 0.25  # two sigma reach the rim
+_MIDDLE = 0.05  # of a side, within which a maker's calibrated middle is the middle of the file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Stored:
     """What of the camera's picture a file holds.
 
@@ -40,17 +42,18 @@ class Stored:
     something was cut off, or seems to have been.
     """
 
+    is_cut: bool
     long_px: float
     short_px: float
     scale: float
     sigma: float
     centre_sigma: float
-    is_cut: bool
 
 
 def stored_of(facts: PhotoFacts, sensor_aspect: float | None = None) -> Stored:
-    """By the size that the camera wrote down beside the picture; without one, or where an editor wrote its own, by the aspect: what
-    neither the sensor (`sensor_aspect`) nor any camera has was cut.
+    """By the size that the camera wrote down beside the picture: with both sides shorter by one factor it was made smaller, else cut.
+    Without that size, or where an editor wrote its own, by the aspect: what neither the sensor (`sensor_aspect`) nor any camera has was
+    cut, unless the maker's calibration is for that size.
 
     A cut picture is taken to have the camera's own pixels, as most have; if it was made smaller, too, that is within the sigma.
     """
@@ -62,19 +65,19 @@ def stored_of(facts: PhotoFacts, sensor_aspect: float | None = None) -> Stored:
     full_long, full_short = max(wide, high), min(wide, high)
     if full_long < long or full_short < short or (full_long, full_short) == (long, short):
         aspects = (*_USUAL_ASPECTS, *((sensor_aspect,) if sensor_aspect else ()))
-        if any(abs(long / short / a - 1.0) < _SAME_ASPECT for a in aspects):
-            return Stored(long, short, 1.0, 0.0, CENTRE_SIGMA, False)
-        return Stored(long, short, 1.0, _ANY_CUT, _ANY_CENTRE, True)
+        is_usual = any(abs(long / short / a - 1.0) < _SAME_ASPECT for a in aspects)
+        if is_usual or ((full_long, full_short) == (long, short) and _is_calibrated_so(facts)):
+            return Stored(False, long, short, 1.0, 0.0, CENTRE_SIGMA)
+        return Stored(True, long, short, 1.0, _ANY_CUT, _ANY_CENTRE)
     if abs(short - long * full_short / full_long) <= max(_ROUNDED_PX, _ROUNDED * short):
-        return Stored(long, short, long / full_long, 0.0, CENTRE_SIGMA, False)
+        return Stored(False, long, short, long / full_long, 0.0, CENTRE_SIGMA)
     smallest = max(long / full_long, short / full_short)
-    return Stored(full_long, full_short, 1.0, -math.log(smallest) / 1.5, centre_sigma_if_cut(facts), True)
+    farthest = max(full_long - long, full_short - short) / 2 / long  # cut from the rim of the camera's picture
+    centre_sigma = min(max(CENTRE_SIGMA, farthest / 2), _VAGUEST_CENTRE)
+    return Stored(True, full_long, full_short, 1.0, -math.log(smallest) / 1.5, centre_sigma)
 
 
-def centre_sigma_if_cut(facts: PhotoFacts) -> float:
-    """How far (one sigma, of the longer side) the principal point may be from the middle of a file that was cut from anywhere in the
-    camera's picture."""
-    long, short = max(facts.width_px, facts.height_px), min(facts.width_px, facts.height_px)
-    sides = facts.original_width_px or 0, facts.original_height_px or 0
-    farthest = max(max(sides) - long, min(sides) - short) / 2 / long
-    return max(CENTRE_SIGMA, farthest / 2)
+def _is_calibrated_so(facts: PhotoFacts) -> bool:
+    """Whether the maker's calibration came with the photo, and nothing in it is for a picture of another size."""
+    middle = (facts.xmp_middle_x_px, facts.width_px), (facts.xmp_middle_y_px, facts.height_px)
+    return facts.xmp_focal_px is not None and all(m is None or abs(m / side - 0.5) < _MIDDLE for m, side in middle)

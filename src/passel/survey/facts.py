@@ -18,7 +18,8 @@ class PhotoFacts:
     original_width_px, original_height_px: the size the camera wrote down, None if not told; another means made smaller or cut.
     make, model, lens: '' if not told. orientation: EXIF's 1 to 8, 1 if not told, for information only.
     focal_mm: the lens; focal35_mm: its 35 mm equivalent; digital_zoom: ≥ 1. focal_plane_px_per_mm: pixels of the camera's own
-    picture per mm of the sensor. xmp_focal_px: the maker's calibrated focal length, in the same pixels.
+    picture per mm of the sensor. xmp_focal_px: the maker's calibrated focal length, in the same pixels; xmp_middle_x_px,
+    xmp_middle_y_px: its principal point.
     position, time, yaw_deg, pitch_deg, roll_deg, relative_altitude_m, sharpness: as in Photo.
     gps_note: why the GPS tags there are not used, '' if they are or there are none.
     """
@@ -39,6 +40,8 @@ class PhotoFacts:
     digital_zoom: float
     focal_plane_px_per_mm: float | None
     xmp_focal_px: float | None
+    xmp_middle_x_px: float | None
+    xmp_middle_y_px: float | None
     position: Position | None
     gps_note: str
     time: str

@@ -59,12 +59,13 @@ def focal_prior(facts: PhotoFacts) -> FocalPrior:
 
     Order: the maker's calibration in XMP, EXIF's 35 mm equivalent, focal length with focal-plane resolution, focal length with
     the sensor table, 0.85 of the longest side. Where the second and the later sources contradict each other by more than their
-    sigmas, the first keeps its place with a sigma that covers the difference. So it does where the photo was cut after the flight.
+    sigmas, the first keeps its place with a sigma that covers the difference. So it does where the photo was cut after the flight. No
+    sigma is larger than a guess's.
     """
     sensor = sensor_of(facts.make, facts.model)
     stored = stored_as(facts)
     if facts.xmp_focal_px is not None:
-        return FocalPrior(facts.xmp_focal_px * stored.scale, "xmp", max(_SIGMA_XMP, stored.sigma))
+        return FocalPrior(facts.xmp_focal_px * stored.scale, "xmp", min(_SIGMA_GUESS, max(_SIGMA_XMP, stored.sigma)))
     found: list[FocalPrior] = []
     if facts.focal_mm is not None and facts.focal_plane_px_per_mm is not None:
         px = facts.focal_mm * facts.focal_plane_px_per_mm * facts.digital_zoom * stored.scale
