@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from machines import Drive, Machines, undisturbed, until
-from passel.cluster.wire.workers import artifact_path
+from passel.cluster.wire.workers import InputRef, artifact_path
 from passel.cluster.worker.answers import DamagedError, GoneError, NotThereError
+from passel.cluster.worker.workplace import _are_well
 from passel.errors import PasselError
 from passel.pipeline.events import StepDone, StepFailure
 from passel.pipeline.host import run_step
@@ -22,6 +23,7 @@ from passel.pipeline.step import FileInput, Step
 from passel.pipeline.store import Store
 from step_functions import Params, step
 from test_agent_transfer import data_plane, no_fault
+from test_store import put, unreadable
 
 
 @pytest.fixture
@@ -155,3 +157,29 @@ def test_many_who_meet_one_loss_count_it_once(tmp_path: Path) -> None:
             await link.doubt("j", made.digest)
 
     asyncio.run(go())
+
+
+def test_what_the_coordinators_disk_cannot_read_is_kept_and_told(tmp_path: Path) -> None:
+    what = step("add")
+
+    async def go() -> None:
+        async with data_plane(tmp_path / "there", no_fault) as (link, store):
+            put(store, what)
+            unreadable(store, what)
+            with pytest.raises(NotThereError, match="The disk fails"):
+                await link.doubt("j", what.digest)
+            assert store.has(what.digest)
+
+    asyncio.run(go())
+
+
+def test_a_local_worker_reports_as_lost_only_what_is_lost(tmp_path: Path) -> None:
+    store, what = Store(tmp_path), step("add")
+    store.create()
+    manifest = put(store, what)
+    given = [InputRef("terms", "artifact", what.digest, files=manifest.files)], [("terms", store.path(what.digest))]
+    assert _are_well(*given, {})
+    unreadable(store, what)
+    assert _are_well(*given, {}), "the step meets the error, and says it"
+    turn_bits(store.path(what.digest) / "deep" / "ä.bin")
+    assert not _are_well(*given, {})

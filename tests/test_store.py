@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -106,6 +107,58 @@ def test_verify_finds_changed_bytes(store: Store) -> None:
     (store.path(what.digest) / "deep" / "ä.bin").write_bytes(b"CONTENT")
     assert store.has(what.digest)
     assert store.verify(what.digest) == ["deep/ä.bin"]
+
+
+def unreadable(store: Store, what: Step) -> None:
+    """An empty file of the artifact becomes one whose first byte the system will not read: a real EIO."""
+    file = store.path(what.digest) / "empty"
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+
+
+def test_what_a_disk_cannot_read_is_not_taken_for_lost(store: Store) -> None:
+    what = step("add")
+    put(store, what)
+    assert store.is_well(what.digest)
+    unreadable(store, what)
+    for look in (lambda: store.is_well(what.digest), store.drop_damaged):
+        with pytest.raises(StorageError, match="The disk fails"):
+            look()
+    assert store.has(what.digest)
+
+
+def test_a_process_that_may_open_no_more_files_loses_nothing(store: Store) -> None:
+    what = step("add")
+    put(store, what)
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(StorageError, match="Too many open files"):
+            store.drop_damaged()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    assert store.drop_damaged() == 0
+    assert store.is_well(what.digest)
+
+
+@pytest.mark.parametrize("damage", ["gone", "a folder", "other content", "longer", "no manifest"])
+def test_damaged_artifacts_are_dropped_and_no_others(store: Store, damage: str) -> None:
+    what, other = step("add"), step("add", value=2)
+    put(store, what)
+    put(store, other)
+    file = store.path(what.digest) / "deep" / "ä.bin"
+    if damage == "no manifest":
+        (file.parents[2] / "manifest.json").unlink()
+    elif damage in ("gone", "a folder"):
+        file.unlink()
+        if damage == "a folder":
+            file.mkdir()
+    else:
+        file.write_bytes(b"CONTENT" if damage == "other content" else b"content and more")
+    assert not store.is_well(what.digest)
+    assert store.drop_damaged() == 1
+    assert not store.path(what.digest).parent.exists()
+    assert store.is_well(other.digest)
 
 
 def test_manifest_text_keeps_every_value() -> None:

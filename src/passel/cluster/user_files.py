@@ -8,8 +8,8 @@ from pathlib import Path
 
 from passel.cluster.wire.workers import InputRef
 from passel.errors import PasselError
+from passel.pipeline.damage import file_sha256
 from passel.pipeline.step import FileInput, Step
-from passel.pipeline.store import file_sha256
 
 
 class ChangedError(PasselError):

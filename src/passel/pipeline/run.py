@@ -13,15 +13,15 @@ from typing import Protocol, Self
 from zipfile import BadZipFile
 
 import passel
-from passel.errors import Interrupted, PasselError, StorageError
+from passel.errors import Interrupted, PasselError
 from passel.option_table import STAGES
 from passel.options import Options
+from passel.pipeline.damage import says_gone
 from passel.pipeline.events import Event, OnEvent
 from passel.pipeline.executor import Executor, Workplace
 from passel.pipeline.find_cameras import CamerasFound, find_cameras
 from passel.pipeline.job import Job, Project, run_all
 from passel.pipeline.make_products import make_products, report
-from passel.pipeline.manifest import Manifest
 from passel.pipeline.progress import Progress
 from passel.pipeline.run_log import RunLog
 from passel.pipeline.step import FileInput, Step
@@ -147,21 +147,14 @@ def _run_on_sound_artifacts(run: _Run, store: Store) -> RunResult:
         try:
             return _run(run)
         except _UNREADABLE as error:
-            if is_full_disk(error) or not (damaged := _forget_damaged(store)):
+            if is_full_disk(error) or (isinstance(error, OSError) and error.errno and not says_gone(error)):
+                raise
+            run.progress.say(
+                f"! Something failed ({error!r:.200}): what was made is read again, for the disk may have damaged it"
+            )
+            if not (damaged := store.drop_damaged()):
                 raise
             run.progress.say(f"! {damaged} artifacts were damaged on the disk [{store.root}]: they are made again")
-
-
-def _forget_damaged(store: Store) -> int:
-    """Reads all artifacts again; those whose content is not what their manifest says go. Returns how many."""
-
-    def is_damaged(manifest: Manifest) -> bool:
-        try:
-            return not store.is_away(manifest.digest) and bool(store.verify(manifest.digest))
-        except StorageError:  # a file is gone, or the disk cannot read it
-            return True
-
-    return store.forget(is_damaged)
 
 
 def _run(run: _Run) -> RunResult:

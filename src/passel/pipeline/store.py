@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import itertools
 import os
 import shutil
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passel.errors import PasselError, StepError, StorageError
+from passel.pipeline.damage import file_sha256, is_damaged
 from passel.pipeline.manifest import ArtifactFile, Cost, Manifest, manifest_from_json, manifest_to_json
 from passel.pipeline.step import Fact, Step
 
@@ -137,9 +137,20 @@ class Store:
         return self._bring if self.is_away(digest) else None
 
     def verify(self, digest: str) -> list[str]:
-        """Reads every file again. Returns the names whose content is not what the manifest says (empty: all well)."""
+        """Reads every file again. Returns the names whose content is not what the manifest says (empty: all well). Raises StorageError
+        when there is no manifest, or the system does not let a file be read."""
         with storage_errors(self.path(digest)):
-            return [f.name for f in self.manifest(digest).files if file_sha256(self.path(digest) / f.name) != f.sha256]
+            return [f.name for f in self.manifest(digest).files if is_damaged(self.path(digest) / f.name, f)]
+
+    def is_well(self, digest: str) -> bool:
+        """Reads the artifact again: False when it is damaged or gone. Raises StorageError when the system does not let it be read."""
+        return self.is_away(digest) or (self.find(digest) is not None and not self.verify(digest))
+
+    def drop_damaged(self) -> int:
+        """Reads all artifacts again and forgets those that are damaged; returns how many. Raises StorageError."""
+        with storage_errors(self.root):
+            digests = sorted(home.name for home in self.root.glob("??/*"))
+        return sum(self.drop(digest) for digest in digests if not self.is_well(digest))
 
     def full_disk(self) -> StorageError | None:
         """The error to tell when next to nothing is free on the store's disk, None otherwise.
@@ -323,12 +334,6 @@ def _locked_file(path: Path) -> Iterator[None]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size
-
-
-def file_sha256(path: Path) -> str:
-    """Of what is in the file, in hexadecimal digits. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record_files(folder: Path, synced: bool) -> tuple[ArtifactFile, ...]:

@@ -21,8 +21,9 @@ from fsspec.asyn import sync
 
 from passel.cluster.wire.bucket import Upload, Uploaded
 from passel.errors import StorageError, UsageError
+from passel.pipeline.damage import file_sha256
 from passel.pipeline.manifest import ArtifactFile, Manifest
-from passel.pipeline.store import file_sha256, is_full_disk, storage_error
+from passel.pipeline.store import is_full_disk, storage_error
 
 LIFETIME_S = 6 * 3600
 """Of a signed address: longer than any transfer, and than a clock is wrong."""

@@ -6,7 +6,6 @@ Nothing here blocks the event loop: disks are read, written and hashed in thread
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable
@@ -47,15 +46,15 @@ from passel.cluster.wire.workers import (
     encode,
 )
 from passel.errors import PasselError, StorageError
+from passel.pipeline.damage import file_sha256
 from passel.pipeline.manifest import Manifest
-from passel.pipeline.store import Store, file_sha256, is_full_disk
+from passel.pipeline.store import Store, is_full_disk
 
 MOST_MANIFEST_BYTES = 32 * 2**20
 WORKER = web.RequestKey("worker", str)
 """The name of the worker that asks, as its certificate says."""
 _MANIFESTS_KEPT = 2000
 _MOST_LOSSES = 3
-_LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 _log = logging.getLogger("passel.coordinator")
 _STATUSES: tuple[tuple[type[PasselError], int], ...] = (
     (OvertakenError, 503),
@@ -187,10 +186,10 @@ class DataPlane:
 
     async def _look_closely(self, job: _JobFiles, digest: str) -> None:
         """Raises LostError when an artifact here is not what its manifest says: it is forgotten, and made again. After a few times
-        that is of no use: StorageError.
+        that is of no use: StorageError, as when the system does not let it be read.
         """
         async with job.looking[digest]:
-            if await asyncio.to_thread(_is_well, job.store, digest):
+            if await asyncio.to_thread(job.store.is_well, digest):
                 return
             if job.losses[digest] >= _MOST_LOSSES:
                 what = "What is written to the coordinator's disk is damaged there, again and again"
@@ -351,17 +350,6 @@ def _answered(handler: Handler) -> Handler:
             return problem(_status_of(error), error)
 
     return answer
-
-
-def _is_well(store: Store, digest: str) -> bool:
-    """Whether the artifact's files are what its manifest says. A disk that cannot read them has lost them, too; a machine that has no
-    more open files for the moment has not: StorageError."""
-    try:
-        return store.is_away(digest) or not store.verify(digest)
-    except StorageError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno not in _LOST:
-            raise
-        return False
 
 
 def _size_of(path: Path) -> int:

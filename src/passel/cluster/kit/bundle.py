@@ -30,7 +30,7 @@ from packaging.utils import canonicalize_name
 
 import passel
 from passel.errors import PasselError, StorageError
-from passel.pipeline.store import file_sha256
+from passel.pipeline.damage import file_sha256
 
 SUMS = "SHA256SUMS"
 _ASIDE = ".making-"

@@ -24,8 +24,9 @@ from passel.cluster.worker.sink import Meter, complete, receive
 from passel.cluster.worker.slow_link import DOWNLOAD_PATIENCE, UPLOAD_PATIENCE, Outgoing, pieces, socket_factory
 from passel.cluster.worker.together import together
 from passel.errors import PasselError
+from passel.pipeline.damage import file_sha256
 from passel.pipeline.manifest import ArtifactFile
-from passel.pipeline.store import file_sha256, storage_errors
+from passel.pipeline.store import storage_errors
 
 _BLOCK_BYTES = 256 * 2**10
 _MOST_TRIES = 4

@@ -30,8 +30,9 @@ from typing import Literal
 from passel.cluster.wire.workers import CacheNews
 from passel.cluster.worker.machine import boot_name
 from passel.errors import StorageError
+from passel.pipeline.damage import file_sha256
 from passel.pipeline.manifest import Manifest, manifest_from_json
-from passel.pipeline.store import Store, file_sha256, storage_errors
+from passel.pipeline.store import Store, storage_errors
 
 _CHECKED_NS = (1_000_000_000 + zlib.crc32(boot_name().encode()) % 10**8) * 10**9
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -244,7 +245,7 @@ class Cache:
             if (sha256, "file") in self._sizes and _sha256(self._file(sha256)) != sha256:
                 self._drop(sha256, "file")
                 damaged.append(key)
-            if (key, "artifact") in self._sizes and (self.store.find(key) is None or self.store.verify(key)):
+            if (key, "artifact") in self._sizes and not self.store.is_well(key):
                 self._drop(key, "artifact")
                 damaged.append(key)
         return damaged

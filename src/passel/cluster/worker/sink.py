@@ -11,7 +11,8 @@ from pathlib import Path
 import aiohttp
 
 from passel.cluster.worker.answers import Unready
-from passel.pipeline.store import file_sha256, storage_errors
+from passel.pipeline.damage import file_sha256
+from passel.pipeline.store import storage_errors
 
 _BLOCK_BYTES = 2 * 2**20
 

@@ -21,9 +21,10 @@ from passel.cluster.worker.hosts import Hosts
 from passel.cluster.worker.together import in_thread, together
 from passel.cluster.worker.transfer import Link
 from passel.errors import PasselError, StorageError
+from passel.pipeline.damage import file_sha256, says_gone
 from passel.pipeline.manifest import Manifest
 from passel.pipeline.messages import RETRIED_KINDS, Answer, Failed, Request
-from passel.pipeline.store import Store, file_sha256, is_full_disk
+from passel.pipeline.store import Store, is_full_disk
 
 OnPhase = Callable[[Phase], None]
 _TAIL_BYTES = 4000
@@ -317,8 +318,8 @@ def _are_well(refs: Sequence[InputRef], paths: Sequence[tuple[str, Path]], check
                 if file_sha256(path) != file.sha256:
                     return False
                 checked[path] = found.st_mtime_ns
-    except OSError:
-        return False
+    except OSError as error:  # what cannot be read for another reason is not lost: the step says what it is
+        return not says_gone(error)
     return True
 
 

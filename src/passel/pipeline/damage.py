@@ -1,0 +1,33 @@
+"""When is a file of an artifact damaged? When it is gone, or holds something else: then it is made again. Not when the system does
+not let it be read (a disk that fails, rights, too many open files): that is an error to be told, and nothing is removed for it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+from passel.pipeline.manifest import ArtifactFile
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+def file_sha256(path: Path) -> str:
+    """Of what is in the file, in hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def says_gone(error: OSError) -> bool:
+    """Whether the system says that there is no such file; else it says only that it cannot be read now."""
+    return error.errno in _GONE
+
+
+def is_damaged(path: Path, file: ArtifactFile) -> bool:
+    """Reads it. Raises OSError when the system does not let it be read."""
+    try:
+        return path.stat().st_size != file.size_bytes or file_sha256(path) != file.sha256
+    except OSError as error:
+        if says_gone(error):
+            return True
+        raise
