@@ -77,10 +77,27 @@ class CamerasFound:
         for m in mapped if len(mapped) > 1 else []:
             if m.status == "apart":
                 told.append(
-                    f"{len(m.submodel.core)} photos ({m.submodel.core[0]} to {m.submodel.core[-1]}) show nothing that the others "
-                    "show: mapped by themselves, and only GPS ties them to the rest"
+                    f"{len(m.submodel.core)} photos ({m.submodel.core[0]} to {m.submodel.core[-1]}) were mapped by themselves: "
+                    "as far as is known, only GPS ties them to the rest"
                 )
         return tuple(told)
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """What every mapping of a run needs. found: features and matches; calibration: what submodels are mapped from, if not each its own."""
+
+    job: Job
+    found: plan.Found
+    calibration: Step | None
+    executor: Executor
+    on_event: OnEvent
+
+    def run(self, submodels: Sequence[Submodel], mapper: str) -> list[tuple[Submodel, Step, Outcome]]:
+        """Map submodels with one mapper."""
+        steps = plan.submodel_steps(self.job, self.found, submodels, mapper, self.calibration)
+        outcomes = self.executor.run(steps, self.on_event) if steps else {}
+        return [(submodel, step, outcomes[step.digest]) for submodel, step in zip(submodels, steps)]
 
 
 def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEvent) -> CamerasFound | None:
@@ -106,13 +123,13 @@ def find_cameras(job: Job, split: SplitPlan, executor: Executor, on_event: OnEve
     calibration = _calibrated(job, split, matched, executor, on_event)
     if job.ends_with("calibration"):
         return None
-    mapping = plan.submodel_steps(job, found, split.submodels, first, calibration)
-    outcomes = executor.run(mapping, on_event)
-    mapped = _judged(job, found, list(zip(split.submodels, mapping)), outcomes, calibration, executor, on_event)
-    mapped = _with_groups_apart(job, found, mapped, calibration, executor, on_event)
+    mapping = _Mapping(job, found, calibration, executor, on_event)
+    tried = mapping.run(split.submodels, first)
+    mapped = _with_groups_apart(mapping, _judged(mapping, tried))
     good = [m for m in mapped if m.step is not None]
     if not good:
-        raise _nothing_mapped(job, mapped, first_failure(mapping, outcomes))
+        broken = first_failure([step for _, step, _ in tried], {step.digest: outcome for _, step, outcome in tried})
+        raise _nothing_mapped(job, mapped, broken)
     if job.ends_with("mapping"):
         return None
     aligned = plan.align_step(job, [m.submodel for m in good], [m.step for m in good if m.step])
@@ -148,67 +165,43 @@ def _nothing_mapped(job: Job, mapped: Sequence[MappedSubmodel], broken: PasselEr
     )
 
 
-def _judged(
-    job: Job,
-    found: plan.Found,
-    tried: Sequence[tuple[Submodel, Step]],
-    outcomes: dict[str, Outcome],
-    calibration: Step | None,
-    executor: Executor,
-    on_event: OnEvent,
-) -> list[MappedSubmodel]:
+def _judged(mapping: _Mapping, tried: Sequence[tuple[Submodel, Step, Outcome]]) -> list[MappedSubmodel]:
     """Second chances for what failed: the other mapper, then both on its parts."""
-    result = [_outcome(s, step, outcomes[step.digest], 1, "good") for s, step in tried]
-    failed = [m for m in result if m.step is None]
-    if not failed:
-        return result
+    result = [_outcome(*one, 1, "good") for one in tried]
+    failed = [m.submodel for m in result if m.step is None]
     result = [m for m in result if m.step is not None]
-    again = plan.submodel_steps(job, found, [m.submodel for m in failed], MAPPERS[1], calibration)
-    outcomes = executor.run(again, on_event)
-    second = [_outcome(m.submodel, s, outcomes[s.digest], 2, "retried") for m, s in zip(failed, again)]
+    second = [_outcome(*one, 2, "retried") for one in mapping.run(failed, MAPPERS[1])]
     result += [m for m in second if m.step is not None]
-    lost = [m for m in second if m.step is None]
-    result += _in_parts(job, found, lost, 2, calibration, executor, on_event)
+    result += _in_parts(mapping, [m for m in second if m.step is None], 2)
     return sorted(result, key=lambda m: m.submodel.name)
 
 
 def _in_parts(
-    job: Job,
-    found: plan.Found,
-    failed: Sequence[MappedSubmodel],
-    attempts: int,
-    calibration: Step | None,
-    executor: Executor,
-    on_event: OnEvent,
+    mapping: _Mapping, failed: Sequence[MappedSubmodel], attempts: int, may_halve: bool = True
 ) -> list[MappedSubmodel]:
-    """What becomes of failed submodels that are cut: their parts, and what is left out. attempts: mappings tried before."""
-    cut = [(m, *_parts(job, m)) for m in failed]
+    """What becomes of failed submodels that are cut: their parts, and what is left out. Of a half that fails, too, only the photos that
+    can be mapped without the rest are tried again. attempts: mappings tried before."""
+    if not failed:
+        return []
+    cut = [(m, *_parts(mapping.job, m, may_halve)) for m in failed]
     result = [m for m, parts, _ in cut if not parts]
-    result += [rest for m, parts, _ in cut if parts for rest in _in_no_part(m, parts)]
-    groups = {p.name for _, parts, are_groups in cut if are_groups for p in parts}
-    tried = _by_either(job, found, [p for _, parts, _ in cut for p in parts], attempts, calibration, executor, on_event)
-    again = [m for m in tried if m.step is None and m.submodel.name in groups]
-    result += [m for m in tried if m.step is not None or m.submodel.name not in groups]
-    return result + (_in_parts(job, found, again, attempts + 2, calibration, executor, on_event) if again else [])
+    result += [rest for m, parts, kind in cut if parts for rest in _in_no_part(m, parts, kind)]
+    kind_of = {p.name: kind for _, parts, kind in cut for p in parts}
+    tried = _by_either(mapping, [p for _, parts, _ in cut for p in parts], attempts)
+    lost = [m for m in tried if m.step is None]
+    result += [m for m in tried if m.step is not None or kind_of[m.submodel.name] == "standing"]
+    for again, halve in (("groups", may_halve), ("halves", False)):
+        result += _in_parts(mapping, [m for m in lost if kind_of[m.submodel.name] == again], attempts + 2, halve)
+    return result
 
 
-def _by_either(
-    job: Job,
-    found: plan.Found,
-    submodels: Sequence[Submodel],
-    attempts: int,
-    calibration: Step | None,
-    executor: Executor,
-    on_event: OnEvent,
-) -> list[MappedSubmodel]:
+def _by_either(mapping: _Mapping, submodels: Sequence[Submodel], attempts: int) -> list[MappedSubmodel]:
     """How parts of submodels fare with one mapper, and those that fail with the other. attempts: mappings tried before."""
     good: list[MappedSubmodel] = []
     failed: list[MappedSubmodel] = []
     left = list(submodels)
     for attempt, mapper in enumerate(MAPPERS, attempts + 1):
-        steps = plan.submodel_steps(job, found, left, mapper, calibration)
-        outcomes = executor.run(steps, on_event) if steps else {}
-        tried = [_outcome(s, step, outcomes[step.digest], attempt, _tied(s)) for s, step in zip(left, steps)]
+        tried = [_outcome(s, step, outcome, attempt, _tied(s)) for s, step, outcome in mapping.run(left, mapper)]
         good += [m for m in tried if m.step is not None]
         failed = [m for m in tried if m.step is None]
         left = [m.submodel for m in failed]
@@ -243,17 +236,11 @@ def _groups(job: Job, mapped: MappedSubmodel, suffixes: Sequence[str]) -> list[S
     return made
 
 
-def _with_groups_apart(
-    job: Job,
-    found: plan.Found,
-    mapped: Sequence[MappedSubmodel],
-    calibration: Step | None,
-    executor: Executor,
-    on_event: OnEvent,
-) -> list[MappedSubmodel]:
+def _with_groups_apart(mapping: _Mapping, mapped: Sequence[MappedSubmodel]) -> list[MappedSubmodel]:
     """The submodels, and those of photos that good ones had left out and that make a good one by themselves."""
-    left = [s for m in mapped if m.step is not None for s in _groups(job, m, [f"x{k}" for k in range(MOST_GROUPS)])]
-    tried = _by_either(job, found, left, 0, calibration, executor, on_event)
+    suffixes = [f"x{k}" for k in range(MOST_GROUPS)]
+    left = [s for m in mapped if m.step is not None for s in _groups(mapping.job, m, suffixes)]
+    tried = _by_either(mapping, left, 0)
     added = [m for m in tried if m.step is not None]
     gone = {n for m in added for n in m.submodel.core}
     kept = [
@@ -268,11 +255,14 @@ def _tied(part: Submodel) -> str:
     return "resplit" if part.halo else "apart"
 
 
-def _parts(job: Job, mapped: MappedSubmodel) -> tuple[list[Submodel], bool]:
-    """What a failed submodel is cut into, and whether these are the groups that matches hold together: else halves of what is one, or,
-    of one too small for that, the photos that can be mapped without the rest."""
+def _parts(job: Job, mapped: MappedSubmodel, may_halve: bool) -> tuple[list[Submodel], str]:
+    """What a failed submodel is cut into, and what these are: the 'groups' that matches hold together, else 'halves' of what is one, or,
+    of one too small for that or a half itself, what is 'standing': the photos that can be mapped without the rest."""
     groups = _groups(job, mapped, LETTERS)
-    return (groups, True) if len(groups) > 1 else (_halves(job, mapped.submodel) or _standing(job, mapped), False)
+    if len(groups) > 1:
+        return groups, "groups"
+    halves = _halves(job, mapped.submodel) if may_halve else []
+    return (halves, "halves") if halves else (_standing(job, mapped), "standing")
 
 
 def _has_its_place(job: Job, names: Sequence[str]) -> bool:
@@ -293,15 +283,20 @@ def _standing(job: Job, mapped: MappedSubmodel) -> list[Submodel]:
     return [Submodel(f"{mapped.submodel.name}a", own, near)] if own and (tied or all_there_is) else []
 
 
-def _in_no_part(mapped: MappedSubmodel, parts: Sequence[Submodel]) -> list[MappedSubmodel]:
-    """Of photos that no part has for its own, for they match too few others: as left out."""
+def _in_no_part(mapped: MappedSubmodel, parts: Sequence[Submodel], kind: str) -> list[MappedSubmodel]:
+    """Of photos that no part has for its own: as left out. kind: of the parts."""
     taken = {n for p in parts for n in p.core}
     rest = tuple(n for n in mapped.submodel.core if n not in taken)
     if not rest:
         return []
-    alone = Submodel(f"{mapped.submodel.name}_rest", rest, ())
+    beside_placed = (
+        kind == "standing" and mapped.artifact is not None and int(mapped.artifact.manifest.fact("photos")) > 0
+    )
+    why = "no mapper could place them" if beside_placed else "neither what they show nor GPS ties them to the others"
     return [
-        MappedSubmodel(alone, None, None, mapped.attempts, "quarantined", "they show nothing that enough others show")
+        MappedSubmodel(
+            Submodel(f"{mapped.submodel.name}_rest", rest, ()), None, None, mapped.attempts, "quarantined", why
+        )
     ]
 
 
