@@ -160,3 +160,8 @@ class World:
 
 def small(name: str = "a", cpus: int = 2, memory_mb: int = 2000, **more: object) -> ScriptedWorker:
     return replace(ScriptedWorker(name, Slots(cpus, memory_mb)), **more)  # type: ignore[arg-type]
+
+
+def digests(worker: ScriptedWorker) -> list[str]:
+    """Of the steps that it has."""
+    return [h.assignment.digest for h in worker.held.values()]

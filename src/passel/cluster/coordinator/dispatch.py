@@ -32,7 +32,6 @@ STALL_S = 5.0
 """After a longer time without a tick nobody is blamed for silence."""
 _CANCEL_AGAIN_S = 1.0
 
-
 News = tuple[str, Started | Ended]
 """A job, and what its driver should know."""
 
@@ -45,8 +44,7 @@ class Dispatcher:
         self.jobs: dict[str, JobState] = {}
         self.workers: dict[str, Worker] = {}
         self._orphans: dict[str, Run] = {}
-        self._over: set[str] = set()
-        self._news: list[News] = []
+        self._over, self._news = set[str](), list[News]()
         self._roster: Roster | None = None
         self._ticked_s = float("inf")
 
@@ -293,6 +291,8 @@ class Dispatcher:
         if finished.failure is None:
             job.note_seconds(task.kind, finished.seconds)
             self._end(task, worker.name, None)
+        elif task.delivered_by:  # whatever went wrong then, the artifact is here
+            self._end(task, task.delivered_by, None)
         elif run is not None and not run.cancelled:
             self._take_failure(worker, task, finished.failure, now_s)
 
