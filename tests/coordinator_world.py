@@ -9,13 +9,12 @@ from pathlib import Path
 
 import aiohttp
 
-import passel
 from passel.cluster.coordinator.coordinator import Coordinator, Listen
 from passel.cluster.trust.authority import Authority
 from passel.cluster.wire.drivers import Hello, ReadyStep
+from passel.cluster.wire.versions import version_headers
 from passel.cluster.wire.workers import (
     POLL_PATH,
-    VERSION_HEADER,
     Finished,
     InputRef,
     MachineInfo,
@@ -44,11 +43,11 @@ class Served:
     store: Store
 
     @asynccontextmanager
-    async def client(self, name: str = "w1", version: str = passel.__version__) -> AsyncIterator[aiohttp.ClientSession]:
+    async def client(self, name: str = "w1", **headers: str) -> AsyncIterator[aiohttp.ClientSession]:
         tls = self.authority.issue(self.folder / name, name).client_context()
         connector = aiohttp.TCPConnector(ssl=tls)
         async with aiohttp.ClientSession(
-            f"https://127.0.0.1:{self.port}", connector=connector, headers={VERSION_HEADER: version}
+            f"https://127.0.0.1:{self.port}", connector=connector, headers=version_headers() | headers
         ) as session:
             yield session
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+import passel
 from coordinator_world import JOB, Served, made, photo_step, poll, request, served
 from passel.cluster.coordinator.coordinator import Coordinator, Listen
+from passel.cluster.wire.versions import VERSION_HEADER, WIRE_HEADER, WIRE_VERSION
 from passel.cluster.wire.workers import (
     MANIFEST_BYTES_HEADER,
     POLL_PATH,
@@ -47,9 +49,16 @@ async def refusal(response: aiohttp.ClientResponse) -> str:
 
 def test_who_may_speak(tmp_path: Path) -> None:
     async def test(place: Served) -> None:
-        async with place.client(version="0.0.1") as old, old.post(POLL_PATH, data=b"{}") as response:
-            assert response.status == 426
-            assert "0.0.1" in await refusal(response)
+        ours = passel.__version__
+        for header, other, named in (
+            (VERSION_HEADER, "0.0.1", "Passel 0.0.1 ("),
+            (WIRE_HEADER, "1", f"{ours} (wire 1)"),
+        ):
+            async with place.client(**{header: other}) as old, old.post(POLL_PATH, data=b"{}") as response:
+                assert response.status == 426
+                theirs, _, said = (await refusal(response)).partition(", the coordinator runs ")
+            assert named in theirs
+            assert said == f"Passel {ours} (wire {WIRE_VERSION})"
         async with place.client("revoked") as out, out.post(POLL_PATH, data=b"{}") as response:
             assert response.status == 403
         async with place.client() as worker:

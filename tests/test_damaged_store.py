@@ -22,8 +22,8 @@ from passel.pipeline.messages import Request
 from passel.pipeline.step import FileInput, Step
 from passel.pipeline.store import Store
 from step_functions import Params, step
-from test_agent_transfer import data_plane, no_fault
 from test_store import put, unreadable
+from transfer_world import data_plane, no_fault
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from aiohttp import web
 from passel.cluster.wire.workers import InputRef
 from passel.cluster.worker.cache import Cache
 from passel.cluster.worker.fetch import Fetcher
-from test_agent_transfer import linked, serving
+from transfer_world import linked, serving
 
 CONTENTS = {name: os.urandom(100_000) for name in ("a", "b", "c")}
 

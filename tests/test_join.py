@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import threading
@@ -22,6 +23,7 @@ from passel.cluster.trust.identity import Identity, IdentityError, trusting
 from passel.cluster.trust.join import Unreachable, join, kept_identity, meet, remember_url, workers_url
 from passel.cluster.trust.roster import Roster
 from passel.cluster.trust.tokens import AccessBook, Throttle, TokenRefused, Tokens
+from passel.cluster.wire.versions import VERSION_HEADER, WIRE_HEADER, WIRE_VERSION, version_headers
 from passel.cluster.wire.workers import encode
 from passel.commands.join import find_and_join
 from passel.errors import PasselError, UsageError
@@ -136,9 +138,19 @@ def test_somebody_in_between_with_the_right_ca_pem_is_found_out(one: Host, tmp_p
     assert caught == []
 
 
-def test_another_version_is_refused_with_both_named(one: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "__version__", "99.0")
-    with pytest.raises(PasselError, match=rf"runs Passel 99\.0, the coordinator runs {passel.__version__}"):
+@pytest.mark.parametrize(
+    ("header", "theirs", "named"),
+    [
+        (VERSION_HEADER, "99.0", f"Passel 99.0 (wire {WIRE_VERSION})"),
+        (WIRE_HEADER, "1", f"Passel {passel.__version__} (wire 1)"),
+    ],
+)
+def test_another_version_is_refused_with_both_named(
+    one: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str, theirs: str, named: str
+) -> None:
+    monkeypatch.setattr(joining, "version_headers", lambda: version_headers() | {header: theirs})
+    both = f"runs {named}, the coordinator runs Passel {passel.__version__} (wire {WIRE_VERSION})"
+    with pytest.raises(PasselError, match=re.escape(both)):
         join(meet(one.url), one.tokens.create("join"), tmp_path / "home", "pc")
     assert one.roster.members() == ()
 
@@ -165,7 +177,8 @@ def test_garbage_at_the_door_is_refused_and_bounded(one: Host) -> None:
 def test_a_request_in_pieces_is_read_to_its_end(one: Host, tmp_path: Path) -> None:
     token, identity = one.tokens.create("join"), Identity(tmp_path / "slow")
     body = encode(JoinRequest(token, identity.request_pem("slow"), "slow"))
-    head = f"POST /v1/join HTTP/1.1\r\nHost: x\r\nX-Passel-Version: {passel.__version__}\r\nContent-Length: {len(body)}\r\n\r\n"
+    fields = {"Host": "x", **version_headers(), "Content-Length": str(len(body))}
+    head = "POST /v1/join HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
     address = ("127.0.0.1", int(one.url.rpartition(":")[2]))
     with socket.create_connection(address) as raw, trusting(one.authority.ca).wrap_socket(raw) as tls:
         for piece in (head.encode(), body[:100], body[100:]):

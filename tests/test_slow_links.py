@@ -24,7 +24,7 @@ from passel.cluster.worker.slow_link import pieces, socket_factory
 from passel.cluster.worker.transfer import Link, LinkSettings
 from passel.pipeline.store import Store
 from step_functions import step
-from test_agent_transfer import Handler, ranged, serving
+from transfer_world import Handler, ranged, serving
 
 SETTINGS = LinkSettings(longest_pause_s=0.05)
 PASSED_BYTES = 100_000

@@ -184,3 +184,19 @@ def test_guessing_is_slowed_down_by_address() -> None:
     assert not throttle.must_wait("10.0.0.2")
     clock.now_s += 61
     assert not throttle.must_wait("10.0.0.1")
+
+
+def test_renewed_is_only_what_still_opens_something(tokens: Tokens, clock: Clock) -> None:
+    text = tokens.create("join", "web page", expires_in_s=100)
+    clock.now_s += 60
+    assert tokens.renew("join", text, 100)
+    clock.now_s += 60
+    assert tokens.check("join", text).name == "web page"
+    assert len(tokens.list()) == 1
+    tokens.revoke("web page")
+    assert not tokens.renew("join", text, 100)
+    assert not tokens.usable("join")
+    late = tokens.create("join", expires_in_s=10)
+    clock.now_s += 11
+    assert not tokens.renew("join", late, 100)
+    assert not tokens.renew("join", "join_unknown", 100)

@@ -54,6 +54,10 @@ class OnePassel:
     def tokens(self) -> Sequence[TokenView]:
         return [TokenView("abc", "api", "anna", 0.0, None, 0)]
 
+    def renew_invitation(self, token: str, expires_in_s: float) -> bool:
+        self.orders.append(("renew", token, expires_in_s))
+        return True
+
     def create_token(self, kind: str, name: str, expires_in_s: float | None) -> str:
         self.orders.append(("create", kind, name, expires_in_s))
         return "new-token"
@@ -117,6 +121,8 @@ def test_the_operator_gives_orders(client: TestClient, passel: OnePassel) -> Non
     invited = client.post("/ui/api/invite", headers=bearer("op")).json()
     assert invited["lines"][0].endswith(" new-token")
     assert passel.orders.pop() == ("create", "join", "web page", 7 * 86400.0)
+    assert client.post("/ui/api/invite", headers=bearer("op")).json() == invited
+    assert passel.orders.pop() == ("renew", "new-token", 7 * 86400.0), "a click makes no other token"
     assert invited["qr"].startswith("<svg")
     assert "viewBox" in invited["qr"], "it would be a few pixels large on the page"
     for wrong in ({"kind": "root"}, {"kind": "api", "days": "soon"}):

@@ -52,6 +52,9 @@ class Machines:
     def tokens(self) -> Sequence[TokenView]:
         return ()
 
+    def renew_invitation(self, token: str, expires_in_s: float) -> bool:
+        return True
+
     def create_token(self, kind: str, name: str, expires_in_s: float | None) -> str:
         self.made.append((kind, name, expires_in_s))
         return "secret"

@@ -81,6 +81,10 @@ class UiPassel:
                 return self.book.create(known, name, expires_in_s)
         raise UsageError("no such kind of token", kind)
 
+    def renew_invitation(self, token: str, expires_in_s: float) -> bool:
+        """Make a join token good for so long from now. False when it opens nothing any more."""
+        return self.book.renew("join", token, expires_in_s)
+
     def revoke_token(self, id: str) -> None:
         """It opens nothing from now on. Raises UsageError."""
         self.book.revoke(id)

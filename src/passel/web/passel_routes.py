@@ -79,18 +79,22 @@ def _order_routes(router: APIRouter, desk: Desk, passel: Passel) -> None:
         passel.revoke_token(fields.get("id", ""))
         return ""
 
+    invitation = ""
+
     @router.post("/invite")
     async def invite(request: Request) -> Response:
-        """The lines for another machine, with a token made for them."""
+        """The lines for another machine, with a token made for them: always the same one, for as long as it is good."""
+        nonlocal invitation
         check_operator(desk, request)
         lines = passel.view().join_lines
         if not lines:
             return answer({"success": False, "error": "This server listens on this machine only"})
         try:
-            token = passel.create_token("join", "web page", INVITED_DAYS * _DAY_S)
+            if not invitation or not passel.renew_invitation(invitation, INVITED_DAYS * _DAY_S):
+                invitation = passel.create_token("join", "web page", INVITED_DAYS * _DAY_S)
         except PasselError as e:
             return answer({"success": False, "error": str(e)})
-        lines = tuple(line.replace("TOKEN", token) for line in lines)
+        lines = tuple(line.replace("TOKEN", invitation) for line in lines)
         return answer({"success": True, "lines": lines, "qr": qr_svg(lines[0]), "days": INVITED_DAYS})
 
     order("/workers/drain", drain)

@@ -78,6 +78,10 @@ class Passel(Protocol):
         """The token, shown this once. kind: 'join' or 'api'."""
         ...
 
+    def renew_invitation(self, token: str, expires_in_s: float) -> bool:
+        """Make a join token good for so long from now. False when it opens nothing any more."""
+        ...
+
     def revoke_token(self, id: str) -> None:
         """It opens nothing from now on."""
         ...

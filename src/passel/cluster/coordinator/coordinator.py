@@ -18,7 +18,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-import passel
 from passel.cluster.coordinator.bucket import ArtifactBucket, BucketError, LostError
 from passel.cluster.coordinator.data_plane import WORKER, DataPlane, Handler, problem
 from passel.cluster.coordinator.dispatch import Dispatcher
@@ -27,11 +26,11 @@ from passel.cluster.coordinator.driver_link import DriverLink
 from passel.cluster.coordinator.setbacks import HOLD_S
 from passel.cluster.coordinator.status import PasselStatus, capacity_of, status_of
 from passel.cluster.wire.drivers import Brought, Capacity, Hello, ReadyStep
+from passel.cluster.wire.versions import other_version
 from passel.cluster.wire.workers import (
     LONGEST_WAIT_S,
     MOST_POLL_BYTES,
     POLL_PATH,
-    VERSION_HEADER,
     Failure,
     PollReply,
     PollRequest,
@@ -231,10 +230,8 @@ class Coordinator:
             if not self._is_member(name):
                 return problem(403, _shut_out(name))
             self._member_until_s[name] = time.monotonic() + _MEMBER_S
-        theirs = request.headers.get(VERSION_HEADER, "unknown")[:40]
-        if theirs != passel.__version__:
-            what = f"This worker runs Passel {theirs}, the coordinator runs {passel.__version__}"
-            return problem(426, PasselError(what, name, f"install Passel {passel.__version__} on both"))
+        if (refusal := other_version(request.headers, name)) is not None:
+            return problem(426, refusal)
         request[WORKER] = name
         return await handler(request)
 

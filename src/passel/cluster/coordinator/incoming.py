@@ -66,13 +66,17 @@ class Package:
     @property
     def received_bytes(self) -> int:
         """Of the content."""
+        with self._guard:
+            return self._received_bytes()
+
+    def _received_bytes(self) -> int:
         return sum(f.size_bytes for f in self._files[: len(self._sha256s)]) + self._in_file_bytes
 
     def settle(self) -> int:
         """How much of the content is here, and stays it until a request begins: the one before writes no more. Raises StorageError."""
         with self._guard, storage_errors(self._aside.files):
             self._end_request()
-            return self.received_bytes
+            return self._received_bytes()
 
     def begin(self, owner: object, manifest: Manifest, start: int, unwritten: list[bytes] | None = None) -> bool:
         """From now on `owner` writes, after byte `start` of the content. False when that is neither 0 nor what was received so far.
@@ -88,7 +92,7 @@ class Package:
             self._end_request()
             if start and self._files != manifest.files:
                 self._go_back_to(())  # it was made again
-            if start not in (0, self.received_bytes):
+            if start not in (0, self._received_bytes()):
                 return False
             if start == 0:
                 shutil.rmtree(self._aside.files)  # perhaps with other files

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from aiohttp import StreamReader, web
 from cryptography import x509
 
-from passel import __version__
 from passel.cluster.trust.authority import Authority
 from passel.cluster.trust.identity import IdentityError, key_digest
 from passel.cluster.trust.roster import Roster
 from passel.cluster.trust.tokens import Throttle, TokenRefused
-from passel.cluster.wire.workers import VERSION_HEADER, WireError, WireProblem, decode, encode
+from passel.cluster.wire.versions import other_version
+from passel.cluster.wire.workers import WireError, WireProblem, decode, encode
 from passel.errors import PasselError
 
 CA_PATH = "/ca.pem"
@@ -56,9 +56,8 @@ class Door:
         return web.Response(body=self._authority.ca.read_bytes(), content_type="application/x-pem-file")
 
     async def _join(self, request: web.Request) -> web.Response:
-        theirs = request.headers.get(VERSION_HEADER, "unknown")
-        if theirs != __version__:
-            return problem(426, other_version(theirs))
+        if (refusal := other_version(request.headers)) is not None:
+            return problem(426, refusal)
         address = request.remote or ""
         if self._throttle.must_wait(address):
             return problem(429, TokenRefused("too many wrong tokens from this address", address, "wait a minute"))
@@ -95,14 +94,6 @@ async def read_all(stream: StreamReader, most_bytes: int, where: str) -> bytes:
         if len(body) > most_bytes:
             raise WireError("a message is too long", where, "run the same Passel everywhere")
     return bytes(body)
-
-
-def other_version(theirs: str) -> PasselError:
-    """What a machine with another version is told."""
-    return PasselError(
-        f"this machine runs Passel {theirs[:40]}, the coordinator runs {__version__}",
-        todo=f"install Passel {__version__} on both",
-    )
 
 
 def problem(status: int, error: PasselError) -> web.Response:

@@ -18,7 +18,8 @@ from passel import __version__
 from passel.cluster.trust.admit import CA_PATH, JOIN_PATH, JoinReply, JoinRequest, read_all
 from passel.cluster.trust.identity import Identity, IdentityError, fingerprint_of, trusting, write_secret
 from passel.cluster.trust.tokens import TokenRefused, fingerprint_in
-from passel.cluster.wire.workers import VERSION_HEADER, WireError, WireProblem, decode, encode
+from passel.cluster.wire.versions import version_headers
+from passel.cluster.wire.workers import WireError, WireProblem, decode, encode
 from passel.errors import PasselError, UsageError, network_reason
 
 WORKERS_PORT = 3001
@@ -130,7 +131,7 @@ async def _request(
     patience = aiohttp.ClientTimeout(total=_PATIENCE_S)
     try:
         async with (
-            aiohttp.ClientSession(timeout=patience, headers={VERSION_HEADER: __version__}) as session,
+            aiohttp.ClientSession(timeout=patience, headers=version_headers()) as session,
             session.request(method, url + path, ssl=context, data=body, allow_redirects=False) as answer,
         ):
             return answer.status, await read_all(answer.content, _MOST_ANSWER_BYTES, url)

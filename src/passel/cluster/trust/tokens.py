@@ -140,6 +140,14 @@ class Tokens:
                 (identifier, kind, name or kind, digest, now_s, expires_s, uses_allowed),
             )
 
+    def renew(self, kind: Kind, text: str, expires_in_s: float) -> bool:
+        """Make a token good for so long from now. False when it opens nothing any more: then it stays so."""
+        token = self.find(kind, text)
+        if token is None or token.trouble(self._book.clock()):
+            return False
+        self.adopt(kind, text, expires_in_s=expires_in_s)
+        return True
+
     def check(self, kind: Kind, text: str) -> Token:
         """The token that this text is. Raises TokenRefused; why is only told to who knows the text.
 

@@ -26,8 +26,6 @@ from typing import Any, Literal, TypeVar
 from passel.errors import PasselError
 from passel.pipeline.manifest import ArtifactFile
 
-VERSION_HEADER = "X-Passel-Version"
-"""Header of every request; the answer to another version is 426 with a WireProblem that names both."""
 MANIFEST_BYTES_HEADER = "X-Passel-Manifest-Bytes"
 START_HEADER = "X-Passel-Start"
 """Of an artifact's PUT: how long the manifest is with which the body begins, and after how many bytes of content it goes on."""

@@ -18,13 +18,12 @@ from typing import TypeVar
 
 import aiohttp
 
-import passel
 from passel.cluster.wire.bucket import WORTH_BYTES, BucketCommit, BucketPlan, here_path, kept_path, plan_path
+from passel.cluster.wire.versions import version_headers
 from passel.cluster.wire.workers import (
     MANIFEST_BYTES_HEADER,
     POLL_PATH,
     START_HEADER,
-    VERSION_HEADER,
     PollReply,
     PollRequest,
     WireError,
@@ -245,7 +244,7 @@ class Link:
                     keepalive_timeout=60,
                     socket_factory=socket_factory(self._settings.stall_s),
                 ),
-                headers={VERSION_HEADER: passel.__version__, "Accept-Encoding": "identity"},
+                headers=version_headers() | {"Accept-Encoding": "identity"},
                 timeout=self._timeout(0.0),
                 read_bufsize=2**20,
             )
