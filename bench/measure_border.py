@@ -13,7 +13,7 @@ from measure_run import artifact, steps_of
 from passel.geo.grid import Window
 from passel.products.tiles import read_tile
 
-INSIDE_FROM, INSIDE_TO = 8, 40  # cells from a border: near enough to lie on the same ground
+INSIDE_FROM, INSIDE_TO = 3, 12  # cells from a border: on the same ground, for woods have other steps than meadows
 
 
 @dataclass(frozen=True)

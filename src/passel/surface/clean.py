@@ -20,7 +20,7 @@ SURE_SCORE = 0.45  # correlation; measured: 97 % of open ground is above, two of
 SURE_SCORE_OF_TWO, FEW_PHOTOS = 0.55, 3
 AROUND_SIGMAS_CELLS, AROUND_DIFFERS_CELLS = (2.0, 4.0, 8.0), 2.0
 WEAK_SCORE, WEAK_COST = 0.15, 92  # crowns and reeds correlate badly in a window, yet all photos agree on them roughly
-WEAK_AREA_CELLS, MOST_SURE_SHARE = 61, 0.4
+WEAK_AREA_CELLS, MOST_SURE_SHARE, MOST_SURE_SHARE_OF_DOUBTED = 61, 0.4, 0.2
 SPECKLE_CELLS = 60
 SPECKLE_STEP_CELLS = 2.0
 FILL_RADIUS_M = 0.5
@@ -51,9 +51,9 @@ def clean(found: Matched, coarse: F32, steep: Bools, cell_m: float) -> Surface:
         good |= seen & (found.score > SURE_SCORE) & (np.abs(found.z - around) < AROUND_DIFFERS_CELLS * cell_m)
     good &= ~lonely(found.z, good, SPECKLE_STEP_CELLS * cell_m)
     # single weak cells among sure ones are blunders and filled from around; whole areas of them are forest and kept
-    weak = seen & ~doubtful & (found.score > WEAK_SCORE) & (found.cost <= WEAK_COST)
+    weak = seen & (found.score > WEAK_SCORE) & (found.cost <= WEAK_COST)
     share = cv2.boxFilter(good.astype(np.float32), -1, (WEAK_AREA_CELLS, WEAK_AREA_CELLS))
-    good |= weak & (share < MOST_SURE_SHARE)
+    good |= weak & (share < np.where(doubtful, MOST_SURE_SHARE_OF_DOUBTED, MOST_SURE_SHARE))
     reach = min(max(FEWEST_FILL_CELLS, round(FILL_RADIUS_M / cell_m)), MOST_FILL_CELLS)
     known = np.where(good, found.z, np.nan).astype(np.float32)
     small = small_holes(good, reach)
