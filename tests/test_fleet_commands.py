@@ -130,6 +130,7 @@ def test_destroy_all_asks_then_ends_everything_and_stays_closed(desk: Desk) -> N
     code, said = desk.run("destroy-all", str(desk.file), "--yes")
     assert code == 0
     assert not desk.cloud.machines
+    assert "closed until: passel fleet open --data /" in said
     desk.grow(600)
     assert not desk.cloud.machines
     desk.run("open")

@@ -245,7 +245,7 @@ def test_commands_without_any_node(tmp_path):
         return node_command(words, tmp_path, said.append)
 
     assert run("list") == 0
-    assert "passel node add" in said[0]
+    assert f"passel node add http://host:3000 --data {tmp_path}" in said[0]
     assert run("best", "10") == 1
     assert run("add", "http://127.0.0.1:9", "--token", "secret", "--name", "gone") == 1
     assert "gone is added, but gets no tasks yet" in said[0]

@@ -217,6 +217,7 @@ def test_what_is_no_coordinator_is_said_to_be_none(tmp_path: Path) -> None:
         ("10.1.2.3:4001", "https://10.1.2.3:4001"),
         ("https://pc.local", "https://pc.local:3001"),
         ("https://[fd00::1]:3001/", "https://[fd00::1]:3001"),
+        ("fd00::1", "https://[fd00::1]:3001"),
     ],
 )
 def test_addresses_as_people_type_them(typed: str, url: str) -> None:

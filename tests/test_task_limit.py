@@ -47,6 +47,22 @@ def test_the_limit_is_read_from_the_control_group(limited: Callable[[int], list[
     assert said[1].startswith(f"only 15 {WORDS.format(16)} 40 are needed: raise the limit")
 
 
+def test_without_control_groups_the_users_own_limit_is_read() -> None:
+    """As after `ulimit -u`, of a user that is not root, for root is not held to it."""
+    ask = (
+        "import os, resource\n"
+        "from passel.pipeline import task_limit\n"
+        "task_limit.own_files = lambda *_: ()\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (5000, 5000))\n"
+        "os.getuid() or os.setuid(54321)\n"
+        "print([task_limit.too_few_tasks(5), task_limit.too_few_tasks(6000)])"
+    )
+    said = eval(subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout)
+    assert said[0] == ""
+    assert WORDS.format(5000) in said[1]
+    assert "ulimit -u" in said[1]
+
+
 def test_serve_says_that_it_cannot(limited: Callable[[int], list[str]], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "passel", "serve", "--data", str(tmp_path / "data"), "--port", "0"]
     done = subprocess.run([*limited(12), *command], capture_output=True, text=True, check=False)

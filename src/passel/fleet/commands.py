@@ -85,7 +85,7 @@ def list_machines(file: Path | None, data: Path, say: Say) -> int:
     if not book:
         say("The book knows of no machine.")
     if ledger is not None and ledger.closed:
-        say("The fleet is closed: no machines are made (passel fleet open).")
+        say(f"The fleet is closed: no machines are made ({ledger.typed('open')}).")
     if file is None:
         say("Give the fleet file to see what the account itself lists.")
         return 0
@@ -107,7 +107,11 @@ def drain_machines(names: Sequence[str], data: Path, say: Say) -> int:
     alive = {m.name for m in ledger.machines() if m.alive} if ledger else set()
     unknown = [name for name in names if name not in alive]
     if unknown or ledger is None:
-        raise UsageError(f"No such machine: {', '.join(unknown)}", str(data), "passel fleet list shows their names")
+        raise UsageError(
+            f"No such machine: {', '.join(unknown)}",
+            str(data),
+            "passel fleet list, with the same --data, shows their names",
+        )
     for name in names:
         ledger.wish_drain(name)
         say(f"{name} finishes what it does and is destroyed then.")
@@ -135,7 +139,7 @@ def destroy_all(file: Path, data: Path, yes: bool, say: Say, sleep: Callable[[fl
         fleet.turn()
         alive = [m for m in ledger.machines() if m.alive]
         if not alive:
-            say("The account lists no machine of this fleet. The fleet is closed until: passel fleet open")
+            say(f"The account lists no machine of this fleet. The fleet is closed until: {ledger.typed('open')}")
             return _tell_others(provider, config, ledger.fleet, say)
         if waited_s > _PATIENCE_S:
             raise PasselError(

@@ -7,6 +7,7 @@ No secret is ever written here.
 from __future__ import annotations
 
 import secrets
+import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -159,6 +160,10 @@ class Ledger:
         with self._told():
             row = self._db.execute("select value from fact where key = ?", (key,)).fetchone()
         return str(row[0]) if row else ""
+
+    def typed(self, words: str) -> str:
+        """What to type so that it is this fleet that is meant, wherever its data folder is."""
+        return f"passel fleet {words} --data {shlex.quote(str(self.path.parent.parent))}"
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -174,7 +174,7 @@ class Fleet:
 
     def _wants(self, book: Book, now_s: float) -> Plan:
         if self._ledger.closed:
-            self._tell("The fleet is closed: no machines are made (passel fleet open)")
+            self._tell(f"The fleet is closed: no machines are made ({self._ledger.typed('open')})")
             return Plan(frozenset(), ())
         wants = plan(self._around.coordinator.demand(), book, self._config, now_s)
         for remark in wants.remarks:

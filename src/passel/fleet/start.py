@@ -37,7 +37,7 @@ class RunningFleet:
             return ""
         return (
             f"{len(alive)} machines of the fleet run on and cost money: {', '.join(m.name for m in alive)}. "
-            "Start passel serve again to use them, or end them with passel fleet destroy-all"
+            f"Start passel serve again to use them, or end them: {self.ledger.typed('destroy-all FILE')}"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -40,9 +41,9 @@ def _run(given: argparse.Namespace, book: Book, say: Say) -> int:
     if command == "import":
         return import_nodes(book, given.file, say)
     if command == "list":
-        return list_nodes(desk.lines(), given.json, say)
+        return list_nodes(desk.lines(), given.json, book, say)
     if command == "update":
-        return list_nodes(asyncio.run(desk.update()), False, say)
+        return list_nodes(asyncio.run(desk.update()), False, book, say)
     if command == "best":
         best = desk.best(given.photos)
         say(best.name or f"None: {best.why}.")
@@ -77,15 +78,16 @@ def import_nodes(book: Book, file: Path, say: Say) -> int:
     say(f"{len(nodes)} nodes are added.")
     if machines := autoscaled(file):
         say(f"{machines} machines of ClusterODM's autoscaler are left out: end them in your provider's console.")
-    return list_nodes(asyncio.run(NodeDesk(book).update()), False, say)
+    return list_nodes(asyncio.run(NodeDesk(book).update()), False, book, say)
 
 
-def list_nodes(lines: Sequence[NodeLine], as_json: bool, say: Say) -> int:
+def list_nodes(lines: Sequence[NodeLine], as_json: bool, book: Book, say: Say) -> int:
     """A line a node; tokens are not shown."""
     if as_json:
         say(json.dumps([asdict(line) for line in lines]))
     elif not lines:
-        say("There are no nodes. Add one: passel node add http://host:3000")
+        data = shlex.quote(str(book.path.parent.parent))
+        say(f"There are no nodes. Add one: passel node add http://host:3000 --data {data}")
     for line in () if as_json else lines:
         say(_text(line))
     return 0

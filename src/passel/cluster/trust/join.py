@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -48,6 +50,8 @@ class Coordinator:
 
 def workers_url(text: str) -> str:
     """The address of the workers' port from what people type: a host, host:port or an https URL. Raises UsageError."""
+    with suppress(ValueError):
+        text = f"[{IPv6Address(text)}]"  # without a port it needs no brackets
     try:
         parts = urlsplit(text if "//" in text else f"https://{text}")
         host, port = parts.hostname, parts.port
