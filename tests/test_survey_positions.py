@@ -162,3 +162,37 @@ def test_a_single_wrong_altitude_is_set_aside() -> None:
     assert finding(survey, "altitude-outlier").photos == ("p0017.jpg",)
     assert survey.position_sigmas()[17, 2] == 1000.0
     assert survey.position_sigmas()[18, 2] == 0.5
+
+
+@pytest.mark.parametrize("altitude_m", [0.0, None])
+def test_without_altitudes_heights_count_from_the_take_off_if_they_are_told(altitude_m: float | None) -> None:
+    low_and_high = [
+        replace(without_height(f, altitude_m), relative_altitude_m=60.0 + i) for i, f in enumerate(plain_flight())
+    ]
+    low_and_high[7] = replace(low_and_high[7], relative_altitude_m=0.0)  # some cameras write 0 where they know none
+    survey = survey_of(low_and_high)
+    assert "count from there, not from the sea" in finding(survey, "heights-above-start").message
+    altitudes = [p.position.altitude_m for p in survey.photos if p.position is not None]
+    assert altitudes == [None if i == 7 else 60.0 + i for i in range(60)]
+    assert not [f for f in survey.findings if f.code == "no-altitude"]
+    beside_told = survey_of([plain_flight()[0], *low_and_high[1:]])
+    assert not [f for f in beside_told.findings if f.code == "heights-above-start"]
+    never = survey_of([replace(f, relative_altitude_m=0.0) for f in low_and_high])
+    assert finding(never, "no-altitude")
+
+
+def test_heights_above_the_take_off_that_jump_may_count_from_two_places() -> None:
+    """Altitudes beside them would tell another flying height from another place of take-off."""
+    xy = serpentine(8, 12)
+    z = 80 + np.random.default_rng(5).normal(0, 1, len(xy)) + 25.0 * (np.arange(len(xy)) >= 40)
+    photos = [replace(without_height(f), relative_altitude_m=float(h)) for f, h in zip(flight(xy, z), z, strict=True)]
+    survey = survey_of(photos)
+    assert finding(survey, "altitude-jump")
+    assert survey.gps_sigma_m[1] == 1000.0
+
+
+def test_below_the_sea_altitudes_are_as_good_as_above() -> None:
+    xy = serpentine(6, 10)
+    survey = survey_of(flight(xy, -380.0 + np.random.default_rng(2).normal(0, 1, len(xy))))
+    assert survey.findings == ()
+    assert survey.frame.origin_height_m == pytest.approx(-380, abs=3)

@@ -71,6 +71,8 @@ def assemble_survey(
     findings += found
     photos, found = _without_empty_altitudes(photos)
     findings += found
+    photos, found = _with_heights_above_start(photos)
+    findings += found
     frame = _frame(photos)
     without = [p.name for p in photos if p.position is None]
     findings += check.gps_findings(kept, without, frame.is_georeferenced)
@@ -213,6 +215,22 @@ def _without_empty_altitudes(photos: list[Photo]) -> tuple[list[Photo], list[Fin
     return kept, [Finding("warning", "altitude-zero", f"{message}: {check.some(empty)}", empty)]
 
 
+def _with_heights_above_start(photos: list[Photo]) -> tuple[list[Photo], list[Finding]]:
+    """The photos with their heights above the take-off for altitudes where none has one: they tell the map's shape all the same."""
+    if any(p.position is not None and p.position.altitude_m is not None for p in photos):
+        return photos, []
+    kept = [
+        replace(p, position=replace(p.position, altitude_m=p.relative_altitude_m, vertical_sigma_m=None))
+        if p.position is not None and p.relative_altitude_m
+        else p
+        for p in photos
+    ]
+    if kept == photos:
+        return photos, []
+    message = "No altitudes, only heights above the take-off: heights in the map count from there, not from the sea"
+    return kept, [Finding("warning", "heights-above-start", message)]
+
+
 def _frame(photos: Sequence[Photo]) -> Frame:
     """Around the GPS positions; local where they are too few or all at one place, so that they fix neither scale nor north."""
     have = [p.position for p in photos if p.position is not None]
@@ -243,7 +261,7 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
     names = [p.name for p in chosen]
     if verdict.wander_m > 0.0:
         above_start = [p.relative_altitude_m for p in chosen if p.relative_altitude_m is not None]
-        if verdict.at >= 0 and len(above_start) == len(chosen):
+        if verdict.at >= 0 and len(above_start) == len(chosen) and not np.array_equal(z, above_start):
             without_flying_height = judge_altitudes(xy, z - np.array(above_start), order)
             if without_flying_height.wander_m < 0.3 * verdict.wander_m:
                 message = f"Two flying heights, about {verdict.wander_m:.0f} m apart from {names[verdict.at]} on"
