@@ -53,6 +53,7 @@ class FakeExecutor:
         self.judge = judge
         self.groups: dict[str, list[tuple[str, ...]]] = {}
         self.stands: dict[str, tuple[str, ...]] = {}
+        self.focals_off: tuple[str, ...] = ()
         self.mapped: list[str] = []
         self.steps: dict[str, Step] = {}
 
@@ -80,7 +81,7 @@ class FakeExecutor:
         stands = json.dumps(self.stands.get(step.name, []))
         facts = (
             ("passed", word == GOOD), ("why", why), ("groups", groups), ("stands", stands), ("photos", len(self.stands.get(step.name, ()))),
-            ("tilt_by_altitudes_deg", 0.0), ("turned", 0),
+            ("tilt_by_altitudes_deg", 0.0), ("turned", 0), ("focals_off", json.dumps(self.focals_off)),
         )  # fmt: skip
         cost = Cost("m", "2026-01-01T00:00:00+00:00", 1.0, 1.0, 1.0, 1)
         return Artifact(

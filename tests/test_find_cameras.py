@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from finding_world import (
     BAD,
+    CAMERA,
     CRASH,
     GOOD,
     HANG,
     FakeExecutor,
+    all_good,
     fails,
     run,
     scenes_aligned,
@@ -27,6 +30,9 @@ from passel.pipeline.executor import ignore_events
 from passel.pipeline.find_cameras import find_cameras
 from passel.pipeline.job import Job, Project
 from passel.pipeline.step import Step
+from passel.pipeline.steps.cameras import focals_off
+from passel.reconstruct.scene import Intrinsics
+from passel.survey.model import Calibration
 
 
 @pytest.fixture
@@ -152,3 +158,20 @@ def test_a_photo_that_cannot_be_read_ends_the_run(job):
 
     with pytest.raises(PasselError, match="cannot be decoded"):
         find_cameras(job, split(), Broken(lambda step: GOOD), ignore_events)
+
+
+@pytest.mark.parametrize(("focal_px", "is_off"), [(2000.0, True), (2300.0, False), (3900.0, False), (4200.0, True)])
+def test_a_focal_length_far_from_what_the_photos_tell_is_told(job, focal_px, is_off):
+    """3000 px with a sigma of 10 %: such come of photos cut after the flight with their shape kept, beside whole ones."""
+    off = focals_off(job.survey, [Intrinsics("c", 4000, 3000, focal_px, focal_px, 2000.0, 1500.0)])
+    assert off == ((f"c ({focal_px:.0f} px, told 3000 px)",) if is_off else ())
+    executor = FakeExecutor(all_good)
+    executor.focals_off = off
+    notes = find_cameras(job, split(), executor, ignore_events).notes
+    assert ["told 3000 px)" in note and "cut after the flight" in note for note in notes] == [True] * is_off
+
+
+def test_a_calibrated_camera_is_not_asked_for_its_focal_length(job):
+    known = Calibration(3000.0, 3000.0, 2000.0, 1500.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    survey = replace(job.survey, cameras=(replace(CAMERA, calibration=known),))
+    assert focals_off(survey, [Intrinsics("c", 4000, 3000, 2000.0, 2000.0, 2000.0, 1500.0)]) == ()

@@ -73,6 +73,12 @@ class CamerasFound:
                 f"The photos' GPS altitudes would tilt the map by {tilt_deg:.0f}° against the cameras' own angles: "
                 "they set only its mean height"
             )
+        off = json.loads(str(self.adjusted.manifest.fact("focals_off")))
+        if off:
+            told.append(
+                f"The focal length is not what the photos tell: {some(off)}. If some were cut after the flight, heights may be wrong: "
+                "give the photos as they were taken"
+            )
         mapped = [m for m in self.submodels if m.step is not None]
         for m in mapped if len(mapped) > 1 else []:
             if m.status == "apart":

@@ -240,4 +240,4 @@ def adjust_step(job: Job, found: Found, aligned: Step) -> Step:
         *outputs("matches", found.matches),
     )
     memory = 500 + len(job.survey.photos) // 6
-    return Step("align", "adjustment", f"{BLOCK}:adjust", 17, params, inputs, memory_mb=memory, limit_s=24 * 3600)
+    return Step("align", "adjustment", f"{BLOCK}:adjust", 18, params, inputs, memory_mb=memory, limit_s=24 * 3600)

@@ -20,7 +20,7 @@ from passel.align.upright import set_upright, tilt_by_altitudes, without_altitud
 from passel.align.whole import AdjustmentFacts, Evidence, adjust_whole
 from passel.geo.similarity import Similarity
 from passel.pipeline.step import Fact, StepInputs
-from passel.pipeline.steps.cameras import evidence_for, survey_priors, without_strays
+from passel.pipeline.steps.cameras import evidence_for, focals_off, survey_priors, without_strays
 from passel.reconstruct.features import SIZE_PX, Features, KeypointFiles
 from passel.reconstruct.matches import MatchFiles
 from passel.reconstruct.scene import Scene
@@ -101,6 +101,7 @@ def adjust(inputs: StepInputs, params: AdjustParams, out: Path) -> dict[str, Fac
         "reprojection_px": facts.reprojection_px, "gps_sigma_horizontal_m": facts.gps_sigma_used_m[0],
         "gps_sigma_vertical_m": facts.gps_sigma_used_m[1], "iterations": facts.iterations, "rescued": rescued,
         "tilt_by_altitudes_deg": tilt_deg, "levelled_by_angles_deg": turned_deg, "turned": int(scene.turned.sum()),
+        "focals_off": json.dumps(focals_off(survey, scene.cameras)),
     }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from passel.survey.model import Survey
 LOOKS_FEATURES = 400
 MAPPED_A_PHOTO = 500  # features of a photo that a mapper is given; the adjustment takes all
 CALIBRATED_SIGMA = 0.003  # how far a submodel's focal length may leave the survey's calibration (relative)
+MOST_FOCAL_SIGMAS = 3.0
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,18 @@ def survey_priors(survey: Survey, lens: str, readout_s: float | None = None) -> 
     known = [c.calibration is not None for c in survey.cameras]
     centre = [c.centre_sigma for c in survey.cameras]
     return camera_priors(prior_cameras(survey), sigma, known, lens, readout_s, centre)
+
+
+def focals_off(survey: Survey, cameras: Sequence[Intrinsics]) -> tuple[str, ...]:
+    """In words, the cameras whose focal length came out otherwise than their photos tell, by more than these can be wrong."""
+    came_out = {c.camera: c.fx for c in cameras}
+    return tuple(
+        f"{c.id} ({came_out[c.id]:.0f} px, told {c.focal_prior_px:.0f} px)"
+        for c in survey.cameras
+        if c.id in came_out
+        and c.calibration is None
+        and abs(np.log(came_out[c.id] / c.focal_prior_px)) > MOST_FOCAL_SIGMAS * c.focal_prior_sigma
+    )
 
 
 def save_cameras(path: Path, cameras: Sequence[Intrinsics]) -> None:
