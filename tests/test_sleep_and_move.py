@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -80,6 +81,22 @@ def test_a_laptop_that_sleeps_is_a_member_again_when_it_wakes(machines, tmp_path
     assert sleeper.agent.pid == agent, "it was started again"
     assert all(drive.store.verify(s.digest) == [] for s in steps)
     assert sleeper.stop() == 0, "it holds on to what nobody wants"
+
+
+def test_a_coordinator_that_sleeps_blames_nobody_when_it_wakes(machines, tmp_path):
+    """For longer than a lease: what its workers run goes on, and nothing of it is run twice."""
+    ones = [machines.worker(n, workers=1) for n in ("one", "two")]
+    agents = [w.agent.pid for w in ones]
+    steps = marked(tmp_path, 6, 1.0)
+    drive = Drive(machines, steps)
+    until(lambda: finished(drive, steps) >= 1)
+    coordinator = machines.coordinator
+    coordinator.send_signal(signal.SIGSTOP)
+    time.sleep(4 * LEASE_S)
+    coordinator.send_signal(signal.SIGCONT)
+    assert drive.sha256s() == plain(steps, tmp_path)
+    assert all(runs(tmp_path, s.name) == 1 for s in steps), machines.story()
+    assert [w.agent.pid for w in ones] == agents
 
 
 JUMPING = """
