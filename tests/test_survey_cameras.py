@@ -133,14 +133,14 @@ def resized(f: PhotoFacts, width_px: int, height_px: int, **changes: object) -> 
     return replace(f, **{**size, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("number", [20, 40])
-def test_photos_made_smaller_beside_whole_ones_are_not_cut(number: int) -> None:
+@pytest.mark.parametrize(("number", "sigma"), [(20, 0.3), (40, 0.03)], ids=["few, held by the whole ones", "many"])
+def test_photos_made_smaller_beside_whole_ones_are_not_cut(number: int, sigma: float) -> None:
     photos = [resized(f, 2000, 1500) if i < number else resized(f, 4000, 3000) for i, f in enumerate(plain_flight())]
     survey = survey_of(photos)
     small, whole = survey.cameras
     assert small.id == "dji-fc300s-2000x1500-of-4000x3000-3.61mm"
     assert small.focal_prior_px == pytest.approx(whole.focal_prior_px / 2)
-    assert (small.focal_prior_sigma, small.is_cut) == (whole.focal_prior_sigma, False)
+    assert (small.focal_prior_sigma, small.is_cut, whole.focal_prior_sigma) == (sigma, False, 0.03)
     assert [f.code for f in survey.findings] == ["several-cameras"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -12,6 +12,10 @@ from passel.survey.cut import Stored
 from passel.survey.facts import PhotoFacts
 from passel.survey.model import Camera
 from passel.survey.sensors import FocalPrior, focal_prior, stored_as
+
+# Relative sigma of the focal length of photos made smaller, beside as many whole ones of the same camera: these hold the map's shape, and if
+# the others were cut with their shape kept, which looks the same, they do not bend it.
+_PERHAPS_CUT = 0.3
 
 
 def cameras_of(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[str, str], dict[str, str]]:
@@ -22,6 +26,10 @@ def cameras_of(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[st
         unit = "mm" if f.focal_mm is not None else "mm-equivalent"
         setting = "" if focal is None else f"{round(focal * f.digital_zoom, 2):g}{unit}"
         groups[(f.make, f.model, f.lens, f.width_px, f.height_px, setting, stored_as(f))].append(f)
+    whole = Counter[tuple[str, str, str]]()
+    for key, photos in groups.items():
+        if not key[-1].is_cut and key[-1].scale == 1.0:
+            whole[key[:3]] += len(photos)
     cameras, camera_of, bodies = [], {}, {}
     ids: set[str] = set()
     for key in sorted(groups):
@@ -31,7 +39,9 @@ def cameras_of(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[st
         )
         camera_id = _unique(_slug(f"{body} {setting}"), ids)
         prior = weightiest([focal_prior(f) for f in groups[key]])
-        camera = Camera(camera_id, make, model, lens, width, height, prior.focal_px, prior.source, prior.sigma)
+        is_held = stored.scale < 1.0 and whole[key[:3]] >= len(groups[key])
+        sigma = max(prior.sigma, _PERHAPS_CUT) if is_held else prior.sigma
+        camera = Camera(camera_id, make, model, lens, width, height, prior.focal_px, prior.source, sigma)
         cameras.append(replace(camera, centre_sigma=stored.centre_sigma, is_cut=stored.is_cut))
         camera_of.update({f.name: camera_id for f in groups[key]})
         bodies[camera_id] = body
