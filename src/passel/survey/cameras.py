@@ -13,8 +13,8 @@ from passel.survey.facts import PhotoFacts
 from passel.survey.model import Camera
 from passel.survey.sensors import FocalPrior, focal_prior, stored_as
 
-# Relative sigma of the focal length of photos made smaller, beside as many whole ones of the same camera: these hold the map's shape, and if
-# the others were cut with their shape kept, which looks the same, they do not bend it.
+# Relative sigma of the focal length of photos made smaller, beside as many whole ones of the same camera. These hold the map's shape; had
+# the others been cut with their shape kept, which looks the same, they would bend it.
 _PERHAPS_CUT = 0.3
 
 
