@@ -133,15 +133,29 @@ def resized(f: PhotoFacts, width_px: int, height_px: int, **changes: object) -> 
     return replace(f, **{**size, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("number", "sigma"), [(20, 0.3), (40, 0.03)], ids=["few, held by the whole ones", "many"])
-def test_photos_made_smaller_beside_whole_ones_are_not_cut(number: int, sigma: float) -> None:
-    photos = [resized(f, 2000, 1500) if i < number else resized(f, 4000, 3000) for i, f in enumerate(plain_flight())]
+@pytest.mark.parametrize(("number", "is_held"), [(20, True), (40, False)], ids=["few", "many"])
+def test_photos_made_smaller_beside_whole_ones_are_not_cut(number: int, is_held: bool) -> None:
+    photos = [
+        resized(f, 2000, 1500) if i % 3 < number // 20 else resized(f, 4000, 3000) for i, f in enumerate(plain_flight())
+    ]
     survey = survey_of(photos)
     small, whole = survey.cameras
     assert small.id == "dji-fc300s-2000x1500-of-4000x3000-3.61mm"
     assert small.focal_prior_px == pytest.approx(whole.focal_prior_px / 2)
-    assert (small.focal_prior_sigma, small.is_cut, whole.focal_prior_sigma) == (sigma, False, 0.03)
+    assert (small.focal_prior_sigma, small.is_cut) == (whole.focal_prior_sigma, False)
+    assert (small.is_held, whole.is_held) == (is_held, False)
     assert [f.code for f in survey.findings] == ["several-cameras"]
+
+
+def test_whole_photos_of_other_ground_or_another_zoom_hold_nothing() -> None:
+    whole = [resized(f, 4000, 3000) for f in plain_flight()]
+    small = [resized(replace(f, name=f"small_{f.name}", sha256=f"s{f.sha256}"), 2000, 1500) for f in whole[:20]]
+    assert any(c.is_held for c in survey_of([*whole, *small]).cameras)
+    moved = [replace(f, position=replace(f.position, latitude_deg=f.position.latitude_deg + 0.05)) for f in small]
+    zoomed = [replace(f, focal_mm=2 * f.focal_mm) for f in small]
+    turned = [replace(f, width_px=3984, height_px=2992) for f in small]
+    for others in (moved, zoomed, turned):
+        assert not any(c.is_held for c in survey_of([*whole, *others]).cameras)
 
 
 @pytest.mark.parametrize("number", [1, 30, 59])

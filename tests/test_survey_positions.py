@@ -171,12 +171,18 @@ def test_without_altitudes_heights_count_from_the_take_off_if_they_are_told(alti
     ]
     low_and_high[7] = replace(low_and_high[7], relative_altitude_m=0.0)  # some cameras write 0 where they know none
     survey = survey_of(low_and_high)
-    assert "count from there, not from the sea" in finding(survey, "heights-above-start").message
+    assert finding(survey, "heights-above-start").message.startswith(
+        "No altitudes: heights in the map count from the take-off"
+    )
     altitudes = [p.position.altitude_m for p in survey.photos if p.position is not None]
     assert altitudes == [None if i == 7 else 60.0 + i for i in range(60)]
     assert not [f for f in survey.findings if f.code == "no-altitude"]
-    beside_told = survey_of([plain_flight()[0], *low_and_high[1:]])
-    assert not [f for f in beside_told.findings if f.code == "heights-above-start"]
+    for told in (1, 40):
+        some = survey_of([*plain_flight()[:told], *low_and_high[told:]])
+        assert any(f.code == "heights-above-start" for f in some.findings) == (told == 1)
+        assert sum(p.position is not None and p.position.altitude_m is not None for p in some.photos) == (
+            58 if told == 1 else 40
+        )
     never = survey_of([replace(f, relative_altitude_m=0.0) for f in low_and_high])
     assert finding(never, "no-altitude")
 
@@ -187,7 +193,7 @@ def test_heights_above_the_take_off_that_jump_may_count_from_two_places() -> Non
     z = 80 + np.random.default_rng(5).normal(0, 1, len(xy)) + 25.0 * (np.arange(len(xy)) >= 40)
     photos = [replace(without_height(f), relative_altitude_m=float(h)) for f, h in zip(flight(xy, z), z, strict=True)]
     survey = survey_of(photos)
-    assert finding(survey, "altitude-jump")
+    assert "heights above the take-off jump" in finding(survey, "altitude-jump").message
     assert survey.gps_sigma_m[1] == 1000.0
 
 

@@ -145,7 +145,14 @@ SUPPORTED = (
     Option("ignore-gsd", "bool", False, "allow cells finer than the photos resolve", field="ignore_gsd"),
     Option("dsm", "bool", False, "make the surface model (it is always made)", field="dsm"),
     Option("fast-orthophoto", "bool", False, "quick map from a coarser surface", field="fast_orthophoto"),
-    Option("camera-lens", "enum", "auto", "lens model", (*LENSES, *LENSES_LATER), field="camera_lens"),
+    Option(
+        "camera-lens",
+        "enum",
+        "auto",
+        "lens model; so far auto, perspective or brown",
+        (*LENSES, *LENSES_LATER),
+        field="camera_lens",
+    ),
     Option("cameras", "string", "", "camera parameters: path or text of a cameras.json", field="cameras"),
     Option(
         "rolling-shutter", "bool", False, "rows are exposed one after the other, in flight", field="rolling_shutter"

@@ -15,7 +15,7 @@ from passel.geo.frames import Frame
 from passel.geo.nearest import kd_tree
 from passel.survey import check
 from passel.survey.altitudes import judge_altitudes
-from passel.survey.cameras import cameras_of
+from passel.survey.cameras import cameras_of, with_held
 from passel.survey.cameras_file import KnownCalibration, match_calibrations, with_calibrations
 from passel.survey.facts import PhotoFacts, Refusal
 from passel.survey.geo_file import GeoEntry
@@ -58,13 +58,13 @@ def assemble_survey(
     kept, found = check.without_duplicates(facts)
     findings += found
     _need_two(kept, refusals, len(facts), paths)
-    cameras, camera_of, bodies = cameras_of(kept)
-    matched, missing = match_calibrations(calibrations, cameras)
-    cameras = with_calibrations(cameras, matched)
+    told = cameras_of(kept)
+    matched, missing = match_calibrations(calibrations, told.cameras)
+    cameras = with_calibrations(told.cameras, matched)
     if calibrations and missing:
         message = f"The cameras file has no calibration for {check.some(missing)}: found from the photos"
         findings.append(Finding("warning", "no-calibration", message))
-    photos = [_photo(f, path_of[f.name], camera_of[f.name]) for f in kept]
+    photos = [_photo(f, path_of[f.name], told.of[f.name]) for f in kept]
     photos, found = _with_geo(photos, geo)
     findings += found
     photos, found = _without_far_positions(photos)
@@ -77,12 +77,13 @@ def assemble_survey(
     without = [p.name for p in photos if p.position is None]
     findings += check.gps_findings(kept, without, frame.is_georeferenced)
     findings += check.name_findings([p.name for p in photos])
-    findings += check.camera_findings(cameras, camera_of, bodies)
+    findings += check.camera_findings(cameras, told.of, told.bodies)
     findings += check.blur_findings(photos)
     survey = Survey(tuple(photos), cameras, frame, gps_sigma_m, ())
     if frame.is_georeferenced:
         survey, found = _without_lone_positions(survey)
         findings += found
+        survey = with_held(survey, told.wholes, overlap_reach_m(survey))
         survey, found = _with_checked_altitudes(survey)
         findings += found + _layout_findings(survey)
     order = {"error": 0, "warning": 1, "note": 2}
@@ -216,18 +217,19 @@ def _without_empty_altitudes(photos: list[Photo]) -> tuple[list[Photo], list[Fin
 
 
 def _with_heights_above_start(photos: list[Photo]) -> tuple[list[Photo], list[Finding]]:
-    """The photos with their heights above the take-off for altitudes where none has one: they tell the map's shape all the same."""
-    if any(p.position is not None and p.position.altitude_m is not None for p in photos):
+    """The photos with their heights above the take-off for altitudes where most have only those: they tell the map's shape all the same."""
+    told = [p for p in photos if p.position is not None and p.position.altitude_m is not None]
+    only = [p for p in photos if p.position is not None and p.position.altitude_m is None and p.relative_altitude_m]
+    if len(told) >= len(only):
         return photos, []
     kept = [
-        replace(p, position=replace(p.position, altitude_m=p.relative_altitude_m, vertical_sigma_m=None))
-        if p.position is not None and p.relative_altitude_m
-        else p
+        p
+        if p.position is None
+        else replace(p, position=replace(p.position, altitude_m=p.relative_altitude_m or None, vertical_sigma_m=None))
         for p in photos
     ]
-    if kept == photos:
-        return photos, []
-    message = "No altitudes, only heights above the take-off: heights in the map count from there, not from the sea"
+    what = f"Altitudes in only {check.counted(len(told))}, not used" if told else "No altitudes"
+    message = f"{what}: heights in the map count from the take-off, as the photos tell, not from the sea"
     return kept, [Finding("warning", "heights-above-start", message)]
 
 
@@ -276,7 +278,8 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
         ]
         how = f"jump at {names[verdict.at]}" if verdict.at >= 0 else "drift along the flight"
         code = "altitude-jump" if verdict.at >= 0 else "altitude-drift"
-        message = f"The photos' altitudes {how}, by about {verdict.wander_m:.0f} m at the same place: " + (
+        what = "heights above the take-off" if np.array_equal(z, above_start) else "altitudes"
+        message = f"The photos' {what} {how}, by about {verdict.wander_m:.0f} m at the same place: " + (
             f"heights are those of the {check.counted(len(sure))} with heights of centimetres, which agree"
             if sure
             else "they do not shape the map, only its mean height"

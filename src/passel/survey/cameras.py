@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
+import numpy as np
+
+from passel.geo.nearest import kd_tree
 from passel.survey.cut import Stored
 from passel.survey.facts import PhotoFacts
-from passel.survey.model import Camera
+from passel.survey.model import Camera, Survey
 from passel.survey.sensors import FocalPrior, focal_prior, stored_as
 
-# Relative sigma of the focal length of photos made smaller, beside as many whole ones of the same camera. These hold the map's shape; had
-# the others been cut with their shape kept, which looks the same, they would bend it.
-_PERHAPS_CUT = 0.3
+_SMALLER = 0.97  # of the whole picture's size: what a lossless turn leaves is no smaller copy
 
 
-def cameras_of(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[str, str], dict[str, str]]:
-    """(cameras by id, camera id by photo name, by camera id what stays when only the zoom changes)."""
+@dataclass(frozen=True)
+class CamerasTold:
+    """cameras: by id. of: camera id by photo name. bodies: by camera id what stays when only the zoom changes. wholes: by the id of a
+    camera of photos made smaller those of its whole ones at the same focal length."""
+
+    cameras: tuple[Camera, ...]
+    of: dict[str, str]
+    bodies: dict[str, str]
+    wholes: dict[str, tuple[str, ...]]
+
+
+def cameras_of(facts: Sequence[PhotoFacts]) -> CamerasTold:
+    """What the photos tell of their cameras."""
     groups = defaultdict(list)
     for f in facts:
         focal = f.focal_mm if f.focal_mm is not None else f.focal35_mm
         unit = "mm" if f.focal_mm is not None else "mm-equivalent"
         setting = "" if focal is None else f"{round(focal * f.digital_zoom, 2):g}{unit}"
         groups[(f.make, f.model, f.lens, f.width_px, f.height_px, setting, stored_as(f))].append(f)
-    whole = Counter[tuple[str, str, str]]()
-    for key, photos in groups.items():
-        if not key[-1].is_cut and key[-1].scale == 1.0:
-            whole[key[:3]] += len(photos)
     cameras, camera_of, bodies = [], {}, {}
+    smaller, whole = {}, defaultdict(list)
     ids: set[str] = set()
     for key in sorted(groups):
         make, model, lens, width, height, setting, stored = key
@@ -39,13 +48,33 @@ def cameras_of(facts: Sequence[PhotoFacts]) -> tuple[tuple[Camera, ...], dict[st
         )
         camera_id = _unique(_slug(f"{body} {setting}"), ids)
         prior = weightiest([focal_prior(f) for f in groups[key]])
-        is_held = stored.scale < 1.0 and whole[key[:3]] >= len(groups[key])
-        sigma = max(prior.sigma, _PERHAPS_CUT) if is_held else prior.sigma
-        camera = Camera(camera_id, make, model, lens, width, height, prior.focal_px, prior.source, sigma)
+        camera = Camera(camera_id, make, model, lens, width, height, prior.focal_px, prior.source, prior.sigma)
         cameras.append(replace(camera, centre_sigma=stored.centre_sigma, is_cut=stored.is_cut))
         camera_of.update({f.name: camera_id for f in groups[key]})
         bodies[camera_id] = body
-    return tuple(sorted(cameras, key=lambda c: c.id)), camera_of, bodies
+        if stored.scale < _SMALLER:
+            smaller[camera_id] = make, model, lens, setting
+        elif not stored.is_cut:
+            whole[make, model, lens, setting].append(camera_id)
+    wholes = {c: tuple(whole[taken]) for c, taken in smaller.items() if taken in whole}
+    return CamerasTold(tuple(sorted(cameras, key=lambda c: c.id)), camera_of, bodies, wholes)
+
+
+def with_held(survey: Survey, wholes: Mapping[str, Sequence[str]], reach_m: float) -> Survey:
+    """The survey with those cameras marked as held (`Camera.is_held`) that have as many whole photos beside theirs, within `reach_m`.
+
+    wholes: of `CamerasTold`.
+    """
+    xy, of = survey.positions_in_world()[:, :2], np.array([p.camera for p in survey.photos])
+    have = np.isfinite(xy[:, 0])
+    held = set()
+    for camera, others in wholes.items():
+        own, whole = xy[have & (of == camera)], xy[have & np.isin(of, others)]
+        if len(own) and len(whole) >= len(own) and np.median(kd_tree(whole).query(own)[0]) <= reach_m:
+            held.add(camera)
+    return replace(
+        survey, cameras=tuple(replace(c, is_held=c.id in held and c.calibration is None) for c in survey.cameras)
+    )
 
 
 def _of(width_px: int, height_px: int, stored: Stored) -> str:

@@ -43,6 +43,8 @@ class Camera:
     'sensor table', 'cameras.json' or 'guess'; focal_prior_sigma: its relative standard deviation.
     calibration: of `--cameras`, if it has one for this camera. centre_sigma: one-sigma of the principal point about the middle, of the
     longer side. is_cut: whether its photos were cut after the flight, by all that they tell.
+    is_held: whether they were made smaller, and as many whole ones of the same camera beside them hold the map's shape: cut with their
+    shape kept they look the same, so that their focal length is better found from the pictures.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Camera:
     calibration: Calibration | None = None
     centre_sigma: float = CENTRE_SIGMA
     is_cut: bool = False
+    is_held: bool = False
 
 
 @dataclass(frozen=True)

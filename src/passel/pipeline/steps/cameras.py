@@ -32,6 +32,9 @@ LOOKS_FEATURES = 400
 MAPPED_A_PHOTO = 500  # features of a photo that a mapper is given; the adjustment takes all
 CALIBRATED_SIGMA = 0.003  # how far a submodel's focal length may leave the survey's calibration (relative)
 MOST_FOCAL_SIGMAS = 3.0
+HELD_SIGMA = (
+    0.3  # of the focal length (relative) of photos beside which whole ones of the same camera hold the map's shape
+)
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,9 @@ def prior_cameras(survey: Survey) -> tuple[Intrinsics, ...]:
 
 def survey_priors(survey: Survey, lens: str, readout_s: float | None = None) -> CameraPriors:
     """What the survey knows of its cameras, for the adjustment. lens, readout_s: see `camera_priors`."""
-    sigma = np.array([c.focal_prior_sigma for c in survey.cameras])
+    sigma = np.array(
+        [max(c.focal_prior_sigma, HELD_SIGMA) if c.is_held else c.focal_prior_sigma for c in survey.cameras]
+    )
     known = [c.calibration is not None for c in survey.cameras]
     centre = [c.centre_sigma for c in survey.cameras]
     return camera_priors(prior_cameras(survey), sigma, known, lens, readout_s, centre)
