@@ -117,3 +117,23 @@ def test_each_sort_of_trouble_has_its_remedy(tmp_path, code, todo):
 def test_trouble_of_the_system_has_its_remedy_too(tmp_path):
     assert "open files" in database_error("It cannot be read", OSError(errno.EMFILE, "Too many"), tmp_path).todo
     assert "make room" in database_error("It cannot be read", OSError(errno.ENOSPC, "No space"), tmp_path).todo
+
+
+def test_a_row_that_is_no_text_or_too_deep_does_not_stop_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "jobs.sqlite"
+    JobStore(file).close()
+    bodies = (b"{\xff}", b"[" * 200_000)
+    with sqlite3.connect(file) as base:
+        for number, body in enumerate(bodies):
+            base.execute(
+                "INSERT INTO jobs (uuid, state, body) VALUES (?, 'x', CAST(? AS TEXT))", (f"row-{number}", body)
+            )
+    base.close()
+    JobStore(file).close()
+    assert "Job row-0 in the list cannot be read" in caplog.text
+    assert "Job row-1 in the list cannot be read" in caplog.text
+    base = sqlite3.connect(file)
+    assert [b for (b,) in base.execute("SELECT CAST(body AS BLOB) FROM jobs ORDER BY seq")] == list(bodies)
+    base.close()

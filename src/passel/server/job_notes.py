@@ -15,7 +15,7 @@ from passel.server.folders import UUID_FORM
 from passel.server.jobs import GivenOption, Job, Order, Sent, State
 
 NOTE = "job.json"
-NOT_A_NOTE = (ValueError, KeyError, TypeError, AttributeError)
+NOT_A_NOTE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading something else raises."""
 _log = logging.getLogger("passel.server")
 

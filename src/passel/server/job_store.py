@@ -106,7 +106,7 @@ class JobStore:
     def _begin(self) -> sqlite3.Connection:
         try:
             base = self._open()
-            rows = base.execute("SELECT uuid, body FROM jobs ORDER BY seq").fetchall()
+            rows = base.execute("SELECT CAST(uuid AS BLOB), CAST(body AS BLOB) FROM jobs ORDER BY seq").fetchall()
         except sqlite3.Error as e:
             if not _is_damage(e):
                 raise
@@ -281,13 +281,17 @@ class JobStore:
             raise JobsUnwritableError(told.what, told.where, told.todo) from None
 
 
-def _notes_of(rows: Iterable[tuple[str, str]]) -> Iterator[Note]:
-    """What cannot be read (another version of Passel wrote it, perhaps) stays in the list, untouched, and is told."""
+def _notes_of(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[Note]:
+    """What cannot be read (another version of Passel wrote it, or a bit is flipped) stays in the list, untouched, and is told."""
     for uuid, body in rows:
         try:
-            yield Note.of_text(body)
+            note = Note.of_text(body.decode("utf-8"))
+            if note.job.uuid != uuid.decode("utf-8"):
+                raise ValueError("it is another job's")
         except NOT_A_NOTE as e:
-            log.error("Job %s in the list cannot be read (%r)", uuid, e)
+            log.error("Job %s in the list cannot be read (%.200r)", uuid.decode("utf-8", "replace"), e)
+        else:
+            yield note
 
 
 def _row(note: Note) -> tuple[str, str, str]:
