@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -159,27 +160,33 @@ def test_many_who_meet_one_loss_count_it_once(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
-def test_what_the_coordinators_disk_cannot_read_is_kept_and_told(tmp_path: Path) -> None:
+def test_what_the_coordinators_disk_no_longer_reads_is_made_again(tmp_path: Path) -> None:
     what = step("add")
 
     async def go() -> None:
         async with data_plane(tmp_path / "there", no_fault) as (link, store):
             put(store, what)
             unreadable(store, what)
-            with pytest.raises(NotThereError, match="The disk fails"):
+            with pytest.raises(GoneError):
                 await link.doubt("j", what.digest)
-            assert store.has(what.digest)
+            assert not store.has(what.digest)
 
     asyncio.run(go())
 
 
-def test_a_local_worker_reports_as_lost_only_what_is_lost(tmp_path: Path) -> None:
+def test_a_local_worker_reports_as_lost_only_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> str:  # rights, which root has all of
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
     store, what = Store(tmp_path), step("add")
     store.create()
     manifest = put(store, what)
     given = [InputRef("terms", "artifact", what.digest, files=manifest.files)], [("terms", store.path(what.digest))]
     assert _are_well(*given, {})
-    unreadable(store, what)
+    monkeypatch.setattr("passel.cluster.worker.workplace.file_sha256", forbidden)
     assert _are_well(*given, {}), "the step meets the error, and says it"
+    monkeypatch.undo()
     turn_bits(store.path(what.digest) / "deep" / "ä.bin")
+    assert not _are_well(*given, {})
+    unreadable(store, what)
     assert not _are_well(*given, {})

@@ -13,14 +13,15 @@ from passel.errors import StorageError
 _STEP_S = 0.05
 _MAKE_ROOM, _LOOK_AT_DISK, _LOOK_AT_RIGHTS = "make room", "check the disk", "see who may read and write there"
 _END_OTHER = "another program holds it: end that one, then start again"
-_PUT_AWAY = "it is damaged: put it elsewhere, or a copy in its place"
+_MEND = "it is damaged: put a copy in its place, if there is one"
+_NO_FOLDER = "there is no such folder: make it, or give another"
 _SQLITE_TODO = {
     sqlite3.SQLITE_FULL: _MAKE_ROOM,
     sqlite3.SQLITE_BUSY: _END_OTHER,
     sqlite3.SQLITE_LOCKED: _END_OTHER,
     sqlite3.SQLITE_IOERR: _LOOK_AT_DISK,
-    sqlite3.SQLITE_CORRUPT: _PUT_AWAY,
-    sqlite3.SQLITE_NOTADB: _PUT_AWAY,
+    sqlite3.SQLITE_CORRUPT: _MEND,
+    sqlite3.SQLITE_NOTADB: _MEND,
     sqlite3.SQLITE_READONLY: _LOOK_AT_RIGHTS,
     sqlite3.SQLITE_CANTOPEN: _LOOK_AT_RIGHTS,
     sqlite3.SQLITE_PERM: _LOOK_AT_RIGHTS,
@@ -31,14 +32,20 @@ _SYSTEM_TODO = {
     errno.EIO: _LOOK_AT_DISK,
     errno.EACCES: _LOOK_AT_RIGHTS,
     errno.EPERM: _LOOK_AT_RIGHTS,
+    errno.ENOENT: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: "it is a folder: give another, or take it away",
     errno.EROFS: "the disk is read-only: " + _LOOK_AT_DISK,
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENFILE: "allow more open files (ulimit -n)",
 }
 
 
-def database_error(what: str, error: Exception, path: Path) -> StorageError:
-    """The user's words for an OSError or sqlite3.Error met with the database at `path`: each sort has a remedy of its own."""
+def database_error(what: str, error: Exception, path: Path, if_damaged: str = "") -> StorageError:
+    """The user's words for an OSError or sqlite3.Error met with the database at `path`: each sort has a remedy of its own.
+
+    if_damaged: what to know before a damaged one is taken away, for a new one to be made.
+    """
     if isinstance(error, OSError):
         why, todo = error.strerror or str(error), _SYSTEM_TODO.get(error.errno or 0, "")
     else:
@@ -46,6 +53,8 @@ def database_error(what: str, error: Exception, path: Path) -> StorageError:
             sqlite3.SQLITE_CORRUPT if type(error) is sqlite3.DatabaseError else 0
         )  # it is `opened_database` that says so
         why, todo = str(error), _SQLITE_TODO.get(getattr(error, "sqlite_errorcode", unnamed) & 0xFF, "")
+    if todo == _MEND and if_damaged:
+        todo = f"{_MEND}; {if_damaged}"
     return StorageError(f"{what}: {why}", str(path), todo or f"{_LOOK_AT_DISK}, and {_LOOK_AT_RIGHTS}")
 
 

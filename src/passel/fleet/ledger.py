@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from passel.databases import database_error, opened_database
+from passel.errors import StorageError
 
 
 class State(Enum):
@@ -77,6 +78,10 @@ class Event:
     text: str
 
 
+_IF_DAMAGED = (
+    "without it this is another fleet, and machines rented now run on until `passel fleet destroy-all FILE --fleet ID` ends them; "
+    "`passel fleet list FILE` shows them"
+)
 _COLUMNS = [f.name for f in fields(Machine)]
 _SCHEMA = f"""
 create table if not exists machine ({", ".join(_COLUMNS)}, primary key (name));
@@ -175,8 +180,12 @@ class Ledger:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:  # ValueError: a line that is none
-            raise database_error("The fleet's book cannot be used", error, self.path) from error
+        except (sqlite3.Error, OSError) as error:
+            raise database_error("The fleet's book cannot be used", error, self.path, _IF_DAMAGED) from error
+        except ValueError as error:
+            raise StorageError(
+                f"The fleet's book has a line that is none: {error}", str(self.path), _IF_DAMAGED
+            ) from error
 
 
 def _row(machine: Machine) -> tuple[object, ...]:

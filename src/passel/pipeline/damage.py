@@ -1,5 +1,5 @@
-"""When is a file of an artifact damaged? When it is gone, or holds something else: then it is made again. Not when the system does
-not let it be read (a disk that fails, rights, too many open files): that is an error to be told, and nothing is removed for it."""
+"""When is a file of an artifact damaged? When it is gone, holds something else, or lies where the disk no longer reads: then it is made
+again. Not when the system does not let it be read (rights, too many open files): that is an error to be told, and nothing is removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from passel.pipeline.manifest import ArtifactFile
 
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 def file_sha256(path: Path) -> str:
@@ -19,7 +19,7 @@ def file_sha256(path: Path) -> str:
 
 
 def says_gone(error: OSError) -> bool:
-    """Whether the system says that there is no such file; else it says only that it cannot be read now."""
+    """Whether the system says that there is no such file, or that the disk has lost what was in it; else it only cannot be read now."""
     return error.errno in _GONE
 
 

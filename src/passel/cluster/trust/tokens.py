@@ -256,4 +256,5 @@ def _digest(kind: Kind, text: str) -> bytes:
 
 
 def _unusable(path: Path, error: Exception) -> StorageError:
-    return database_error("tokens and workers cannot be read or written", error, path)
+    lost = "a new one knows no token and no worker: all join again"
+    return database_error("tokens and workers cannot be read or written", error, path, lost)
