@@ -108,6 +108,20 @@ def test_nothing_is_removed_while_the_list_cannot_be_written_after_the_clock_was
     asyncio.run(run())
 
 
+def test_a_clock_that_is_set_just_before_the_server_ends_removes_nothing_later(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(cleaning, "CLEANUP_EVERY_S", 60.0)
+
+    async def run() -> None:
+        async with serving(tmp_path, job := done()):
+            await passes()
+            clock.ahead_ms = 5 * DAY_MS
+        kept = JobStore(tmp_path / "jobs.sqlite")
+        assert is_touched(kept._jobs[UUID], job.touched_ms + 5 * DAY_MS)
+        kept.close()
+
+    asyncio.run(run())
+
+
 def test_a_clock_that_is_set_forward_and_back_again_keeps_no_map_for_ever(tmp_path, clock):
     async def run() -> None:
         async with serving(tmp_path, job := done(age_ms=DAY_MS)) as (service, _):

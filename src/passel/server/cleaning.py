@@ -49,8 +49,8 @@ class Cleaner:
             await self._clean_up()
             await asyncio.sleep(CLEANUP_EVERY_S)
 
-    async def _clean_up(self) -> None:
-        settings, now = self._settings, now_ms()
+    async def keep_ages(self) -> None:
+        """Notes that the clock was set, if it was, in the ages of all that waits for its removal: also for a server that starts later."""
         if jump := self._clock.jump():
             log.warning("the clock was set by %+.1f hours; nothing is removed earlier for that", jump.by_ms / 3_600_000)
             for job in self._store.all():
@@ -58,6 +58,10 @@ class Cleaner:
                     self._jumps.setdefault(job.uuid, []).append(jump)
         for uuid in list(self._jumps):
             await _tried(self._keep_age(uuid), f"the clock was set, and the age of {uuid} cannot be written")
+
+    async def _clean_up(self) -> None:
+        settings, now = self._settings, now_ms()
+        await self.keep_ages()
         due = expired(self._store.all(), now, settings.cleanup_tasks_after_s, settings.cleanup_uploads_after_s)
         for job in due:
             if job.uuid not in self._jumps:  # else nobody knows how old it is

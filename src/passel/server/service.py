@@ -87,6 +87,7 @@ class JobService:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._cleaner.keep_ages()
         await self._runner.close()
         await asyncio.to_thread(self._store.close)
 
