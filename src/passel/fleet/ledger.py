@@ -168,7 +168,7 @@ class Ledger:
 
     def typed(self, words: str) -> str:
         """What to type so that it is this fleet that is meant, wherever its data folder is."""
-        return f"passel fleet {words} --data {shlex.quote(str(self.path.parent.parent))}"
+        return f"passel fleet {words} --data {shlex.quote(str(self.path.parent.parent.resolve()))}"
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
