@@ -183,9 +183,8 @@ class Ledger:
         except (sqlite3.Error, OSError) as error:
             raise database_error("The fleet's book cannot be used", error, self.path, _IF_DAMAGED) from error
         except ValueError as error:
-            raise StorageError(
-                f"The fleet's book has a line that is none: {error}", str(self.path), _IF_DAMAGED
-            ) from error
+            what = f"The fleet's book cannot be used: a line of it is none ({error})"
+            raise StorageError(what, str(self.path), _IF_DAMAGED) from error
 
 
 def _row(machine: Machine) -> tuple[object, ...]:
