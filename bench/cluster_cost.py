@@ -127,14 +127,15 @@ def overhead_rows(folder: Path) -> list[Check]:
     _serial(folder / "demo" / "images", folder / "demo-map")  # in a fresh clone numba compiles, for all that follow
     kinds = {"2 workers, one of them the coordinator's": True, "2 joined workers": False}
     serial: list[Cost] = []
-    beside: list[float] = []
+    at_once_s: list[float] = []
     passels: dict[str, list[Cost]] = {kind: [] for kind in kinds}
     for turn in range(ROUNDS):  # in turns, for the machine is shared: what is in one's way is in the others'
         serial.append(_serial(photos, folder / f"serial{turn}"))
         for kind, local in kinds.items():
             passels[kind].append(_passel_of_two(photos, folder / f"two{turn}{local}", local))
-        beside.append(_two_serials_at_once(photos, folder / f"twice{turn}"))
-    return [row for kind in kinds for row in _rows_of(kind, passels[kind], serial, beside)]
+        at_once_s.append(_two_serials_at_once(photos, folder / f"twice{turn}"))
+    busy_s = statistics.median(at_once_s)
+    return [row for kind in kinds for row in _rows_of(kind, passels[kind], serial, busy_s)]
 
 
 def _two_serials_at_once(photos: Path, folder: Path) -> float:
@@ -146,7 +147,7 @@ def _two_serials_at_once(photos: Path, folder: Path) -> float:
     return (_ended_cpu_s() - before_s) / 2
 
 
-def _rows_of(kind: str, two: list[Cost], serial: list[Cost], busy_s: list[float]) -> list[Check]:
+def _rows_of(kind: str, two: list[Cost], serial: list[Cost], busy_s: float) -> list[Check]:
     job_s, alone_s = (statistics.median(c.job_s for c in costs) for costs in (two, serial))
     beside_s, beside_alone_s = (statistics.median(c.job_s - c.steps_s for c in costs) for costs in (two, serial))
     each = ", ".join(f"{c.job_s:.1f} to {s.job_s:.1f}" for c, s in zip(two, serial, strict=True))
@@ -162,8 +163,8 @@ def _rows_of(kind: str, two: list[Cost], serial: list[Cost], busy_s: list[float]
         Check(
             "brighton_beach",
             f"{kind}: CPU over serial on a machine as busy",
-            job_s / statistics.median(busy_s) - 1.0,
-            note=f"two serial runs at once take {statistics.median(busy_s):.1f} s each: what two cores at work cost each other",
+            job_s / busy_s - 1.0,
+            note=f"two serial runs at once take {busy_s:.1f} s each: what two cores at work cost each other",
         ),
         Check(
             "brighton_beach", f"{kind}: the same without the steps", (beside_s - beside_alone_s) / alone_s, note=beside

@@ -49,9 +49,8 @@ def database_error(what: str, error: Exception, path: Path, if_damaged: str = ""
     if isinstance(error, OSError):
         why, todo = error.strerror or str(error), _SYSTEM_TODO.get(error.errno or 0, "")
     else:
-        unnamed = (
-            sqlite3.SQLITE_CORRUPT if type(error) is sqlite3.DatabaseError else 0
-        )  # it is `opened_database` that says so
+        # without a code it is `opened_database` that found the damage
+        unnamed = sqlite3.SQLITE_CORRUPT if type(error) is sqlite3.DatabaseError else 0
         why, todo = str(error), _SQLITE_TODO.get(getattr(error, "sqlite_errorcode", unnamed) & 0xFF, "")
     if todo == _MEND and if_damaged:
         todo = f"{_MEND}; {if_damaged}"

@@ -83,7 +83,8 @@ def assemble_survey(
     if frame.is_georeferenced:
         survey, found = _without_lone_positions(survey)
         findings += found
-        survey = with_held(survey, told.wholes, overlap_reach_m(survey))
+        if told.wholes:
+            survey = with_held(survey, told.wholes, overlap_reach_m(survey))
         survey, found = _with_checked_altitudes(survey)
         findings += found + _layout_findings(survey)
     order = {"error": 0, "warning": 1, "note": 2}
@@ -263,7 +264,8 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
     names = [p.name for p in chosen]
     if verdict.wander_m > 0.0:
         above_start = [p.relative_altitude_m for p in chosen if p.relative_altitude_m is not None]
-        if verdict.at >= 0 and len(above_start) == len(chosen) and not np.array_equal(z, above_start):
+        from_start = np.array_equal(z, above_start)
+        if verdict.at >= 0 and len(above_start) == len(chosen) and not from_start:
             without_flying_height = judge_altitudes(xy, z - np.array(above_start), order)
             if without_flying_height.wander_m < 0.3 * verdict.wander_m:
                 message = f"Two flying heights, about {verdict.wander_m:.0f} m apart from {names[verdict.at]} on"
@@ -278,7 +280,7 @@ def _with_checked_altitudes(survey: Survey) -> tuple[Survey, list[Finding]]:
         ]
         how = f"jump at {names[verdict.at]}" if verdict.at >= 0 else "drift along the flight"
         code = "altitude-jump" if verdict.at >= 0 else "altitude-drift"
-        what = "heights above the take-off" if np.array_equal(z, above_start) else "altitudes"
+        what = "heights above the take-off" if from_start else "altitudes"
         message = f"The photos' {what} {how}, by about {verdict.wander_m:.0f} m at the same place: " + (
             f"heights are those of the {check.counted(len(sure))} with heights of centimetres, which agree"
             if sure

@@ -284,8 +284,8 @@ class DataPlane:
             try:
                 package = await asyncio.to_thread(self._incoming.package, sender, job.store)
                 if not await asyncio.to_thread(package.begin, mine, manifest, start, unwritten):
-                    received_bytes = await asyncio.to_thread(self._incoming.received_bytes, sender)
-                    raise RefusalError(416, f"{received_bytes or 0} bytes of this artifact are here", sender.digest)
+                    received_bytes = await asyncio.to_thread(lambda: package.received_bytes)
+                    raise RefusalError(416, f"{received_bytes} bytes of this artifact are here", sender.digest)
                 await receive(request, package, mine, unwritten)
                 await asyncio.to_thread(self._incoming.commit, sender, package, mine)
             except StorageError:

@@ -32,9 +32,8 @@ LOOKS_FEATURES = 400
 MAPPED_A_PHOTO = 500  # features of a photo that a mapper is given; the adjustment takes all
 CALIBRATED_SIGMA = 0.003  # how far a submodel's focal length may leave the survey's calibration (relative)
 MOST_FOCAL_SIGMAS = 3.0
-HELD_SIGMA = (
-    0.3  # of the focal length (relative) of photos beside which whole ones of the same camera hold the map's shape
-)
+HELD_SIGMA = 0.3
+"""Of the focal length (relative) of photos beside which whole ones of the same camera hold the map's shape."""
 
 
 @dataclass(frozen=True)
